@@ -1,0 +1,17 @@
+"""Errors that a user can act on: each is one sentence that names the setting, its value and what is accepted."""
+
+
+class FglightError(Exception):
+    """Base of every error that fglight raises for the user rather than for the programmer."""
+
+
+class ConfigError(FglightError, ValueError):
+    """A setting, or a combination of settings, that means nothing."""
+
+
+class DataError(FglightError, RuntimeError):
+    """Files of a data set that are missing, damaged or at odds with the configuration."""
+
+
+class NonFiniteLossError(FglightError, ArithmeticError):
+    """A training loss that became NaN or infinite."""

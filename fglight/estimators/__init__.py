@@ -1,0 +1,48 @@
+"""Gradient estimation: a target projected on a guess, in the space of activities or of weights.
+
+Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
+"""
+
+from fglight.estimators.estimator import GradientEstimator, Step
+from fglight.estimators.guesses import (
+    ExactGuess,
+    FixedNTKGuess,
+    GaussianGuess,
+    Guess,
+    LocalGuess,
+    NTKGuess,
+    RademacherGuess,
+    RandomGuess,
+)
+from fglight.estimators.perturbations import (
+    ActivityPerturbation,
+    ActivitySpanPerturbation,
+    Perturbation,
+    Unprojected,
+    WeightPerturbation,
+)
+from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
+from fglight.estimators.weight_per_sample import WeightPerSamplePerturbation
+
+__all__ = [
+    "ActivityPerturbation",
+    "ActivitySpanPerturbation",
+    "ExactGuess",
+    "FixedNTKGuess",
+    "GaussianGuess",
+    "GlobalTarget",
+    "GradientEstimator",
+    "Guess",
+    "IntermediateTarget",
+    "LocalGuess",
+    "LocalTarget",
+    "NTKGuess",
+    "Perturbation",
+    "RademacherGuess",
+    "RandomGuess",
+    "Step",
+    "Target",
+    "Unprojected",
+    "WeightPerSamplePerturbation",
+    "WeightPerturbation",
+]

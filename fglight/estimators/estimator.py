@@ -1,0 +1,164 @@
+"""The gradient estimator: one forward pass, then target, guess and projection."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fglight.estimators.guesses import ExactGuess, Guess
+from fglight.estimators.passes import BlockPass, LocalLoss, local_loss, trainable
+from fglight.estimators.perturbations import Perturbation, Unprojected
+from fglight.estimators.targets import Target
+from fglight.models.blocks import Block
+
+
+@dataclass
+class Step:
+    """What one step computed besides the gradients; nothing here carries a graph.
+
+    Attributes:
+        loss: the network's loss L, a scalar.
+        logits: of the head, ``(batch, classes)``.
+        local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
+        cosine: cosine similarity of guess and target, ``(J-1,)``; None where it was not asked for or has no meaning.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    local: list[LocalLoss | None]
+    cosine: Tensor | None
+
+
+class GradientEstimator:
+    """Estimates the gradient of every block by projecting a target on a guess (Eq. 1).
+
+    The last block always takes the exact gradient of the network's loss.
+
+    Args:
+        target: the gradient that is approximated.
+        guess: the direction it is projected on.
+        perturbation: the space of the projection. With ``ExactGuess`` it plays no role and is replaced by
+            ``Unprojected``.
+        train_auxiliaries: whether auxiliary networks that the target or the guess uses are trained, by their own L_j. A
+            guess that forbids it (``ntk``, ``fixed_ntk``) has the last word.
+        probe: train auxiliary networks even where nothing uses them, on detached outputs; the network's own gradients
+            stay the same.
+
+    Raises:
+        ValueError: if ``probe`` would train auxiliary networks that are to stay as they are.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        guess: Guess,
+        perturbation: Perturbation,
+        *,
+        train_auxiliaries: bool = True,
+        probe: bool = False,
+    ) -> None:
+        self.target = target
+        self.guess = guess
+        self.perturbation = Unprojected() if isinstance(guess, ExactGuess) else perturbation
+        self.needs_auxiliaries = target.uses_auxiliaries or guess.uses_auxiliaries
+        self.trains_auxiliaries = guess.trains_auxiliaries and (probe or (train_auxiliaries and self.needs_auxiliaries))
+        if probe and not (guess.trains_auxiliaries and (train_auxiliaries or not self.needs_auxiliaries)):
+            raise ValueError(
+                "probe=true trains auxiliary networks, but here they give the guess or the target and are to stay "
+                "untrained (guess=ntk, guess=fixed_ntk or aux.trained=false): set probe=false"
+            )
+
+    @property
+    def evaluates_auxiliaries(self) -> bool:
+        """Whether a step evaluates the auxiliary networks at all."""
+        return self.needs_auxiliaries or self.trains_auxiliaries
+
+    def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
+        """The parameters that get a gradient, in the order of the blocks: what an optimizer should be given."""
+        blocks = _blocks(model)
+        return [
+            parameter
+            for block in blocks
+            for parameter in trainable(block if self.trains_auxiliaries or block is blocks[-1] else block.body)
+        ]
+
+    @torch.enable_grad()
+    def estimate(
+        self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
+    ) -> Step:
+        """Estimate the gradients for one batch.
+
+        Leaves the estimate in ``.grad`` of every trained parameter and None in all others. Buffers such as running
+        statistics move once, as in one ordinary forward pass.
+
+        Args:
+            model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.
+            images: ``(batch, channels, height, width)`` or whatever block 0 takes, in any floating dtype.
+            labels: class indices, ``(batch,)``.
+            cosine: whether the cosine similarity of guess and target is computed as well.
+
+        Returns:
+            Losses, logits and, where asked for, cosine similarities.
+        """
+        blocks = _blocks(model)
+        for block in blocks:
+            block.zero_grad(set_to_none=True)
+        self.guess.prepare(blocks)
+
+        *passes, last = self.forward(blocks, images, labels)
+        targets = self.target([*passes, last], weight=self.perturbation.weight_target)
+        estimates = self.perturbation(passes, targets, self.guess, cosine=cosine)
+
+        cosines = []
+        for here, estimate in zip(passes, estimates):
+            for parameter, gradient in zip(here.parameters, estimate.gradients):
+                parameter.grad = gradient
+            cosines.append(estimate.cosine)
+        assert last.local is not None
+        return Step(
+            loss=last.local.loss,
+            logits=last.local.logits,
+            local=[here.local for here in passes],
+            cosine=None if not cosines or None in cosines else torch.stack(cosines),
+        )
+
+    def forward(self, blocks: Sequence[Block], images: Tensor, labels: Tensor) -> list[BlockPass]:
+        """Run every block once, each on its own graph, with the local losses that are needed.
+
+        The last block's exact gradient is taken on the way, and so are the gradients that train auxiliary networks.
+        """
+        passes = []
+        hidden = images
+        for block in blocks:
+            crosses = self.target.crosses_blocks and block is not blocks[0]
+            x = hidden.detach().requires_grad_(crosses)
+            with self.perturbation.recording(block.body) as calls:
+                output = block.body(x)
+            here = BlockPass(block, x, output, trainable(block.body), calls)
+            if block is blocks[-1]:
+                _head(here, labels)
+            elif self.evaluates_auxiliaries:
+                here.local = local_loss(
+                    block, here.output, labels, to_output=self.needs_auxiliaries, train=self.trains_auxiliaries
+                )
+            passes.append(here)
+            hidden = here.output
+        return passes
+
+
+def _head(last: BlockPass, labels: Tensor) -> None:
+    """Set the exact gradients of the last block, and of its input where that takes one."""
+    loss, logits = last.block.loss(last.output, labels)
+    parameters = last.parameters + trainable(last.block.aux)
+    inputs = [last.input] * last.input.requires_grad + parameters
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    if last.input.requires_grad:
+        last.input_gradient = gradients[0]
+    for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
+        parameter.grad = gradient
+    last.local = LocalLoss(loss.detach(), logits.detach(), None)
+
+
+def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
+    return getattr(model, "blocks", model)

@@ -1,0 +1,131 @@
+"""Per-sample gradients of single layers, from what went in and the cotangent of what came out.
+
+For a layer with weight W applied at P positions (pixels or tokens) of each sample, the input unfolds to U_i
+``(K, P)`` and the output's cotangent to D_i ``(O, P)``, and sample i's gradient is D_i U_i^T ``(O, K)``. The inner product
+of two such gradients is <D_i U_i^T, D'_i U_i^T> = <D_i^T D'_i, U_i^T U_i>, which needs only P x P matrices: cheaper than
+the gradients themselves where there are few positions and many channels, as late in a convolutional network.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass
+class LayerCall:
+    """One use of a layer in a forward pass.
+
+    Attributes:
+        layer: the module that owns the parameters.
+        input: what it took in, ``(batch, ...)``, without graph.
+        output: where its output stands in the graph (an edge survives in-place operations on the output).
+    """
+
+    layer: nn.Module
+    input: Tensor
+    output: GradientEdge
+
+
+@contextmanager
+def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
+    """Record every use of a layer of ``body`` that owns trained parameters while the context is open.
+
+    Raises:
+        ValueError: when a layer is used twice or does not map one tensor to one tensor.
+    """
+    calls: list[LayerCall] = []
+
+    def record(layer: nn.Module, inputs: tuple, output: object) -> None:
+        if not isinstance(output, Tensor) or not isinstance(inputs[0], Tensor):
+            raise ValueError(f"perturb=weight_per_sample: {type(layer).__name__} does not map a tensor to a tensor")
+        if any(call.layer is layer for call in calls):
+            raise ValueError(f"perturb=weight_per_sample: a {type(layer).__name__} is used twice in one block")
+        calls.append(LayerCall(layer, inputs[0].detach(), get_gradient_edge(output)))
+
+    owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
+    hooks = [module.register_forward_hook(record) for module in owners]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def unfold(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """U: a convolution's or linear layer's input as columns, ``(batch, groups, K, P)``; None for other layers."""
+    if type(layer) is nn.Linear:
+        return x.reshape(len(x), 1, -1, layer.in_features).transpose(2, 3)
+    if type(layer) is not nn.Conv2d:
+        return None
+    padding = layer.padding
+    if isinstance(padding, str) or layer.padding_mode != "zeros":
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), 0
+    if layer.kernel_size == (1, 1) and padding in (0, (0, 0)):
+        columns = x[:, :, :: layer.stride[0], :: layer.stride[1]]
+    else:
+        columns = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+    return columns.reshape(len(x), layer.groups, columns.shape[1] // layer.groups, -1)
+
+
+def unfold_cotangent(layer: nn.Module, cotangent: Tensor) -> Tensor:
+    """D: the cotangent of a convolution's or linear layer's output, ``(batch, groups, O, P)``."""
+    if isinstance(layer, nn.Linear):
+        return cotangent.reshape(len(cotangent), 1, -1, layer.out_features).transpose(2, 3)
+    return cotangent.reshape(len(cotangent), layer.groups, layer.out_channels // layer.groups, -1)
+
+
+def per_sample_gradients(call: LayerCall, name: str, cotangent: Tensor) -> Tensor:
+    """Every sample's gradient of one parameter of a layer.
+
+    Args:
+        call: the layer's use.
+        name: of the parameter, such as ``weight``.
+        cotangent: of the layer's output, in its shape.
+
+    Returns:
+        ``(batch, *parameter.shape)``; its sum over the batch is the gradient.
+    """
+    layer = call.layer
+    parameter = getattr(layer, name)
+    columns = unfold(layer, call.input) if name == "weight" else None
+    if columns is not None:
+        return (unfold_cotangent(layer, cotangent) @ columns.mT).reshape(len(cotangent), *parameter.shape)
+    if name == "bias" and type(layer) in (nn.Conv2d, nn.Linear):
+        return unfold_cotangent(layer, cotangent).sum(3).flatten(1)
+    normalized = _normalize(layer, call.input)
+    if normalized is not None and name in ("weight", "bias"):
+        product = cotangent * normalized if name == "weight" else cotangent
+        if isinstance(layer, nn.LayerNorm):
+            return product.flatten(1, product.dim() - parameter.dim() - 1).sum(1) if product.dim() > parameter.dim() + 1 else product
+        return product.flatten(2).sum(2) if product.dim() > 2 else product
+    return _by_loop(call, parameter, cotangent)
+
+
+def _normalize(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """The output of a normalisation layer before its scale and shift; None for other layers."""
+    if isinstance(layer, _BatchNorm):
+        batch_statistics = layer.training or layer.running_mean is None
+        statistics = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
+        return F.batch_norm(x, *statistics, training=batch_statistics, eps=layer.eps)
+    if isinstance(layer, nn.LayerNorm):
+        return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, eps=layer.eps)
+    return None
+
+
+def _by_loop(call: LayerCall, parameter: Tensor, cotangent: Tensor) -> Tensor:
+    """Any other layer: one vector-Jacobian product a sample, its cotangent alone."""
+    gradients = []
+    for i in range(len(cotangent)):
+        alone = torch.zeros_like(cotangent)
+        alone[i] = cotangent[i]
+        gradients += torch.autograd.grad(call.output, parameter, alone, retain_graph=True)
+    return torch.stack(gradients)

@@ -1,0 +1,108 @@
+"""One forward pass, kept block by block, and the vector-Jacobian products that everything else is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from fglight.estimators.layers import LayerCall
+from fglight.models.blocks import Block
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of ``module`` that take a gradient, in the order of ``module.parameters()``."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+@dataclass
+class LocalLoss:
+    """The loss L_j of a block's auxiliary network in one step.
+
+    Attributes:
+        loss: L_j, a scalar without graph.
+        logits: of the auxiliary network, ``(batch, classes)``, without graph.
+        gradient: of L_j with respect to h_j, in h_j's shape; None where nobody asked for it.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    gradient: Tensor | None
+
+
+@dataclass
+class BlockPass:
+    """Block j in one forward pass: its input, its output and the graph between them, cut off from all other blocks.
+
+    Attributes:
+        block: the block.
+        input: x_j = h_{j-1} without graph (the images for block 0).
+        output: h_j = f_j(x_j), with the graph of this block alone.
+        parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
+        local: the local loss on h_j, where it was evaluated.
+        calls: the uses of the body's layers, where the perturbation records them.
+        input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
+    """
+
+    block: Block
+    input: Tensor
+    output: Tensor
+    parameters: list[nn.Parameter]
+    calls: list[LayerCall] = field(default_factory=list)
+    local: LocalLoss | None = None
+    input_gradient: Tensor | None = None
+
+    @property
+    def local_gradient(self) -> Tensor:
+        """The gradient of L_j with respect to h_j, in h_j's shape."""
+        assert self.local is not None
+        assert self.local.gradient is not None
+        return self.local.gradient
+
+    def to_input(self, cotangent: Tensor) -> Tensor:
+        """The vector-Jacobian product of f_j from h_j to x_j.
+
+        Args:
+            cotangent: in h_j's shape.
+        """
+        return self.vjp(cotangent, [self.input])[0]
+
+    def to_parameters(self, cotangent: Tensor) -> list[Tensor]:
+        """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
+        return self.vjp(cotangent, self.parameters)
+
+    def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | GradientEdge]) -> list[Tensor]:
+        """Vector-Jacobian products of f_j from h_j to some of x_j, theta_j and points between, in one go.
+
+        The graph is kept, and goes with this object.
+        """
+        if not inputs:
+            return []
+        return list(
+            torch.autograd.grad(
+                self.output, inputs, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        )
+
+
+def local_loss(block: Block, output: Tensor, labels: Tensor, *, to_output: bool, train: bool) -> LocalLoss:
+    """Evaluate a block's local loss on its detached output, and what its gradients are wanted for.
+
+    Args:
+        block: block j < J-1.
+        output: h_j, ``(batch, ...)``.
+        labels: class indices, ``(batch,)``.
+        to_output: whether the gradient with respect to h_j is wanted.
+        train: whether the auxiliary network trains; its parameters' ``.grad`` is then set.
+    """
+    output = output.detach().requires_grad_(to_output)
+    loss, logits = block.loss(output, labels)
+    parameters = trainable(block.aux) if train else []
+    inputs = [output] * to_output + parameters
+    if not inputs:
+        return LocalLoss(loss.detach(), logits.detach(), None)
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
+        parameter.grad = gradient
+    return LocalLoss(loss.detach(), logits.detach(), gradients[0] if to_output else None)

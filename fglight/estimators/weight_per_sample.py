@@ -1,0 +1,120 @@
+"""Weight perturbation with a coefficient for each sample and parameter tensor, at the cost of a single layer at a time.
+
+A block's per-sample gradients follow from what each of its layers took in and from the cotangent of what it gave out. Two
+backward passes that compute activations only, one for the target and one for the guess, give these cotangents; all that
+comes after concerns one layer and a few samples at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from fglight.estimators.guesses import Guess, RandomGuess
+from fglight.estimators.layers import LayerCall, per_sample_gradients, record_calls, unfold, unfold_cotangent
+from fglight.estimators.passes import BlockPass
+from fglight.estimators.perturbations import Estimate, Perturbation
+from fglight.estimators.targets import TargetGradient
+
+CHUNK = 2**24
+"""How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
+
+
+class WeightPerSamplePerturbation(Perturbation):
+    """As ``WeightPerturbation``, but target t_i, guess g_i and coefficient c_i per sample, summed (Eq. 4 per sample).
+
+    t_i is sample i's share of the batch gradient: what a layer's input and the cotangent of its output contribute at
+    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. Each layer must be
+    used once in its block.
+    """
+
+    def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
+        """Record what the layers take in while a block runs."""
+        return record_calls(body)
+
+    def __call__(
+        self, passes: Sequence[BlockPass], targets: Sequence[TargetGradient], guess: Guess, *, cosine: bool = False
+    ) -> Iterator[Estimate]:
+        """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
+        for here, target in zip(passes, targets):
+            edges = [call.output for call in here.calls]
+            cotangents = here.vjp(target.activity, edges)
+            drawn = isinstance(guess, RandomGuess)
+            directions = [None] * len(edges) if drawn else here.vjp(guess.activity(here), edges)
+            owner = {
+                parameter: (call, name, t, g)
+                for call, t, g in zip(here.calls, cotangents, directions)
+                for name, parameter in call.layer.named_parameters(recurse=False)
+            }
+            # In the order of body.parameters(), because random guesses are drawn in it.
+            results = [_project(*owner[parameter], guess, cosine) for parameter in here.parameters]
+            cosines = [similarity for _, similarity in results if similarity is not None]
+            yield Estimate([gradient for gradient, _ in results], torch.stack(cosines).mean() if cosines else None)
+
+
+def _project(
+    call: LayerCall, name: str, target: Tensor, direction: Tensor | None, guess: Guess, cosine: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Project every sample's gradient of one parameter on that sample's guess, and sum over the batch.
+
+    Args:
+        call: the use of the layer that owns the parameter.
+        name: of the parameter.
+        target: cotangent of the layer's output that gives the targets t_i.
+        direction: cotangent that gives the guesses g_i; None: they are drawn from ``guess``.
+        guess: turns inner products into coefficients.
+        cosine: whether the cosine similarity is wanted.
+
+    Returns:
+        The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
+    """
+    parameter = getattr(call.layer, name)
+    by_gram, rows = _plan(call, name, target, drawn=direction is None)
+    estimate = torch.zeros_like(parameter)
+    coefficients, cosines = [], []
+    for start in range(0, len(target), rows):
+        chunk = slice(start, start + rows)
+        part = LayerCall(call.layer, call.input[chunk], call.output)
+        if by_gram:
+            product, square, length = _gram_products(part, target[chunk], direction[chunk], cosine)
+            coefficients.append(guess.coefficient(product, square))
+        else:
+            t = per_sample_gradients(part, name, target[chunk])  # (rows, *parameter.shape)
+            g = guess.sample(t) if direction is None else per_sample_gradients(part, name, direction[chunk])
+            t, g = t.flatten(1), g.flatten(1)
+            product, square = torch.linalg.vecdot(t, g), torch.linalg.vecdot(g, g)  # (rows,)
+            length = torch.linalg.vecdot(t, t) if cosine else None
+            estimate += (guess.coefficient(product, square).to(g.dtype) @ g).view_as(parameter)
+        if length is not None:
+            cosines.append(product / (length * square).sqrt().clamp_min(torch.finfo(product.dtype).tiny))
+    if by_gram:
+        scale = torch.cat(coefficients).view(-1, *[1] * (direction.dim() - 1))
+        estimate = torch.autograd.grad(call.output, parameter, scale.to(direction.dtype) * direction, retain_graph=True)[0]
+    return estimate, torch.cat(cosines).mean() if cosines else None
+
+
+def _plan(call: LayerCall, name: str, target: Tensor, *, drawn: bool) -> tuple[bool, int]:
+    """Whether P x P Gram matrices are cheaper than per-sample gradients, and how many samples to take at once."""
+    batch = len(target)
+    if name != "weight" or type(call.layer) not in (nn.Conv2d, nn.Linear):
+        return False, batch
+    _, groups, outputs, positions = unfold_cotangent(call.layer, target[:1]).shape
+    inputs = getattr(call.layer, name).numel() // (groups * outputs)
+    by_gram = not drawn and positions**2 * (inputs + 2 * outputs) < 2 * positions * inputs * outputs
+    temporary = inputs * positions + 2 * (positions**2 if by_gram else inputs * outputs)
+    return by_gram, max(1, min(batch, CHUNK // (groups * temporary)))
+
+
+def _gram_products(
+    call: LayerCall, target: Tensor, direction: Tensor, cosine: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """<t_i, g_i>, |g_i|^2 and, where wanted, |t_i|^2 of a convolution's or linear layer's weight, each ``(rows,)``."""
+    columns = unfold(call.layer, call.input)  # (rows, groups, K, P)
+    t, g = unfold_cotangent(call.layer, target), unfold_cotangent(call.layer, direction)  # (rows, groups, O, P)
+    inputs = (columns.mT @ columns).flatten(1)  # (rows, groups * P * P)
+
+    def product(left: Tensor, right: Tensor) -> Tensor:
+        return torch.linalg.vecdot(inputs, (left.mT @ right).flatten(1))
+
+    return product(t, g), product(g, g), product(t, t) if cosine else None

@@ -1,0 +1,175 @@
+"""Auxiliary networks a_j (Sec. 4.1, App. A.2 and B.2) and the classifier head.
+
+Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``. All constructors take
+``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the network is cut into), ``width`` (the
+network's width factor) and ``hidden`` (None: the paper's), so that a network builds any of them in the same way.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _paper_hidden(eight: int, sixteen: int, blocks: int, width: float) -> int:
+    """The paper's hidden width for 8 or 16 blocks, scaled with the network, at least 1."""
+    return max(1, int((eight if blocks <= 8 else sixteen) * width))
+
+
+class CNNAuxiliary(nn.Sequential):
+    """A 1x1 convolution to ``hidden`` channels, ``depth`` 3x3 stride-2 convolutions, 2x2 pooling, linear (App. A.2).
+
+    Args:
+        channels: channels of the block's output.
+        num_classes: number of classes.
+        blocks: number of blocks of the network (selects the paper's hidden width: 32 with 8 blocks, 16 with 16).
+        width: width factor of the network, scales the paper's hidden width.
+        hidden: hidden channels; None takes the paper's.
+        depth: number of strided convolutions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        blocks: int = 8,
+        width: float = 1.0,
+        hidden: int | None = None,
+        depth: int = 3,
+    ) -> None:
+        hidden = hidden or _paper_hidden(32, 16, blocks, width)
+        layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
+        for _ in range(depth):
+            layers += [nn.Conv2d(hidden, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * hidden, num_classes))
+
+
+class MLPAuxiliary(nn.Sequential):
+    """2x2 pooling, ``depth`` linear-BN-ReLU layers of ``hidden`` units, linear (App. A.2).
+
+    Args:
+        channels: channels of the block's output.
+        num_classes: number of classes.
+        blocks: number of blocks of the network (selects the paper's hidden width: 1024 with 8 blocks, 512 with 16).
+        width: width factor of the network, scales the paper's hidden width.
+        hidden: hidden units; None takes the paper's.
+        depth: number of hidden layers.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        blocks: int = 8,
+        width: float = 1.0,
+        hidden: int | None = None,
+        depth: int = 3,
+    ) -> None:
+        hidden = hidden or _paper_hidden(1024, 512, blocks, width)
+        layers: list[nn.Module] = []
+        for inputs in [4 * channels] + [hidden] * (depth - 1):
+            layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(True)]
+        super().__init__(nn.AdaptiveAvgPool2d(2), nn.Flatten(), *layers, nn.Linear(hidden, num_classes))
+
+
+class LinearAuxiliary(nn.Sequential):
+    """Batch norm, 2x2 pooling, linear (Sec. 4.1).
+
+    Args:
+        channels: channels of the block's output.
+        num_classes: number of classes.
+        blocks: accepted for uniformity, unused.
+        width: accepted for uniformity, unused.
+        hidden: must be None, there is no hidden layer.
+        pool: side of the pooled map.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        blocks: int = 8,
+        width: float = 1.0,
+        hidden: int | None = None,
+        pool: int = 2,
+    ) -> None:
+        super().__init__(
+            nn.BatchNorm2d(channels),
+            nn.AdaptiveAvgPool2d(pool),
+            nn.Flatten(),
+            nn.Linear(pool**2 * channels, num_classes),
+        )
+
+
+class Head(LinearAuxiliary):
+    """The classifier of the last block: batch norm, global average pooling, linear."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__(channels, num_classes, pool=1)
+
+
+def _similarity(features: Tensor) -> Tensor:
+    """Cosine similarity between the samples' centred features, ``(batch, features)`` to ``(batch, batch)``."""
+    centred = features - features.mean(dim=1, keepdim=True)
+    unit = F.normalize(centred, dim=1, eps=1e-8)
+    return (unit @ unit.T).clamp(-1, 1)
+
+
+class PredSimAuxiliary(nn.Module):
+    """Similarity matching plus prediction ("predsim", Nøkland & Eidnes 2019; App. B.2).
+
+    The local loss is 0.99 times the mean squared error between the batch's similarity matrix of a 3x3 convolution's
+    output (per-channel spatial standard deviations) and that of the one-hot labels, plus 0.01 times the cross-entropy of
+    a linear decoder on the average-pooled block output (2048 inputs). Its logits are the decoder's.
+
+    A convolution that keeps all channels costs half of an 8-block network's block and all of a 16-block one's. By default
+    it therefore has stride 2 and half (8 blocks) or an eighth (16 blocks) of the channels, which keeps it under the 10 %
+    of its block's FLOPs that App. A.2 asks of auxiliaries; ``full_conv`` restores the original.
+
+    Args:
+        channels: channels of the block's output.
+        num_classes: number of classes.
+        blocks: number of blocks of the network.
+        width: accepted for uniformity, unused (``channels`` carries it).
+        hidden: output channels of the convolution; None takes the default above.
+        full_conv: stride 1 and as many output as input channels, as Nøkland & Eidnes have it.
+    """
+
+    similarity_weight = 0.99
+    decoder_inputs = 2048
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        blocks: int = 8,
+        width: float = 1.0,
+        hidden: int | None = None,
+        full_conv: bool = False,
+    ) -> None:
+        super().__init__()
+        default = channels if full_conv else channels // (2 if blocks <= 8 else 8)
+        self.conv = nn.Conv2d(
+            channels, hidden or max(2, default), 3, stride=1 if full_conv else 2, padding=1, bias=False
+        )
+        doublings = max(0, math.floor(math.log2(self.decoder_inputs / channels)))
+        pooled = (2 ** (doublings // 2), 2 ** (doublings - doublings // 2))
+        self.decoder = nn.Sequential(
+            nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(channels * pooled[0] * pooled[1], num_classes)
+        )
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Logits ``(batch, classes)`` of the decoder."""
+        return self.decoder(output)
+
+    def loss(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The predsim loss and the decoder's logits; see ``Block.loss`` for shapes."""
+        logits = self(output)
+        maps = self.conv(output).flatten(2)
+        # A map of one position has no spatial deviation; its value takes that place, as in the original.
+        features = maps.std(dim=2) if maps.shape[2] > 1 else maps.squeeze(2)
+        one_hot = F.one_hot(labels, logits.shape[1]).to(features.dtype)
+        matching = F.mse_loss(_similarity(features), _similarity(one_hot))
+        prediction = F.cross_entropy(logits, labels)
+        return torch.lerp(prediction, matching, self.similarity_weight), logits
