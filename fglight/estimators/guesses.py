@@ -1,6 +1,7 @@
 """Gradient guesses (Sec. 3.1): the direction that a target is projected on.
 
-A guess of your own subclasses ``Guess`` (or ``RandomGuess``, which needs one method), and a file in ``conf/guess`` names it.
+A guess of your own subclasses ``Guess`` (or ``RandomGuess``, which needs one method), and a file in ``conf/guess``
+names it.
 """
 
 from abc import ABC, abstractmethod
@@ -121,5 +122,3 @@ class RademacherGuess(RandomGuess):
     def sample(self, like: Tensor) -> Tensor:
         """See ``RandomGuess``."""
         return torch.empty_like(like).bernoulli_().mul_(2).sub_(1)
-
-

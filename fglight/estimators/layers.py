@@ -1,9 +1,9 @@
 """Per-sample gradients of single layers, from what went in and the cotangent of what came out.
 
-For a layer with weight W applied at P positions (pixels or tokens) of each sample, the input unfolds to U_i
-``(K, P)`` and the output's cotangent to D_i ``(O, P)``, and sample i's gradient is D_i U_i^T ``(O, K)``. The inner product
-of two such gradients is <D_i U_i^T, D'_i U_i^T> = <D_i^T D'_i, U_i^T U_i>, which needs only P x P matrices: cheaper than
-the gradients themselves where there are few positions and many channels, as late in a convolutional network.
+For a layer whose weight is applied at P positions (pixels or tokens) of each sample, the input unfolds to U_i ``(K, P)``
+and the output's cotangent to D_i ``(O, P)``, and sample i's gradient is D_i U_i^T ``(O, K)``. The inner product of two
+such gradients is <D_i U_i^T, D'_i U_i^T> = <D_i^T D'_i, U_i^T U_i>, which needs only P x P matrices: cheaper than the
+gradients themselves where there are few positions and many channels, as late in a convolutional network.
 """
 
 from collections.abc import Iterator
@@ -103,7 +103,11 @@ def per_sample_gradients(call: LayerCall, name: str, cotangent: Tensor) -> Tenso
     if normalized is not None and name in ("weight", "bias"):
         product = cotangent * normalized if name == "weight" else cotangent
         if isinstance(layer, nn.LayerNorm):
-            return product.flatten(1, product.dim() - parameter.dim() - 1).sum(1) if product.dim() > parameter.dim() + 1 else product
+            return (
+                product.flatten(1, product.dim() - parameter.dim() - 1).sum(1)
+                if product.dim() > parameter.dim() + 1
+                else product
+            )
         return product.flatten(2).sum(2) if product.dim() > 2 else product
     return _by_loop(call, parameter, cotangent)
 

@@ -13,14 +13,6 @@ from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.targets import TargetGradient
 
-GRANULARITIES = {
-    "activity": ("sample",),
-    "activity_span": ("sample",),
-    "weight": ("tensor", "block", "network"),
-    "weight_per_sample": ("tensor",),
-}
-"""What one coefficient stands for, by the name of the perturbation; the first is the paper's."""
-
 
 @dataclass
 class Estimate:
@@ -38,11 +30,27 @@ class Estimate:
 class Perturbation(ABC):
     """Turns the targets and guesses of all blocks into estimates of their gradients.
 
+    Args:
+        granularity: what one coefficient stands for; None takes the first of ``granularities``, which is the paper's.
+
     Attributes:
+        granularities: what it can be.
         weight_target: whether the targets with respect to the parameters are needed.
+
+    Raises:
+        ValueError: for any other granularity.
     """
 
+    granularities = ("sample",)
     weight_target = False
+
+    def __init__(self, granularity: str | None = None) -> None:
+        self.granularity = granularity or self.granularities[0]
+        if self.granularity not in self.granularities:
+            raise ValueError(
+                f"perturb.granularity={granularity} means nothing for {type(self).__name__}: "
+                f"accepted is {', '.join(self.granularities)}"
+            )
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """A context in which ``body`` runs once; its value is what the perturbation wants to know of its layers."""
@@ -108,9 +116,9 @@ class ActivityPerturbation(Perturbation):
 class ActivitySpanPerturbation(Perturbation):
     """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6).
 
-    With the guesses as rows of G ``(batch, features)`` and the targets as rows of T, the projection is T G^T (G G^T)^+ G.
-    A batch-normalised auxiliary makes the guesses of a batch sum to about zero, so the Gram matrix G G^T is singular; its
-    pseudo-inverse drops the eigenvalues under ``batch * machine epsilon`` of the largest.
+    With the guesses as rows of G ``(batch, features)`` and the targets as rows of T, the projection is
+    T G^T (G G^T)^+ G. A batch-normalised auxiliary makes the guesses of a batch sum to about zero, so the Gram matrix
+    G G^T is singular; its pseudo-inverse drops the eigenvalues under ``batch * machine epsilon`` of the largest.
     """
 
     def __call__(
@@ -151,15 +159,12 @@ def project_on_span(targets: Tensor, guesses: Tensor) -> Tensor:
 class WeightPerturbation(Perturbation):
     """The batch gradient with respect to theta_j projected on the guess in the same space (Eq. 4).
 
-    Args:
-        granularity: what one coefficient stands for: ``tensor`` (each parameter tensor, as the paper's code does),
-            ``block`` (all of theta_j, Eq. 4 read literally) or ``network`` (Baydin et al. 2022).
+    One coefficient stands for a parameter ``tensor`` (as in the paper's code), a ``block`` (all of theta_j, Eq. 4 read
+    literally) or the whole ``network`` (Baydin et al. 2022).
     """
 
+    granularities = ("tensor", "block", "network")
     weight_target = True
-
-    def __init__(self, granularity: str = "tensor") -> None:
-        self.granularity = granularity
 
     def __call__(
         self, passes: Sequence[BlockPass], targets: Sequence[TargetGradient], guess: Guess, *, cosine: bool = False

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -84,10 +85,8 @@ class IntermediateTarget(Target):
     def __call__(self, passes: Sequence[BlockPass], *, weight: bool) -> list[TargetGradient]:
         """See ``Target``."""
         targets = []
-        for here, above in zip(passes, passes[1:]):
-            if above is passes[-1]:
-                cotangent = above.input_gradient
-            else:
-                cotangent = above.to_input(above.local_gradient)
+        for here, above in pairwise(passes):
+            last = above is passes[-1]
+            cotangent = above.input_gradient if last else above.to_input(above.local_gradient)
             targets.append(TargetGradient(cotangent, here.to_parameters(cotangent) if weight else None))
         return targets

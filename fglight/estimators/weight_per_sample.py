@@ -1,8 +1,8 @@
 """Weight perturbation with a coefficient for each sample and parameter tensor, at the cost of a single layer at a time.
 
-A block's per-sample gradients follow from what each of its layers took in and from the cotangent of what it gave out. Two
-backward passes that compute activations only, one for the target and one for the guess, give these cotangents; all that
-comes after concerns one layer and a few samples at a time.
+A block's per-sample gradients follow from what each of its layers took in and from the cotangent of what it gave out.
+Two backward passes that compute activations only, one for the target and one for the guess, give these cotangents; all
+that comes after concerns one layer and a few samples at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,11 @@ class WeightPerSamplePerturbation(Perturbation):
     """As ``WeightPerturbation``, but target t_i, guess g_i and coefficient c_i per sample, summed (Eq. 4 per sample).
 
     t_i is sample i's share of the batch gradient: what a layer's input and the cotangent of its output contribute at
-    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. Each layer must be
-    used once in its block.
+    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. Each layer must
+    be used once in its block.
     """
+
+    granularities = ("tensor",)
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""
@@ -90,7 +92,9 @@ def _project(
             cosines.append(product / (length * square).sqrt().clamp_min(torch.finfo(product.dtype).tiny))
     if by_gram:
         scale = torch.cat(coefficients).view(-1, *[1] * (direction.dim() - 1))
-        estimate = torch.autograd.grad(call.output, parameter, scale.to(direction.dtype) * direction, retain_graph=True)[0]
+        estimate = torch.autograd.grad(
+            call.output, parameter, scale.to(direction.dtype) * direction, retain_graph=True
+        )[0]
     return estimate, torch.cat(cosines).mean() if cosines else None
 
 

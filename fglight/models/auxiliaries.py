@@ -120,12 +120,12 @@ class PredSimAuxiliary(nn.Module):
     """Similarity matching plus prediction ("predsim", Nøkland & Eidnes 2019; App. B.2).
 
     The local loss is 0.99 times the mean squared error between the batch's similarity matrix of a 3x3 convolution's
-    output (per-channel spatial standard deviations) and that of the one-hot labels, plus 0.01 times the cross-entropy of
-    a linear decoder on the average-pooled block output (2048 inputs). Its logits are the decoder's.
+    output (per-channel spatial standard deviations) and that of the one-hot labels, plus 0.01 times the cross-entropy
+    of a linear decoder on the average-pooled block output (2048 inputs). Its logits are the decoder's.
 
-    A convolution that keeps all channels costs half of an 8-block network's block and all of a 16-block one's. By default
-    it therefore has stride 2 and half (8 blocks) or an eighth (16 blocks) of the channels, which keeps it under the 10 %
-    of its block's FLOPs that App. A.2 asks of auxiliaries; ``full_conv`` restores the original.
+    A convolution that keeps all channels costs half of an 8-block network's block and all of a 16-block one's. By
+    default it therefore has stride 2 and half (8 blocks) or an eighth (16 blocks) of the channels, which keeps it under
+    the 10 % of its block's FLOPs that App. A.2 asks of auxiliaries; ``full_conv`` restores the original.
 
     Args:
         channels: channels of the block's output.

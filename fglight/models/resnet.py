@@ -62,8 +62,8 @@ class BasicBlock(nn.Module):
 class ResNet18(BlockNetwork):
     """ResNet-18 as a sequence of blocks with auxiliary networks, freshly initialised.
 
-    With 8 blocks, block 0 is the stem and the first BasicBlock, and each further BasicBlock is a block. With 16 there are
-    no skip connections and a block is one conv-BN-ReLU, block 0 two of them (stem included); with the ImageNet stem
+    With 8 blocks, block 0 is the stem and the first BasicBlock, and each further BasicBlock is a block. With 16 there
+    are no skip connections and a block is one conv-BN-ReLU, block 0 two of them (stem included); with the ImageNet stem
     block 0 is the stem alone.
 
     Args:

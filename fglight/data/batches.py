@@ -1,0 +1,86 @@
+"""Batches of images that lie in memory, in an order and with an augmentation that follow from (seed, epoch)."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fglight.data.augment import crop_and_flip, draw_crops, normalise
+
+
+def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Makes the source of all randomness of one epoch's data.
+
+    Args:
+        seed: The run's seed, from 0 up.
+        epoch: The epoch, from 0 up.
+        device: Where the numbers are to be drawn; CPUs and GPUs draw different ones.
+
+    Returns:
+        A generator whose state is a hash of seed and epoch, so that neighbouring pairs have unrelated streams.
+    """
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]))
+
+
+class Batches:
+    """Iterable over the batches of one epoch, made where the images lie and without worker processes.
+
+    Iterating twice gives the same batches twice. For training (`shuffle`) the order and every image's crop and flip
+    are drawn anew for each epoch, and a last batch of a single image is left out because batch normalisation has no
+    variance to divide by; otherwise the images come in order, all of them.
+
+    Args:
+        images: uint8, (images, channels, height, width).
+        labels: int64, (images,), on the images' device.
+        batch_size: Images a batch; the last one may have fewer.
+        mean: Mean of each channel in 0..1 units.
+        std: Standard deviation of each channel in 0..1 units.
+        shuffle: Whether these are batches for training.
+        augment: Whether each image gets its own random crop and flip.
+        seed: The run's seed, from 0 up.
+        epoch: The epoch to draw for, from 0 up.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        shuffle: bool = False,
+        augment: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.mean = torch.tensor(list(mean), dtype=torch.float32, device=images.device)
+        self.std = torch.tensor(list(std), dtype=torch.float32, device=images.device)
+        self.shuffle = shuffle
+        self.augment = augment
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 1 if self.shuffle else rest > 0)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (images, labels): float32 (batch, channels, height, width) and int64 (batch,)."""
+        count = len(self.images)
+        generator = epoch_generator(self.seed, self.epoch, self.images.device)
+        # Everything is drawn before the first batch, so that the draws do not depend on how the epoch is cut up.
+        order = torch.randperm(count, generator=generator, device=self.images.device) if self.shuffle else None
+        crops = draw_crops(count, generator) if self.augment else None
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            stop = min(start + self.batch_size, count)
+            chosen = slice(start, stop) if order is None else order[start:stop]
+            images = self.images[chosen]
+            if crops is not None:
+                images = crop_and_flip(images, crops.part(start, stop))
+            yield normalise(images, self.mean, self.std), self.labels[chosen]

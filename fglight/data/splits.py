@@ -1,0 +1,50 @@
+"""Stratified splits of a set of images, the same whatever the seed of the run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from fglight.errors import ConfigError
+
+_SPLIT_SEED = 0  # never the run's seed: every run of a search must be judged on the same images
+
+
+def stratified_split(labels: Sequence[int] | np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits images in two with the same share of every class, the same way for the same labels every time.
+
+    Args:
+        labels: Class of each image, (images,).
+        fraction: Share of the images that goes into the second part.
+
+    Returns:
+        The indices of the first and of the second part, both ascending.
+
+    Raises:
+        ValueError: A part would be left without some class.
+    """
+    first, second = train_test_split(
+        np.arange(len(labels)), test_size=fraction, stratify=np.asarray(labels), random_state=_SPLIT_SEED
+    )
+    return np.sort(first), np.sort(second)
+
+
+def holdout_split(labels: Sequence[int] | np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the training images into those to train on and those held out by `data.holdout`.
+
+    Args:
+        labels: Class of each training image, (images,).
+        holdout: Fraction of the images to hold out, above 0.
+
+    Returns:
+        The indices of the images to train on and of those held out, both ascending.
+
+    Raises:
+        ConfigError: The fraction leaves a part without an image of every class.
+    """
+    try:
+        return stratified_split(labels, holdout)
+    except ValueError as error:
+        raise ConfigError(
+            f"data.holdout={holdout} is not accepted: it must keep and hold out an image of every class ({error})"
+        ) from error

@@ -1,0 +1,160 @@
+"""The Lightning module: manual optimization around a gradient estimator."""
+
+from collections.abc import Sequence
+
+import lightning as L
+import numpy as np
+import torch
+import torchmetrics
+from torch import Tensor
+
+from fglight.errors import NonFiniteLossError
+from fglight.estimators import GradientEstimator
+from fglight.models import BlockNetwork
+
+
+class BlockMetrics(torchmetrics.Metric):
+    """Mean loss and accuracy of every block, accumulated on the device.
+
+    Args:
+        blocks: number of blocks J; the last one is the network itself.
+    """
+
+    full_state_update = False
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.add_state("loss_sum", torch.zeros(blocks, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(blocks, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, losses: Sequence[Tensor], logits: Sequence[Tensor], labels: Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            losses: a scalar for each of the last ``len(losses)`` blocks, a mean over the batch.
+            logits: ``(batch, classes)`` for each of them.
+            labels: class indices, ``(batch,)``.
+        """
+        first = len(self.correct) - len(losses)
+        self.loss_sum[first:] += torch.stack(list(losses)).double() * len(labels)
+        self.correct[first:] += torch.stack([(scores.argmax(1) == labels).sum() for scores in logits])
+        self.images += len(labels)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy (a fraction) of every block, each ``(blocks,)``."""
+        return self.loss_sum / self.images, self.correct / self.images
+
+
+class ForwardGradientModule(L.LightningModule):
+    """Trains a blockwise network with estimated gradients, SGD and a step schedule.
+
+    Everything random in a step is drawn from torch's default generator, seeded by (seed, step), so that a run resumed
+    from a checkpoint draws what an uninterrupted one would have.
+
+    Args:
+        model: the network.
+        estimator: leaves the gradients.
+        lr: initial learning rate.
+        lr_step: epochs between decays.
+        lr_gamma: factor of a decay.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        seed: of the run.
+        cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        model: BlockNetwork,
+        estimator: GradientEstimator,
+        *,
+        lr: float,
+        lr_step: int,
+        lr_gamma: float,
+        momentum: float,
+        weight_decay: float,
+        seed: int = 0,
+        cosine: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.estimator = estimator
+        self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.schedule = {"step_size": lr_step, "gamma": lr_gamma}
+        self.seed = seed
+        self.cosine = cosine
+        self.train_metrics = BlockMetrics(len(model.blocks))
+        self.test_metrics = BlockMetrics(len(model.blocks))
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+
+    def configure_optimizers(self) -> dict:
+        """SGD over the parameters that get a gradient, decayed every ``lr_step`` epochs."""
+        optimizer = torch.optim.SGD(self.estimator.trained_parameters(self.model), **self.sgd)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, **self.schedule)}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
+        images, labels = batch
+        number = self.global_step
+        report = (number + 1) % self.trainer.log_every_n_steps == 0
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
+        step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
+        self.optimizers().step()
+
+        used = [local for local in step.local if local is not None]
+        losses = [local.loss for local in used] + [step.loss]
+        self.train_metrics.update(losses, [local.logits for local in used] + [step.logits], labels)
+        # Noted on the device and read only now and then, so that no step waits for the host.
+        bad = ~torch.stack(losses).isfinite().all() & (self.first_bad_step < 0)
+        self.first_bad_step.copy_(torch.where(bad, number, self.first_bad_step))
+        if report:
+            self._stop_on_bad_loss()
+            self.log("loss", step.loss, prog_bar=True, logger=False)
+            if step.cosine is not None:
+                self.log_dict({f"cosine/block{j}": value for j, value in enumerate(step.cosine)})
+
+    def on_train_epoch_end(self) -> None:
+        """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
+        self._stop_on_bad_loss()
+        scheduler = self.lr_schedulers()
+        self.log("lr", scheduler.get_last_lr()[0])
+        self._log_metrics("train", self.train_metrics)
+        scheduler.step()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Losses and accuracies of the network and of the auxiliary networks in use on a batch of test images."""
+        images, labels = batch
+        losses, logits = [], []
+        hidden = images
+        for block in self.model.blocks:
+            hidden = block.body(hidden)
+            if self.estimator.evaluates_auxiliaries or block is self.model.blocks[-1]:
+                loss, scores = block.loss(hidden, labels)
+                losses.append(loss)
+                logits.append(scores)
+        self.test_metrics.update(losses, logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's test metrics."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
+        losses, accuracies = metrics.compute()
+        metrics.reset()
+        self.log(f"{split}/loss", losses[-1])
+        self.log(f"{split}/accuracy", accuracies[-1], prog_bar=True)
+        if self.estimator.evaluates_auxiliaries:
+            for j, (loss, accuracy) in enumerate(zip(losses[:-1], accuracies[:-1])):
+                self.log(f"{split}/local_loss/block{j}", loss)
+                self.log(f"{split}/local_accuracy/block{j}", accuracy)
+
+    def _stop_on_bad_loss(self) -> None:
+        step = int(self.first_bad_step)
+        if step >= 0:
+            raise NonFiniteLossError(
+                f"the training loss is no longer finite since step {step} (epoch {self.current_epoch}): "
+                f"a smaller optim.lr than {self.sgd['lr']:g} may help"
+            )

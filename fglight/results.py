@@ -1,0 +1,94 @@
+"""What a run leaves behind: ``result.json`` or ``failure.json``, and a summary on the terminal."""
+
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from fglight.cells import Cell
+
+PAPER_SETTINGS = {
+    "aux.hidden": (None,),
+    "aux.depth": (None, 3),
+    "aux.trained": (True,),
+    "aux.full_conv": (None, False),
+    "perturb.granularity": ("tensor", "sample"),
+    "data.holdout": (0,),
+    "trainer.precision": ("32-true",),
+}
+"""Settings beside cell and recipe that change what a run measures, with the values that mean "as in the paper"."""
+
+
+def build_result(cfg: DictConfig, *, epochs_done: int, metrics: dict[str, float], seconds: float, device: str) -> dict:
+    """What ``result.json`` holds of a finished run.
+
+    Args:
+        cfg: the run's configuration.
+        epochs_done: how many epochs were trained.
+        metrics: the last epoch's, by the names they are logged under.
+        seconds: wall-clock time of training and testing.
+        device: what it ran on, in words.
+    """
+    return {
+        "cell": asdict(Cell.from_config(cfg)),
+        "seed": cfg.seed,
+        "recipe": {
+            "lr": cfg.optim.lr,
+            "lr_step": cfg.optim.lr_step,
+            "lr_gamma": cfg.optim.lr_gamma,
+            "epochs": cfg.trainer.max_epochs,
+            "batch_size": cfg.data.batch_size,
+            "momentum": cfg.optim.momentum,
+            "weight_decay": cfg.optim.weight_decay,
+        },
+        "options": {
+            setting: value
+            for setting, paper in PAPER_SETTINGS.items()
+            if (value := OmegaConf.select(cfg, setting)) not in paper
+        },
+        "epoch": epochs_done - 1,
+        **{
+            f"{split}_{name}": metrics[f"{split}/{name}"]
+            for split in ("test", "train")
+            for name in ("accuracy", "loss")
+        },
+        "time_s": round(seconds, 2),
+        "device": device,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("fglight", "torch", "lightning")},
+        },
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def summary(result: dict[str, Any], run_dir: Path) -> Table:
+    """A finished run in a few lines, for the terminal."""
+    recipe = result["recipe"]
+    table = Table(show_header=False, title=f"{Cell(**result['cell'])}, seed {result['seed']}", title_justify="left")
+    table.add_row("test accuracy", f"[bold]{100 * result['test_accuracy']:.1f} %[/bold]")
+    table.add_row("train accuracy", f"{100 * result['train_accuracy']:.1f} %")
+    table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
+    table.add_row(
+        "learning rate",
+        f"{recipe['lr']:g}, times {recipe['lr_gamma']:g} every {recipe['lr_step']} epochs, {recipe['epochs']} epochs",
+    )
+    for setting, value in result["options"].items():
+        table.add_row(setting, str(value))
+    table.add_row("run directory", os.path.relpath(run_dir))
+    return table
