@@ -1,0 +1,100 @@
+"""What the paper published: each number of Tables 2 to 12 with the cell and the recipe that it belongs to.
+
+``tables.csv`` has a row for each published accuracy. A sweep plans the cells of a table from it and a report compares
+with it; neither pandas nor a plotting library is needed here.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from fglight.cells import Cell
+
+TABLES = tuple(range(2, 13))
+"""Numbers of the paper's tables of accuracies (Table 1 compares costs and has none)."""
+
+BATCH_SIZE, MOMENTUM, WEIGHT_DECAY = 128, 0.9, 5e-4
+"""What every cell of the paper shares (Sec. 4.1)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published accuracy, and how its cell was trained.
+
+    Attributes:
+        table: Number of the table; None for a cell that the paper trained without printing its accuracy.
+        cell: What was trained.
+        mean: Test accuracy after the last epoch, in percent; None as for ``table``.
+        std: Its standard deviation over ``seeds`` runs; None where the paper gives none.
+        lr: Initial learning rate, multiplied by ``lr_gamma`` every ``lr_step`` epochs.
+        lr_step: See ``lr``.
+        lr_gamma: See ``lr``.
+        epochs: Number of epochs.
+        seeds: Number of runs: 4 where a deviation is given, else 1.
+    """
+
+    table: int | None
+    cell: Cell
+    mean: float | None
+    std: float | None
+    lr: float
+    lr_step: int
+    lr_gamma: float
+    epochs: int
+    seeds: int
+
+
+@cache
+def published() -> tuple[Row, ...]:
+    """Return the 462 rows of ``tables.csv``, in the order of the tables. No cell occurs twice."""
+    with (files(__package__) / "tables.csv").open(encoding="utf-8", newline="") as lines:
+        return tuple(map(_row, csv.DictReader(lines)))
+
+
+@cache
+def unprinted() -> tuple[Row, ...]:
+    """Return the cells that Figures 2 and 3 show and no table has: random guesses of the global target, 8 blocks.
+
+    Learning rates: App. A.3 (0.005, and 0.01 for activity perturbation).
+    """
+    return tuple(
+        Row(None, Cell("cifar10", 8, 1.0, "global", guess, "", perturb), None, None, lr, 30, 0.2, 100, 4)
+        for guess in ("gaussian", "rademacher")
+        for perturb, lr in (("activity", 0.01), ("weight", 0.005))
+    )
+
+
+def cell_of(words: Mapping[str, Any]) -> Cell:
+    """Build a cell from a mapping with its seven keys, as text or numbers; ``aux`` and ``perturb`` may be None.
+
+    Raises:
+        KeyError: A key is missing.
+        TypeError: ``blocks`` or ``width`` is no number.
+        ValueError: As ``TypeError``.
+    """
+    text = {key: str(words[key] or "") for key in ("data", "target", "guess", "aux", "perturb")}
+    return Cell(blocks=int(words["blocks"]), width=float(words["width"]), **text)
+
+
+def in_words(cell: Cell) -> str:
+    """Name a cell for people: ``cifar10, 8 blocks, local guess, cnn, weight, global target``."""
+    parts = (cell.data, f"{cell.blocks} blocks", f"{cell.guess} guess", cell.aux, cell.perturb)
+    width = "" if cell.width == 1 else f"width {cell.width:g}"
+    return ", ".join(part for part in (*parts, f"{cell.target} target", width) if part)
+
+
+def _row(line: Mapping[str, str]) -> Row:
+    return Row(
+        table=int(line["table"]),
+        cell=cell_of(line),
+        mean=float(line["mean"]),
+        std=float(line["std"]) if line["std"] else None,
+        lr=float(line["lr"]),
+        lr_step=int(line["lr_step"]),
+        lr_gamma=float(line["lr_gamma"]),
+        epochs=int(line["epochs"]),
+        seeds=int(line["seeds"]),
+    )

@@ -1,0 +1,94 @@
+"""Command line of the report: ``python -m fglight.report --help``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fglight.errors import ConfigError, FglightError
+from fglight.paper import TABLES
+from fglight.paper.figures import FIGURES
+from fglight.report import folder
+from fglight.report.contents import Report, build
+from fglight.report.render import render
+from fglight.report.scores import setting_in_words
+
+DEFAULT_ROOTS = ("multirun", "outputs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a report and say what is in it.
+
+    Args:
+        arguments: Command line; None means the process's own.
+
+    Returns:
+        Exit status: 0, or 1 after an error that the user can act on.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        everything = not (options.table or options.figure)
+        tables = TABLES if everything else _chosen("table", options.table, TABLES)
+        figures = tuple(FIGURES) if everything else _chosen("figure", options.figure, tuple(FIGURES))
+        roots = _roots(options.roots)
+        folder.check(options.out)
+        report = build(roots, tables, figures)
+        folder.write(options.out, render(report))
+    except FglightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _tell(report, options.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m fglight.report",
+        description="Put the results of runs beside the paper's: tables, claims and figures.",
+        epilog="With --table or --figure, the report has only these.",
+    )
+    parser.add_argument("roots", nargs="*", type=Path, help="folders with runs at any depth (multirun and outputs)")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the report (report)")
+    parser.add_argument("--table", type=int, nargs="+", default=[], metavar="N", help="only these tables, 2 to 12")
+    parser.add_argument("--figure", type=int, nargs="+", default=[], metavar="N", help="only these figures, 2 to 9")
+    return parser
+
+
+def _chosen(what: str, numbers: Sequence[int], known: Sequence[int]) -> tuple[int, ...]:
+    for number in numbers:
+        if number not in known:
+            raise ConfigError(f"There is no {what} {number} with results; there are {known[0]} to {known[-1]}.")
+    return tuple(sorted(set(numbers)))
+
+
+def _roots(given: Sequence[Path]) -> list[Path]:
+    if given:
+        return list(given)
+    if found := [Path(name) for name in DEFAULT_ROOTS if Path(name).is_dir()]:
+        return found
+    raise ConfigError(f"No folder of runs: neither {' nor '.join(DEFAULT_ROOTS)} is here; name one.")
+
+
+def _tell(report: Report, out: Path) -> None:
+    runs = report.runs
+    print(
+        f"{len(runs.finished)} runs finished ({report.scaled_down} scaled down), {len(runs.unfinished)} unfinished, "
+        f"{len(runs.failed)} failed, in {', '.join(map(str, runs.roots))}"
+    )
+    for table in report.tables:
+        entries = table.entries
+        full, scaled = sum(bool(entry.full) for entry in entries), sum(entry.status == "scaled" for entry in entries)
+        print(f"table {table.layout.number}: {full} of {len(entries)} cells, {scaled} more scaled down")
+    for plot, drawing in report.figures:
+        missing = f"; missing: {'; '.join(plot.missing)}" if plot.missing else ""
+        state = f"drawn from {setting_in_words(plot.setting)} runs" if drawing else "not drawn"
+        print(f"figure {plot.figure.number}: {state}{missing}")
+    for path, _, error in report.failed:
+        print(f"failed: {path}: {error}")
+    for path, reason in report.skipped:
+        print(f"skipped: {path}: {reason}")
+    print(f"wrote {out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

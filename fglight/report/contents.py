@@ -1,0 +1,127 @@
+"""Everything a report shows, from folders of runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from fglight.paper import in_words, published
+from fglight.paper.figures import FIGURES
+from fglight.report.claims import CLAIMS
+from fglight.report.draw import Drawing, draw
+from fglight.report.layouts import LAYOUTS
+from fglight.report.metrics import by_epoch, read_metrics
+from fglight.report.panels import Plot, plot
+from fglight.report.runs import Collection, Problem, Unfinished, collect
+from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score, setting_in_words
+from fglight.report.tables import Table, fill
+from fglight.report.verdicts import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Report:
+    """The contents of a report.
+
+    Attributes:
+        runs: What was found in the folders.
+        scores: Finished runs by the cells that they stand for.
+        tables: The paper's tables with our numbers.
+        verdicts: The paper's claims, judged.
+        figures: The paper's figures; a drawing is None where no run has logged what it needs.
+        problems: Files and runs that were not used.
+        progress: For each unfinished run its path, cell, epochs done and last test accuracy, in words.
+    """
+
+    runs: Collection
+    scores: Scores
+    tables: tuple[Table, ...]
+    verdicts: tuple[Verdict, ...]
+    figures: tuple[tuple[Plot, Drawing | None], ...]
+    problems: tuple[Problem, ...]
+    progress: tuple[tuple[str, ...], ...]
+
+    @property
+    def seeds(self) -> int:
+        """Number of different seeds among the finished runs."""
+        return len({run.seed for run in self.runs.finished})
+
+    @property
+    def scaled_down(self) -> int:
+        """Number of finished runs away from the paper's setting."""
+        lines = zip(self.scores.lines["setting"], self.scores.lines["run"])
+        full = {run.path for setting, run in lines if setting == FULL}
+        return len(self.runs.finished) - len(full) - len(self.scores.others)
+
+    @property
+    def covered(self) -> tuple[int, int, int]:
+        """Number of published cells with full-scale runs, with scaled-down runs only, and of all."""
+        found = [self.scores.by_cell.get(row.cell, {}) for row in published()]
+        full = sum(FULL in settings for settings in found)
+        return full, sum(bool(settings) for settings in found) - full, len(found)
+
+    @property
+    def outside(self) -> tuple[tuple[str, ...], ...]:
+        """Runs of cells that no table has: cell, setting, number of seeds and test accuracy, in words."""
+        printed = {row.cell for row in published()}
+        shown = [
+            (in_words(cell), setting_in_words(setting), str(len(found.seeds)), accuracy(found.mean, found.std))
+            for cell, settings in self.scores.by_cell.items()
+            if cell not in printed
+            for setting, found in settings.items()
+        ]
+        others = [
+            (in_words(run.cell), recipe_in_words(run), "1", accuracy(100 * run.test_accuracy, None))
+            for run in self.scores.others
+        ]
+        return (*shown, *others)
+
+    @property
+    def failed(self) -> tuple[tuple[str, ...], ...]:
+        """Failed runs: path, cell and error, in words."""
+        return tuple((str(failure.path), failure.what, " ".join(failure.error.split())) for failure in self.runs.failed)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, ...], ...]:
+        """Files, and runs, that were not used: path and reason, in words."""
+        return tuple((str(problem.path), problem.reason) for problem in self.problems)
+
+
+def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) -> Report:
+    """Read the runs below some folders and fill the tables, judge the claims and draw the figures.
+
+    Args:
+        roots: Folders with run directories at any depth.
+        tables: Numbers of the paper's tables to fill.
+        figures: Numbers of the paper's figures to draw.
+
+    Raises:
+        ConfigError: A root is no folder.
+    """
+    runs = collect(roots)
+    scores = score(runs.finished)
+    damaged: list[Problem] = []
+
+    @cache
+    def read(run: Path) -> pd.DataFrame:
+        return read_metrics(run, damaged)
+
+    plots = [plot(FIGURES[number], scores.lines, read) for number in figures]
+    return Report(
+        runs=runs,
+        scores=scores,
+        tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
+        verdicts=tuple(judge(claim, scores) for claim in CLAIMS),
+        figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
+        progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
+        problems=(*runs.problems, *damaged, *scores.repeated),
+    )
+
+
+def _progress(run: Unfinished, metrics: pd.DataFrame) -> tuple[str, ...]:
+    """How far a run is that has no result."""
+    accuracies = by_epoch(metrics, "test/accuracy")
+    if accuracies.empty:
+        return str(run.path), run.what, "0", ""
+    return str(run.path), run.what, f"{accuracies.index[-1]:g}", accuracy(100 * accuracies.iloc[-1], None)

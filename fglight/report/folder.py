@@ -1,0 +1,70 @@
+"""The folder of a report, written whole or not at all."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from fglight.errors import ConfigError
+
+_OURS = re.compile(r"index\.html|tables\.(md|tex|csv)|figures(/figure\d+\.(png|pdf))?")
+
+
+def check(out: Path) -> None:
+    """Refuse a place that a report cannot be written to, before any work is done.
+
+    Raises:
+        ConfigError: It is no folder, holds something else than a report, or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The report goes to a folder, and '{out}' is none.")
+    try:
+        foreign = [path for path in out.rglob("*") if not _OURS.fullmatch(path.relative_to(out).as_posix())]
+        if foreign:
+            raise ConfigError(
+                f"'{out}' holds '{foreign[0].relative_to(out)}', which is not part of a report; choose another --out."
+            )
+        with _beside(out):
+            pass
+    except OSError as error:
+        raise ConfigError(f"Cannot write the report to '{out}': {error.strerror}.") from error
+
+
+def write(out: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into a folder in place of the report that is there; on any error the earlier one stays.
+
+    Args:
+        out: The report's folder.
+        files: Contents by name below ``out``.
+
+    Raises:
+        ConfigError: As ``check``, or the disk is full.
+    """
+    check(out)
+    try:
+        with _beside(out) as staged:
+            new, old = Path(staged, "new"), Path(staged, "old")
+            for name, content in files.items():
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                (new / name).write_bytes(content)
+            _swap(out.resolve(), new, old)
+    except OSError as error:
+        raise ConfigError(f"Cannot write the report to '{out}': {error.strerror}.") from error
+
+
+def _beside(out: Path) -> tempfile.TemporaryDirectory:
+    """A temporary folder on the same file system, so that what is in it can be renamed into place."""
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=f".{out.resolve().name}-", dir=parent)
+
+
+def _swap(out: Path, new: Path, old: Path) -> None:
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise

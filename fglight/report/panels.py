@@ -1,0 +1,174 @@
+"""The numbers behind Figures 2 to 9: which runs a figure shows and what each of its panels plots."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from fglight.paper.figures import Curve, Figure
+from fglight.report.metrics import along_training, by_epoch
+from fglight.report.scores import FULL, Setting
+
+ReadMetrics = Callable[[Path], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve in a panel: ``values`` has a column for each seed over the panel's horizontal axis."""
+
+    label: str
+    values: pd.DataFrame
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes, with the words on them."""
+
+    title: str
+    x: str
+    y: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure ready to be drawn.
+
+    Attributes:
+        figure: What the paper shows.
+        setting: What sets the runs apart from the paper's; all runs of a figure share it.
+        rows: Panels, row by row. Empty if no run has what the figure needs.
+        missing: What cannot be drawn, and why.
+    """
+
+    figure: Figure
+    setting: Setting = FULL
+    rows: tuple[tuple[Panel, ...], ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass
+class _Chosen:
+    """The runs of one setting that can be drawn, with their metrics, and the curves that have none."""
+
+    drawn: dict[Curve, list[pd.DataFrame]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def plot(figure: Figure, lines: pd.DataFrame, read: ReadMetrics) -> Plot:
+    """Choose the runs of a figure and lay out its panels.
+
+    Full-scale runs are shown if there is one; otherwise those of the one scaled-down setting that covers most curves.
+
+    Args:
+        figure: One of the paper's figures.
+        lines: Finished runs by cell and setting, as in ``Scores.lines``.
+        read: Gives a run directory's metrics, as ``read_metrics`` does.
+
+    Returns:
+        The panels, or none where no run has logged what the figure needs.
+    """
+    frame = lines[lines["cell"].isin([curve.cell for curve in figure.curves])]
+    choices = {setting: _choose(figure, group, read) for setting, group in frame.groupby("setting")}
+    drawable = [setting for setting, chosen in choices.items() if chosen.drawn]
+    if not drawable:
+        return Plot(figure, missing=tuple(_choose(figure, frame, read).missing))
+    setting = min(drawable, key=lambda setting: (setting != FULL, -len(choices[setting].drawn), setting))
+    chosen = choices[setting]
+    layout = {"depth": _depth, "losses": _losses, "dynamics": _dynamics}[figure.kind]
+    return Plot(figure, setting, layout(figure, chosen.drawn), tuple(chosen.missing))
+
+
+def needed_columns(figure: Figure, curve: Curve) -> list[str]:
+    """Return the columns of the metrics that a curve cannot be drawn without."""
+    if figure.kind == "depth":
+        return [*(f"train/local_loss/block{j}" for j in range(curve.cell.blocks - 1)), "train/loss"]
+    if figure.kind == "losses":
+        return ["train/loss", "test/loss"]
+    names = ("train/local_loss", "test/local_loss", "cosine")
+    return [f"{name}/block{j}" for name in names for j in figure.blocks]
+
+
+def _choose(figure: Figure, frame: pd.DataFrame, read: ReadMetrics) -> _Chosen:
+    chosen = _Chosen()
+    for curve in figure.curves:
+        needed = needed_columns(figure, curve)
+        of_cell = frame[frame["cell"] == curve.cell]
+        metrics = [(run.seed, read(run.path)) for run in of_cell["run"]]
+        complete = {seed: found for seed, found in metrics if not _absent(found, needed)}
+        if complete:
+            chosen.drawn[curve] = list(complete.values())
+        elif metrics:
+            absent = _absent(metrics[0][1], needed)
+            probe = ", which probe=true logs" if curve.probe else ""
+            chosen.missing.append(f"{curve.label}: run without {absent[0]}{probe}")
+        else:
+            chosen.missing.append(f"{curve.label}: not run")
+    return chosen
+
+
+def _absent(metrics: pd.DataFrame, needed: list[str]) -> list[str]:
+    return [column for column in needed if column not in metrics or metrics[column].isna().all()]
+
+
+def _over_seeds(label: str, seeds: Sequence[pd.Series], dashed: bool = False) -> Line:
+    return Line(label, pd.concat(list(seeds), axis=1, keys=range(len(seeds))).sort_index(), dashed)
+
+
+def _depth(figure: Figure, drawn: dict[Curve, list[pd.DataFrame]]) -> tuple[tuple[Panel, ...], ...]:
+    """Figures 2 and 7: the train loss after the last epoch, by block."""
+
+    def last(curve: Curve, metrics: pd.DataFrame) -> pd.Series:
+        return pd.Series([by_epoch(metrics, column).iloc[-1] for column in needed_columns(figure, curve)])
+
+    lines = (_over_seeds(curve.label, [last(curve, seed) for seed in seeds]) for curve, seeds in drawn.items())
+    return ((Panel("", "Block", "Local train loss (nats)", tuple(lines)),),)
+
+
+def _losses(figure: Figure, drawn: dict[Curve, list[pd.DataFrame]]) -> tuple[tuple[Panel, ...], ...]:
+    """Figures 3 and 6: the network's loss by epoch."""
+    panels = [
+        Panel(
+            f"{split.capitalize()} loss",
+            "Epoch",
+            "Cross-entropy (nats)",
+            tuple(
+                _over_seeds(curve.label, [by_epoch(seed, f"{split}/loss") for seed in seeds])
+                for curve, seeds in drawn.items()
+            ),
+        )
+        for split in ("train", "test")
+    ]
+    return (tuple(panels),)
+
+
+def _dynamics(figure: Figure, drawn: dict[Curve, list[pd.DataFrame]]) -> tuple[tuple[Panel, ...], ...]:
+    """Figures 4, 5, 8 and 9: local losses above, cosine similarity (Eq. 6) below, a column for each block."""
+    losses = [
+        Panel(
+            f"Block {j}",
+            "Epoch",
+            "Local loss (nats)",
+            tuple(
+                _over_seeds(curve.label, [by_epoch(seed, f"{split}/local_loss/block{j}") for seed in seeds], dashed)
+                for curve, seeds in drawn.items()
+                for split, dashed in (("train", False), ("test", True))
+            ),
+        )
+        for j in figure.blocks
+    ]
+    cosines = [
+        Panel(
+            f"Block {j}",
+            "Epoch",
+            "Cosine similarity",
+            tuple(
+                _over_seeds(curve.label, [along_training(seed, f"cosine/block{j}") for seed in seeds])
+                for curve, seeds in drawn.items()
+            ),
+        )
+        for j in figure.blocks
+    ]
+    return tuple(losses), tuple(cosines)

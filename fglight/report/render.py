@@ -1,0 +1,96 @@
+"""A report's contents as the files of its folder: HTML, Markdown, LaTeX, CSV and images."""
+
+import html
+from base64 import b64encode
+from collections.abc import Callable
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fglight.paper import in_words
+from fglight.report.contents import Report
+from fglight.report.scores import accuracy, setting_in_words
+from fglight.report.tables import as_frame
+
+SIGNS = {"near": "≈", "above": "▲", "below": "▼"}
+
+_TEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "≈": r"$\approx$",
+    "▲": r"$\blacktriangle$",
+    "▼": r"$\blacktriangledown$",
+}
+
+
+def render(report: Report) -> dict[str, bytes]:
+    """Return the contents of every file of a report by its name below the report's folder."""
+    drawings = {plot.figure.number: drawing for plot, drawing in report.figures if drawing}
+    files = {
+        "index.html": _html().get_template("index.html").render(report=report).encode(errors="replace"),
+        "tables.md": _markdown().get_template("tables.md").render(report=report).encode(errors="replace"),
+        "tables.tex": _latex().get_template("tables.tex").render(report=report).encode(errors="replace"),
+        "tables.csv": as_frame(report.tables).to_csv(index=False).encode(),
+    }
+    for number, drawing in drawings.items():
+        files[f"figures/figure{number}.png"] = drawing.png
+        files[f"figures/figure{number}.pdf"] = drawing.pdf
+    return files
+
+
+def _environment(escape: Callable[[str], str], **options: object) -> Environment:
+    """Templates whose values, other than what macros have rendered, go through ``escape``."""
+
+    def finalize(value: object) -> Markup:
+        return value if isinstance(value, Markup) else Markup(escape(str(value)))
+
+    environment = Environment(
+        loader=PackageLoader("fglight.report"),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    environment.filters |= {
+        "accuracy": accuracy,
+        "signed": _signed,
+        "cell": in_words,
+        "setting": setting_in_words,
+        "base64": lambda content: b64encode(content).decode(),
+    }
+    environment.globals["signs"] = SIGNS
+    return environment
+
+
+def _html() -> Environment:
+    return _environment(html.escape)
+
+
+def _markdown() -> Environment:
+    return _environment(lambda text: html.escape(text, quote=False).replace("|", "\\|").replace("\n", " "))
+
+
+def _latex() -> Environment:
+    return _environment(
+        lambda text: "".join(_TEX.get(sign, sign if sign.isascii() else "?") for sign in text),
+        variable_start_string="<<",
+        variable_end_string=">>",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
+
+
+def _signed(points: float) -> str:
+    """Write a difference with its sign: ``+1.2``, ``−0.4``."""
+    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")

@@ -1,0 +1,152 @@
+"""Which published cell each run stands for, what sets it apart from the paper's training, and means over seeds."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import isclose
+
+import pandas as pd
+
+from fglight.cells import Cell
+from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, in_words, published, unprinted
+from fglight.report.runs import Problem, Run
+
+Setting = tuple[tuple[str, str], ...]
+"""What sets a run apart from the paper's training of its cell, as sorted (name, value); empty for the paper's own."""
+
+FULL: Setting = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """Test accuracy in percent over the seeds of one cell and setting; ``std`` (n - 1) is None for one seed."""
+
+    mean: float
+    std: float | None
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every finished run by what it is comparable with.
+
+    Attributes:
+        by_cell: Scores of each published (or shown in a figure) cell, by setting. Full-scale ones come first.
+        others: Runs of cells that the paper does not have.
+        lines: A line for each run and cell that it stands for: ``cell``, ``setting``, ``seed``, ``run``.
+        repeated: Runs not counted, for another one has the same cell, setting and seed.
+    """
+
+    by_cell: Mapping[Cell, Mapping[Setting, Score]]
+    others: tuple[Run, ...]
+    lines: pd.DataFrame
+    repeated: tuple[Problem, ...]
+
+    def shown(self, cell: Cell) -> Mapping[Setting, Score]:
+        """Return the scores to show for a cell: the full-scale one alone if there is one, else one a setting."""
+        scores = self.by_cell.get(cell, {})
+        return {FULL: scores[FULL]} if FULL in scores else scores
+
+
+def score(runs: Iterable[Run]) -> Scores:
+    """Sort runs by the cell that they stand for and their setting, and average over seeds."""
+    origins = [(run, stands_for(run)) for run in runs]
+    lines = [(row.cell, setting(run, row), run.seed, run) for run, rows in origins for row in rows]
+    frame = pd.DataFrame(sorted(lines, key=lambda line: line[1:3]), columns=["cell", "setting", "seed", "run"])
+    again = frame.duplicated(["cell", "setting", "seed"])
+    repeated = {
+        run.path: Problem(
+            run.path, f"repeats cell and seed of another run ({in_words(run.cell)}, seed {run.seed}); not counted"
+        )
+        for run in frame[again]["run"]
+    }
+    by_cell: dict[Cell, dict[Setting, Score]] = {}
+    for (cell, name), group in frame[~again].groupby(["cell", "setting"], sort=False):
+        accuracy = 100 * pd.Series([run.test_accuracy for run in group["run"]])
+        std = float(accuracy.std()) if len(group) > 1 else None
+        found = Score(float(accuracy.mean()), std, tuple(group["seed"]), tuple(group["run"]))
+        by_cell.setdefault(cell, {})[name] = found
+    others = tuple(run for run, rows in origins if not rows)
+    return Scores(by_cell, others, frame, tuple(repeated.values()))
+
+
+@cache
+def _rows() -> Mapping[tuple[object, ...], list[Row]]:
+    """The paper's cells by what is left of them without data set and width."""
+    rows: dict[tuple[object, ...], list[Row]] = {}
+    for row in published() + unprinted():
+        rows.setdefault(_architecture(row.cell), []).append(row)
+    return rows
+
+
+@cache
+def _paper_data() -> frozenset[str]:
+    return frozenset(row.cell.data for row in published())
+
+
+def stands_for(run: Run) -> tuple[Row, ...]:
+    """Return the published cells that a run stands for.
+
+    A cell of the paper stands for itself. A run on data that the paper does not use stands for the same cell on each
+    of the paper's data sets, or on those alone whose learning rate and decay it has; one of another width stands
+    for the cell of width 1.
+    """
+    cell = run.cell
+    other_data = cell.data not in _paper_data()
+    alike = [row for row in _rows().get(_architecture(cell), []) if other_data or row.cell.data == cell.data]
+    of_width = [row for row in alike if row.cell.width == cell.width] or [row for row in alike if row.cell.width == 1]
+    of_recipe = [row for row in of_width if _same_rate(run, row)]
+    return tuple(of_recipe or of_width)
+
+
+def setting(run: Run, row: Row) -> Setting:
+    """Return what sets a run apart from the paper's training of a cell."""
+    paper = {
+        "lr": row.lr,
+        "lr_gamma": row.lr_gamma,
+        "epochs": row.epochs,
+        "batch_size": BATCH_SIZE,
+        "momentum": MOMENTUM,
+        "weight_decay": WEIGHT_DECAY,
+    }
+    differs = {name: f"{run.recipe[name]:g}" for name, value in paper.items() if not isclose(run.recipe[name], value)}
+    proportional = row.lr_step * run.recipe["epochs"] / row.epochs
+    if abs(run.recipe["lr_step"] - proportional) >= 1:
+        differs["lr_step"] = f"{run.recipe['lr_step']:g}"
+    if run.epoch + 1 < run.recipe["epochs"]:
+        differs["stopped after epoch"] = str(run.epoch + 1)
+    if run.cell.data != row.cell.data:
+        differs["data"] = run.cell.data
+    if run.cell.width != row.cell.width:
+        differs["width"] = f"{run.cell.width:g}"
+    differs |= {name: str(value) for name, value in run.options.items()}
+    return tuple(sorted(differs.items()))
+
+
+def setting_in_words(name: Setting) -> str:
+    """Write a setting for people, the data first: ``digits, 3 epochs``; the paper's own is ``full scale``."""
+    words = {"data": "{}", "epochs": "{} epochs"}
+    ordered = sorted(name, key=lambda item: (item[0] != "data", item))
+    return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in ordered) or "full scale"
+
+
+def recipe_in_words(run: Run) -> str:
+    """Write the whole recipe and the options of a run that is like none of the paper's."""
+    names = {**run.recipe, **run.options, "seed": run.seed}
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in names.items()
+    )
+
+
+def accuracy(mean: float, std: float | None) -> str:
+    """Write an accuracy in percent with its deviation, as the paper does: ``91.8 ± 0.3``."""
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def _architecture(cell: Cell) -> tuple[object, ...]:
+    return cell.blocks, cell.target, cell.guess, cell.aux, cell.perturb
+
+
+def _same_rate(run: Run, row: Row) -> bool:
+    return isclose(run.recipe["lr"], row.lr) and isclose(run.recipe["lr_gamma"], row.lr_gamma)
