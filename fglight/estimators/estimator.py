@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ class Step:
         loss: the network's loss L, a scalar.
         logits: of the head, ``(batch, classes)``.
         local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
-        cosine: cosine similarity of guess and target, ``(J-1,)``; None where it was not asked for or has no meaning.
+        cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
+            not asked for or the guess is exact.
     """
 
     loss: Tensor
@@ -106,21 +108,23 @@ class GradientEstimator:
             block.zero_grad(set_to_none=True)
         self.guess.prepare(blocks)
 
-        *passes, last = self.forward(blocks, images, labels)
-        targets = self.target([*passes, last], weight=self.perturbation.weight_target)
-        estimates = self.perturbation(passes, targets, self.guess, cosine=cosine)
-
-        cosines = []
-        for here, estimate in zip(passes, estimates):
+        passes = self.forward(blocks, images, labels)
+        targets = self.target(
+            passes, partial(self.perturbation.points, cosine=cosine), keep=self.perturbation.reuses_graph(self.guess)
+        )
+        cosines = torch.full((len(passes) - 1,), torch.nan, device=images.device)
+        for here, estimate in self.perturbation(targets, self.guess, cosine=cosine):
             for parameter, gradient in zip(here.parameters, estimate.gradients):
                 parameter.grad = gradient
-            cosines.append(estimate.cosine)
-        assert last.local is not None
+            if estimate.cosine is not None:
+                cosines[here.index] = estimate.cosine
+            here.release()
+        has_cosine = cosine and not isinstance(self.guess, ExactGuess)
         return Step(
-            loss=last.local.loss,
-            logits=last.local.logits,
-            local=[here.local for here in passes],
-            cosine=None if not cosines or None in cosines else torch.stack(cosines),
+            loss=passes[-1].local.loss,
+            logits=passes[-1].local.logits,
+            local=[here.local for here in passes[:-1]],
+            cosine=cosines if has_cosine else None,
         )
 
     def forward(self, blocks: Sequence[Block], images: Tensor, labels: Tensor) -> list[BlockPass]:
@@ -130,12 +134,12 @@ class GradientEstimator:
         """
         passes = []
         hidden = images
-        for block in blocks:
+        for index, block in enumerate(blocks):
             crosses = self.target.crosses_blocks and block is not blocks[0]
             x = hidden.detach().requires_grad_(crosses)
             with self.perturbation.recording(block.body) as calls:
                 output = block.body(x)
-            here = BlockPass(block, x, output, trainable(block.body), calls)
+            here = BlockPass(index, block, x, output, trainable(block.body), calls)
             if block is blocks[-1]:
                 _head(here, labels)
             elif self.evaluates_auxiliaries:

@@ -61,7 +61,7 @@ class LocalGuess(Guess):
 
     def weight(self, here: BlockPass) -> list[Tensor]:
         """See ``Guess``."""
-        return here.to_parameters(here.local_gradient)
+        return here.to_parameters(here.local_gradient, keep=False)
 
 
 class ExactGuess(LocalGuess):

@@ -1,12 +1,12 @@
 """Per-sample gradients of single layers, from what went in and the cotangent of what came out.
 
-For a layer whose weight is applied at P positions (pixels or tokens) of each sample, the input unfolds to U_i ``(K, P)``
+For a layer whose weight is applied at P positions (pixels or tokens) a sample, the input unfolds to U_i ``(K, P)``
 and the output's cotangent to D_i ``(O, P)``, and sample i's gradient is D_i U_i^T ``(O, K)``. The inner product of two
 such gradients is <D_i U_i^T, D'_i U_i^T> = <D_i^T D'_i, U_i^T U_i>, which needs only P x P matrices: cheaper than the
 gradients themselves where there are few positions and many channels, as late in a convolutional network.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass
@@ -36,17 +38,13 @@ class LayerCall:
 def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     """Record every use of a layer of ``body`` that owns trained parameters while the context is open.
 
-    Raises:
-        ValueError: when a layer is used twice or does not map one tensor to one tensor.
+    Layers that do not map one tensor to one tensor are passed over.
     """
     calls: list[LayerCall] = []
 
     def record(layer: nn.Module, inputs: tuple, output: object) -> None:
-        if not isinstance(output, Tensor) or not isinstance(inputs[0], Tensor):
-            raise ValueError(f"perturb=weight_per_sample: {type(layer).__name__} does not map a tensor to a tensor")
-        if any(call.layer is layer for call in calls):
-            raise ValueError(f"perturb=weight_per_sample: a {type(layer).__name__} is used twice in one block")
-        calls.append(LayerCall(layer, inputs[0].detach(), get_gradient_edge(output)))
+        if isinstance(output, Tensor) and len(inputs) == 1 and isinstance(inputs[0], Tensor):
+            calls.append(LayerCall(layer, inputs[0].detach(), get_gradient_edge(output)))
 
     owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
     hooks = [module.register_forward_hook(record) for module in owners]
@@ -55,6 +53,16 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def weight_output(call: LayerCall, weight: Tensor) -> Tensor:
+    """What a convolution or linear layer would have given out with another weight and no bias.
+
+    It is linear in the weight, and so this is also its Jacobian-vector product in the direction ``weight``.
+    """
+    if isinstance(call.layer, nn.Linear):
+        return F.linear(call.input, weight)
+    return call.layer._conv_forward(call.input, weight, None)
 
 
 def unfold(layer: nn.Module, x: Tensor) -> Tensor | None:
@@ -81,35 +89,31 @@ def unfold_cotangent(layer: nn.Module, cotangent: Tensor) -> Tensor:
     return cotangent.reshape(len(cotangent), layer.groups, layer.out_channels // layer.groups, -1)
 
 
-def per_sample_gradients(call: LayerCall, name: str, cotangent: Tensor) -> Tensor:
-    """Every sample's gradient of one parameter of a layer.
+def per_sample_gradients(call: LayerCall, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:
+    """Every sample's gradient of one parameter of a layer, for each of several cotangents.
 
     Args:
         call: the layer's use.
         name: of the parameter, such as ``weight``.
-        cotangent: of the layer's output, in its shape.
+        cotangents: of the layer's output, each in its shape.
 
     Returns:
-        ``(batch, *parameter.shape)``; its sum over the batch is the gradient.
+        For each cotangent ``(batch, *parameter.shape)``; its sum over the batch is the gradient.
     """
     layer = call.layer
     parameter = getattr(layer, name)
-    columns = unfold(layer, call.input) if name == "weight" else None
-    if columns is not None:
-        return (unfold_cotangent(layer, cotangent) @ columns.mT).reshape(len(cotangent), *parameter.shape)
+    if name == "weight" and (columns := unfold(layer, call.input)) is not None:
+        rows = columns.mT  # (batch, groups, P, K)
+        return [(unfold_cotangent(layer, d) @ rows).reshape(len(d), *parameter.shape) for d in cotangents]
     if name == "bias" and type(layer) in (nn.Conv2d, nn.Linear):
-        return unfold_cotangent(layer, cotangent).sum(3).flatten(1)
-    normalized = _normalize(layer, call.input)
-    if normalized is not None and name in ("weight", "bias"):
-        product = cotangent * normalized if name == "weight" else cotangent
+        return [unfold_cotangent(layer, d).sum(3).flatten(1) for d in cotangents]
+    if name in ("weight", "bias") and (normalized := _normalize(layer, call.input)) is not None:
+        scaled = [d * normalized for d in cotangents] if name == "weight" else cotangents
+        # Scale and shift act on the channels, or for LayerNorm on the last dimensions.
         if isinstance(layer, nn.LayerNorm):
-            return (
-                product.flatten(1, product.dim() - parameter.dim() - 1).sum(1)
-                if product.dim() > parameter.dim() + 1
-                else product
-            )
-        return product.flatten(2).sum(2) if product.dim() > 2 else product
-    return _by_loop(call, parameter, cotangent)
+            return [d.reshape(len(d), -1, *parameter.shape).sum(1) for d in scaled]
+        return [d.reshape(len(d), len(parameter), -1).sum(2) for d in scaled]
+    return [_by_loop(call, parameter, d) for d in cotangents]
 
 
 def _normalize(layer: nn.Module, x: Tensor) -> Tensor | None:

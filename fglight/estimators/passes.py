@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from fglight.estimators.layers import LayerCall
+from fglight.estimators.layers import CONVOLUTIONS, LayerCall
 from fglight.models.blocks import Block
 
 
@@ -36,6 +37,7 @@ class BlockPass:
     """Block j in one forward pass: its input, its output and the graph between them, cut off from all other blocks.
 
     Attributes:
+        index: j.
         block: the block.
         input: x_j = h_{j-1} without graph (the images for block 0).
         output: h_j = f_j(x_j), with the graph of this block alone.
@@ -45,6 +47,7 @@ class BlockPass:
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
     """
 
+    index: int
     block: Block
     input: Tensor
     output: Tensor
@@ -53,6 +56,24 @@ class BlockPass:
     local: LocalLoss | None = None
     input_gradient: Tensor | None = None
 
+    @cached_property
+    def owners(self) -> dict[nn.Parameter, list[tuple[LayerCall, str]]]:
+        """Where each parameter was used: the recorded calls of the layers that own it, and its name there."""
+        owners: dict[nn.Parameter, list[tuple[LayerCall, str]]] = {}
+        for call in self.calls:
+            for name, parameter in call.layer.named_parameters(recurse=False):
+                owners.setdefault(parameter, []).append((call, name))
+        return owners
+
+    @cached_property
+    def weight_calls(self) -> dict[nn.Parameter, LayerCall]:
+        """The weights of convolutions and linear layers that were used once, with their use."""
+        return {
+            parameter: uses[0][0]
+            for parameter, uses in self.owners.items()
+            if len(uses) == 1 and uses[0][1] == "weight" and type(uses[0][0].layer) in (nn.Linear, *CONVOLUTIONS)
+        }
+
     @property
     def local_gradient(self) -> Tensor:
         """The gradient of L_j with respect to h_j, in h_j's shape."""
@@ -60,30 +81,32 @@ class BlockPass:
         assert self.local.gradient is not None
         return self.local.gradient
 
-    def to_input(self, cotangent: Tensor) -> Tensor:
-        """The vector-Jacobian product of f_j from h_j to x_j.
+    def to_parameters(self, cotangent: Tensor, *, keep: bool = True) -> list[Tensor]:
+        """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
+        return self.vjp(cotangent, self.parameters, keep=keep)
+
+    def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | GradientEdge], *, keep: bool = True) -> list[Tensor]:
+        """Vector-Jacobian products of f_j from h_j to some of x_j, theta_j and points between, in one go.
 
         Args:
             cotangent: in h_j's shape.
-        """
-        return self.vjp(cotangent, [self.input])[0]
-
-    def to_parameters(self, cotangent: Tensor) -> list[Tensor]:
-        """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
-        return self.vjp(cotangent, self.parameters)
-
-    def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | GradientEdge]) -> list[Tensor]:
-        """Vector-Jacobian products of f_j from h_j to some of x_j, theta_j and points between, in one go.
-
-        The graph is kept, and goes with this object.
+            inputs: what to differentiate with respect to.
+            keep: whether the graph is needed again; what it stored is freed otherwise.
         """
         if not inputs:
             return []
         return list(
             torch.autograd.grad(
-                self.output, inputs, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+                self.output, inputs, cotangent, retain_graph=keep, allow_unused=True, materialize_grads=True
             )
         )
+
+    def release(self) -> None:
+        """Let go of the graph and of what the layers took in, for the memory."""
+        self.output = self.output.detach()
+        self.calls.clear()
+        self.__dict__.pop("owners", None)
+        self.__dict__.pop("weight_calls", None)
 
 
 def local_loss(block: Block, output: Tensor, labels: Tensor, *, to_output: bool, train: bool) -> LocalLoss:

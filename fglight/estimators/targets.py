@@ -1,13 +1,16 @@
 """Gradient targets (Sec. 3.2): the gradient that one would like a block to follow."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from fglight.estimators.passes import BlockPass
+
+Points = Callable[[BlockPass], Sequence[Tensor | GradientEdge]]
+"""Chooses points inside a block, parameters or layers' outputs, at which its target is wanted."""
 
 
 @dataclass
@@ -15,12 +18,12 @@ class TargetGradient:
     """The target of one block.
 
     Attributes:
-        activity: with respect to the block's output h_j, in its shape.
-        weight: with respect to theta_j, a tensor for each parameter; None where it was not asked for.
+        output: with respect to the block's output h_j, in its shape.
+        inside: with respect to each of the points that were asked for.
     """
 
-    activity: Tensor
-    weight: list[Tensor] | None
+    output: Tensor
+    inside: list[Tensor]
 
 
 class Target(ABC):
@@ -35,12 +38,15 @@ class Target(ABC):
     crosses_blocks: bool
 
     @abstractmethod
-    def __call__(self, passes: Sequence[BlockPass], *, weight: bool) -> list[TargetGradient]:
-        """The targets of blocks 0..J-2.
+    def __call__(
+        self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
+    ) -> Iterator[tuple[BlockPass, TargetGradient]]:
+        """The targets of blocks J-2 down to 0, each computed when it is asked for.
 
         Args:
             passes: all J blocks of one forward pass.
-            weight: whether the targets with respect to the parameters are wanted too.
+            points: where inside a block its target is wanted besides its output.
+            keep: whether a block's graph is needed after its target was taken.
         """
 
 
@@ -50,16 +56,16 @@ class GlobalTarget(Target):
     uses_auxiliaries = False
     crosses_blocks = True
 
-    def __call__(self, passes: Sequence[BlockPass], *, weight: bool) -> list[TargetGradient]:
-        """See ``Target``; one sweep of vector-Jacobian products from the last block to the first."""
+    def __call__(
+        self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
+    ) -> Iterator[tuple[BlockPass, TargetGradient]]:
+        """See ``Target``; one sweep of vector-Jacobian products, from h_j to x_j = h_{j-1} and on."""
         cotangent = passes[-1].input_gradient
-        targets: list[TargetGradient] = []
-        for j in reversed(range(len(passes) - 1)):
-            below = [passes[j].input] if j > 0 else []
-            gradients = passes[j].vjp(cotangent, below + (passes[j].parameters if weight else []))
-            targets.append(TargetGradient(cotangent, gradients[len(below) :] if weight else None))
+        for here in reversed(passes[:-1]):
+            below = [here.input] if here.input.requires_grad else []
+            gradients = here.vjp(cotangent, [*below, *points(here)], keep=keep)
+            yield here, TargetGradient(cotangent, gradients[len(below) :])
             cotangent = gradients[0] if below else None
-        return targets[::-1]
 
 
 class LocalTarget(Target):
@@ -68,12 +74,12 @@ class LocalTarget(Target):
     uses_auxiliaries = True
     crosses_blocks = False
 
-    def __call__(self, passes: Sequence[BlockPass], *, weight: bool) -> list[TargetGradient]:
+    def __call__(
+        self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
+    ) -> Iterator[tuple[BlockPass, TargetGradient]]:
         """See ``Target``."""
-        return [
-            TargetGradient(here.local_gradient, here.to_parameters(here.local_gradient) if weight else None)
-            for here in passes[:-1]
-        ]
+        for here in reversed(passes[:-1]):
+            yield here, TargetGradient(here.local_gradient, here.vjp(here.local_gradient, points(here), keep=keep))
 
 
 class IntermediateTarget(Target):
@@ -82,11 +88,13 @@ class IntermediateTarget(Target):
     uses_auxiliaries = True
     crosses_blocks = True
 
-    def __call__(self, passes: Sequence[BlockPass], *, weight: bool) -> list[TargetGradient]:
+    def __call__(
+        self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
+    ) -> Iterator[tuple[BlockPass, TargetGradient]]:
         """See ``Target``."""
-        targets = []
-        for here, above in pairwise(passes):
-            last = above is passes[-1]
-            cotangent = above.input_gradient if last else above.to_input(above.local_gradient)
-            targets.append(TargetGradient(cotangent, here.to_parameters(cotangent) if weight else None))
-        return targets
+        cotangent = passes[-1].input_gradient
+        for here in reversed(passes[:-1]):
+            # What the block below will aim at goes first, while this block's graph is there.
+            below = here.vjp(here.local_gradient, [here.input]) if here.input.requires_grad else [None]
+            yield here, TargetGradient(cotangent, here.vjp(cotangent, points(here), keep=keep))
+            cotangent = below[0]

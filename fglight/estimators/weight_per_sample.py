@@ -5,17 +5,17 @@ Two backward passes that compute activations only, one for the target and one fo
 that comes after concerns one layer and a few samples at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from fglight.estimators.guesses import Guess, RandomGuess
 from fglight.estimators.layers import LayerCall, per_sample_gradients, record_calls, unfold, unfold_cotangent
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import Estimate, Perturbation
-from fglight.estimators.targets import TargetGradient
+from fglight.estimators.perturbations import BlockTarget, Estimate, Perturbation, in_drawing_order, mean_cosine
 
 CHUNK = 2**24
 """How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
@@ -35,24 +35,37 @@ class WeightPerSamplePerturbation(Perturbation):
         """Record what the layers take in while a block runs."""
         return record_calls(body)
 
+    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | GradientEdge]:
+        """See ``Perturbation``: the outputs of the layers.
+
+        Raises:
+            ValueError: for a parameter whose samples cannot be told apart.
+        """
+        for parameter in here.parameters:
+            if len(here.owners.get(parameter, ())) != 1:
+                raise ValueError(
+                    "perturb=weight_per_sample needs every parameter to belong to one layer that is used once in its "
+                    f"block and maps a tensor to a tensor; one of shape {tuple(parameter.shape)} does not"
+                )
+        return [call.output for call in here.calls]
+
     def __call__(
-        self, passes: Sequence[BlockPass], targets: Sequence[TargetGradient], guess: Guess, *, cosine: bool = False
-    ) -> Iterator[Estimate]:
+        self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
+    ) -> Iterator[tuple[BlockPass, Estimate]]:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
-        for here, target in zip(passes, targets):
+        for here, target in in_drawing_order(targets, guess):
             edges = [call.output for call in here.calls]
-            cotangents = here.vjp(target.activity, edges)
             drawn = isinstance(guess, RandomGuess)
             directions = [None] * len(edges) if drawn else here.vjp(guess.activity(here), edges)
-            owner = {
-                parameter: (call, name, t, g)
-                for call, t, g in zip(here.calls, cotangents, directions)
-                for name, parameter in call.layer.named_parameters(recurse=False)
-            }
+            cotangents = {id(call): pair for call, *pair in zip(here.calls, target.inside, directions)}
+            gradients, cosines = [], []
             # In the order of body.parameters(), because random guesses are drawn in it.
-            results = [_project(*owner[parameter], guess, cosine) for parameter in here.parameters]
-            cosines = [similarity for _, similarity in results if similarity is not None]
-            yield Estimate([gradient for gradient, _ in results], torch.stack(cosines).mean() if cosines else None)
+            for parameter in here.parameters:
+                ((call, name),) = here.owners[parameter]
+                gradient, similarity = _project(call, name, *cotangents[id(call)], guess, cosine)
+                gradients.append(gradient)
+                cosines += [] if similarity is None else [similarity]
+            yield here, Estimate(gradients, torch.stack(cosines).mean() if cosines else None)
 
 
 def _project(
@@ -82,20 +95,20 @@ def _project(
             product, square, length = _gram_products(part, target[chunk], direction[chunk], cosine)
             coefficients.append(guess.coefficient(product, square))
         else:
-            t = per_sample_gradients(part, name, target[chunk])  # (rows, *parameter.shape)
-            g = guess.sample(t) if direction is None else per_sample_gradients(part, name, direction[chunk])
-            t, g = t.flatten(1), g.flatten(1)
+            cotangents = [target[chunk], *([] if direction is None else [direction[chunk]])]
+            t, *g = per_sample_gradients(part, name, cotangents)  # each (rows, *parameter.shape)
+            t, g = t.flatten(1), (guess.sample(t) if direction is None else g[0]).flatten(1)
             product, square = torch.linalg.vecdot(t, g), torch.linalg.vecdot(g, g)  # (rows,)
             length = torch.linalg.vecdot(t, t) if cosine else None
             estimate += (guess.coefficient(product, square).to(g.dtype) @ g).view_as(parameter)
         if length is not None:
-            cosines.append(product / (length * square).sqrt().clamp_min(torch.finfo(product.dtype).tiny))
+            cosines.append(mean_cosine(product, square, length) * len(product) / len(target))
     if by_gram:
         scale = torch.cat(coefficients).view(-1, *[1] * (direction.dim() - 1))
         estimate = torch.autograd.grad(
             call.output, parameter, scale.to(direction.dtype) * direction, retain_graph=True
         )[0]
-    return estimate, torch.cat(cosines).mean() if cosines else None
+    return estimate, torch.stack(cosines).sum() if cosines else None
 
 
 def _plan(call: LayerCall, name: str, target: Tensor, *, drawn: bool) -> tuple[bool, int]:
