@@ -112,7 +112,7 @@ class GradientEstimator:
         targets = self.target(
             passes, partial(self.perturbation.points, cosine=cosine), keep=self.perturbation.reuses_graph(self.guess)
         )
-        cosines = torch.full((len(passes) - 1,), torch.nan, device=images.device)
+        cosines = passes[-1].local.loss.new_full((len(passes) - 1,), torch.nan)
         for here, estimate in self.perturbation(targets, self.guess, cosine=cosine):
             for parameter, gradient in zip(here.parameters, estimate.gradients):
                 parameter.grad = gradient

@@ -19,19 +19,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerCall:
     """One use of a layer in a forward pass.
 
     Attributes:
         layer: the module that owns the parameters.
         input: what it took in, ``(batch, ...)``, without graph.
-        output: where its output stands in the graph (an edge survives in-place operations on the output).
+        output: its output, in the graph's terms (an edge survives in-place operations on the output).
+        shape: of its output.
     """
 
     layer: nn.Module
     input: Tensor
     output: GradientEdge
+    shape: torch.Size
 
 
 @contextmanager
@@ -42,9 +44,12 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     """
     calls: list[LayerCall] = []
 
-    def record(layer: nn.Module, inputs: tuple, output: object) -> None:
+    def record(layer: nn.Module, inputs: tuple, output: object) -> object:
         if isinstance(output, Tensor) and len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            calls.append(LayerCall(layer, inputs[0].detach(), get_gradient_edge(output)))
+            if output._is_view():  # an in-place operation on a view would move it elsewhere in the graph
+                output = output.clone()
+            calls.append(LayerCall(layer, inputs[0].detach(), get_gradient_edge(output), output.shape))
+        return output
 
     owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
     hooks = [module.register_forward_hook(record) for module in owners]
@@ -89,19 +94,21 @@ def unfold_cotangent(layer: nn.Module, cotangent: Tensor) -> Tensor:
     return cotangent.reshape(len(cotangent), layer.groups, layer.out_channels // layer.groups, -1)
 
 
-def per_sample_gradients(call: LayerCall, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:
+def per_sample_gradients(
+    call: LayerCall, name: str, parameter: nn.Parameter, cotangents: Sequence[Tensor]
+) -> list[Tensor]:
     """Every sample's gradient of one parameter of a layer, for each of several cotangents.
 
     Args:
         call: the layer's use.
-        name: of the parameter, such as ``weight``.
+        name: of the parameter in its layer, such as ``weight``; empty for a block in place of a layer.
+        parameter: the parameter.
         cotangents: of the layer's output, each in its shape.
 
     Returns:
         For each cotangent ``(batch, *parameter.shape)``; its sum over the batch is the gradient.
     """
     layer = call.layer
-    parameter = getattr(layer, name)
     if name == "weight" and (columns := unfold(layer, call.input)) is not None:
         rows = columns.mT  # (batch, groups, P, K)
         return [(unfold_cotangent(layer, d) @ rows).reshape(len(d), *parameter.shape) for d in cotangents]
@@ -135,5 +142,6 @@ def _by_loop(call: LayerCall, parameter: Tensor, cotangent: Tensor) -> Tensor:
     for i in range(len(cotangent)):
         alone = torch.zeros_like(cotangent)
         alone[i] = cotangent[i]
-        gradients += torch.autograd.grad(call.output, parameter, alone, retain_graph=True)
+        gradient = torch.autograd.grad(call.output, parameter, alone, retain_graph=True, allow_unused=True)[0]
+        gradients.append(torch.zeros_like(parameter) if gradient is None else gradient)
     return torch.stack(gradients)

@@ -6,7 +6,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall
 from fglight.models.blocks import Block
@@ -85,21 +84,22 @@ class BlockPass:
         """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
         return self.vjp(cotangent, self.parameters, keep=keep)
 
-    def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | GradientEdge], *, keep: bool = True) -> list[Tensor]:
+    def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | LayerCall], *, keep: bool = True) -> list[Tensor]:
         """Vector-Jacobian products of f_j from h_j to some of x_j, theta_j and points between, in one go.
 
         Args:
             cotangent: in h_j's shape.
-            inputs: what to differentiate with respect to.
+            inputs: what to differentiate with respect to; a layer's use stands for its output.
             keep: whether the graph is needed again; what it stored is freed otherwise.
         """
         if not inputs:
             return []
-        return list(
-            torch.autograd.grad(
-                self.output, inputs, cotangent, retain_graph=keep, allow_unused=True, materialize_grads=True
-            )
-        )
+        points = [point.output if isinstance(point, LayerCall) else point for point in inputs]
+        gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
+        return [
+            cotangent.new_zeros(point.shape) if gradient is None else gradient
+            for gradient, point in zip(gradients, inputs)
+        ]
 
     def release(self) -> None:
         """Let go of the graph and of what the layers took in, for the memory."""

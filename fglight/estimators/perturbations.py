@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
 from fglight.estimators.guesses import Guess, RandomGuess
 from fglight.estimators.layers import LayerCall, record_calls, weight_output
@@ -57,7 +56,7 @@ class Perturbation(ABC):
         """A context in which ``body`` runs once; its value is what the perturbation wants to know of its layers."""
         return nullcontext([])
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | GradientEdge]:
+    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """Where inside a block its target is needed, besides its output."""
         return []
 
@@ -86,7 +85,7 @@ def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[B
 class Unprojected(Perturbation):
     """No projection: the estimate is the target. What ``guess=exact`` uses, whatever the perturbation."""
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | GradientEdge]:
+    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """See ``Perturbation``."""
         return here.parameters
 
@@ -179,10 +178,10 @@ class WeightPerturbation(Perturbation):
         """Record what the layers take in while a block runs."""
         return record_calls(body)
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | GradientEdge]:
+    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """See ``Perturbation``; the norm of a target, for the cosine, takes the gradient itself."""
         products = {} if cosine else here.weight_calls
-        return [products[p].output if p in products else p for p in here.parameters]
+        return [products.get(p, p) for p in here.parameters]
 
     def reuses_graph(self, guess: Guess) -> bool:
         """See ``Perturbation``."""

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
+from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
 
-Points = Callable[[BlockPass], Sequence[Tensor | GradientEdge]]
-"""Chooses points inside a block, parameters or layers' outputs, at which its target is wanted."""
+Points = Callable[[BlockPass], Sequence[Tensor | LayerCall]]
+"""Chooses points inside a block, parameters or uses of layers (their outputs), at which its target is wanted."""
 
 
 @dataclass

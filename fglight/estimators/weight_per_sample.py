@@ -7,10 +7,11 @@ that comes after concerns one layer and a few samples at a time.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import get_gradient_edge
 
 from fglight.estimators.guesses import Guess, RandomGuess
 from fglight.estimators.layers import LayerCall, per_sample_gradients, record_calls, unfold, unfold_cotangent
@@ -25,8 +26,9 @@ class WeightPerSamplePerturbation(Perturbation):
     """As ``WeightPerturbation``, but target t_i, guess g_i and coefficient c_i per sample, summed (Eq. 4 per sample).
 
     t_i is sample i's share of the batch gradient: what a layer's input and the cotangent of its output contribute at
-    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. Each layer must
-    be used once in its block.
+    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. For a parameter
+    that no single use of a layer stands for (attention's projections, a layer used twice), it is what the cotangent of
+    the block's output contributes at sample i, at the cost of a backward pass through the block for each sample.
     """
 
     granularities = ("tensor",)
@@ -35,47 +37,46 @@ class WeightPerSamplePerturbation(Perturbation):
         """Record what the layers take in while a block runs."""
         return record_calls(body)
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | GradientEdge]:
-        """See ``Perturbation``: the outputs of the layers.
-
-        Raises:
-            ValueError: for a parameter whose samples cannot be told apart.
-        """
-        for parameter in here.parameters:
-            if len(here.owners.get(parameter, ())) != 1:
-                raise ValueError(
-                    "perturb=weight_per_sample needs every parameter to belong to one layer that is used once in its "
-                    f"block and maps a tensor to a tensor; one of shape {tuple(parameter.shape)} does not"
-                )
-        return [call.output for call in here.calls]
+    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+        """See ``Perturbation``: the outputs of the layers."""
+        return here.calls
 
     def __call__(
         self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
     ) -> Iterator[tuple[BlockPass, Estimate]]:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
         for here, target in in_drawing_order(targets, guess):
-            edges = [call.output for call in here.calls]
             drawn = isinstance(guess, RandomGuess)
-            directions = [None] * len(edges) if drawn else here.vjp(guess.activity(here), edges)
-            cotangents = {id(call): pair for call, *pair in zip(here.calls, target.inside, directions)}
+            directions = [None] * len(here.calls) if drawn else here.vjp(guess.activity(here), here.calls)
+            cotangents = dict(zip(here.calls, zip(target.inside, directions)))
+            whole = LayerCall(here.block.body, here.input, get_gradient_edge(here.output), here.output.shape)
+            cotangents[whole] = (target.output, None if drawn else guess.activity(here))
             gradients, cosines = [], []
             # In the order of body.parameters(), because random guesses are drawn in it.
             for parameter in here.parameters:
-                ((call, name),) = here.owners[parameter]
-                gradient, similarity = _project(call, name, *cotangents[id(call)], guess, cosine)
+                uses = here.owners.get(parameter, [])
+                call, name = uses[0] if len(uses) == 1 else (whole, "")
+                gradient, similarity = _project(call, name, parameter, *cotangents[call], guess, cosine)
                 gradients.append(gradient)
                 cosines += [] if similarity is None else [similarity]
             yield here, Estimate(gradients, torch.stack(cosines).mean() if cosines else None)
 
 
 def _project(
-    call: LayerCall, name: str, target: Tensor, direction: Tensor | None, guess: Guess, cosine: bool
+    call: LayerCall,
+    name: str,
+    parameter: nn.Parameter,
+    target: Tensor,
+    direction: Tensor | None,
+    guess: Guess,
+    cosine: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Project every sample's gradient of one parameter on that sample's guess, and sum over the batch.
 
     Args:
-        call: the use of the layer that owns the parameter.
-        name: of the parameter.
+        call: the use of the layer that owns the parameter, or of the whole block.
+        name: of the parameter in its layer, empty for the whole block.
+        parameter: the parameter.
         target: cotangent of the layer's output that gives the targets t_i.
         direction: cotangent that gives the guesses g_i; None: they are drawn from ``guess``.
         guess: turns inner products into coefficients.
@@ -84,19 +85,18 @@ def _project(
     Returns:
         The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
     """
-    parameter = getattr(call.layer, name)
     by_gram, rows = _plan(call, name, target, drawn=direction is None)
     estimate = torch.zeros_like(parameter)
     coefficients, cosines = [], []
     for start in range(0, len(target), rows):
         chunk = slice(start, start + rows)
-        part = LayerCall(call.layer, call.input[chunk], call.output)
+        part = replace(call, input=call.input[chunk])
         if by_gram:
             product, square, length = _gram_products(part, target[chunk], direction[chunk], cosine)
             coefficients.append(guess.coefficient(product, square))
         else:
             cotangents = [target[chunk], *([] if direction is None else [direction[chunk]])]
-            t, *g = per_sample_gradients(part, name, cotangents)  # each (rows, *parameter.shape)
+            t, *g = per_sample_gradients(part, name, parameter, cotangents)  # each (rows, *parameter.shape)
             t, g = t.flatten(1), (guess.sample(t) if direction is None else g[0]).flatten(1)
             product, square = torch.linalg.vecdot(t, g), torch.linalg.vecdot(g, g)  # (rows,)
             length = torch.linalg.vecdot(t, t) if cosine else None

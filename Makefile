@@ -1,0 +1,46 @@
+# `make help` lists the targets. PYTHON chooses the interpreter that makes .venv (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-short test lint format bench report clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make .venv and install fglight with everything its targets need
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train five cells on digits and print them as one table (under 5 minutes)
+	$(PY) -m fglight.demo
+
+demo-short: $(READY)  ## the demo in two minutes: smaller networks, fewer epochs
+	$(PY) -m fglight.demo model.width=0.25 trainer.max_epochs=4
+
+test: $(READY)  ## run the tests
+	$(PY) -m pytest
+
+lint: $(READY)  ## check style with ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(READY)  ## format the code
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(READY)  ## time every estimator against backpropagation, into benchmarks/RESULTS.md
+	$(PY) benchmarks/step_time.py --write
+
+report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
+	$(PY) -m fglight.report
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache
