@@ -76,15 +76,14 @@ def unfold(layer: nn.Module, x: Tensor) -> Tensor | None:
         return x.reshape(len(x), 1, -1, layer.in_features).transpose(2, 3)
     if type(layer) is not nn.Conv2d:
         return None
-    padding = layer.padding
-    if isinstance(padding, str) or layer.padding_mode != "zeros":
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), 0
-    if layer.kernel_size == (1, 1) and padding in (0, (0, 0)):
-        columns = x[:, :, :: layer.stride[0], :: layer.stride[1]]
-    else:
-        columns = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
-    return columns.reshape(len(x), layer.groups, columns.shape[1] // layer.groups, -1)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    # Views and one copy, several times as fast on CPUs as F.unfold.
+    for dimension, size, dilation, stride in zip((2, 3), layer.kernel_size, layer.dilation, layer.stride):
+        x = x.unfold(dimension, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    batch, channels, height, width, *kernel = x.shape
+    columns = channels // layer.groups * kernel[0] * kernel[1]
+    return x.permute(0, 1, 4, 5, 2, 3).reshape(batch, layer.groups, columns, height * width)
 
 
 def unfold_cotangent(layer: nn.Module, cotangent: Tensor) -> Tensor:

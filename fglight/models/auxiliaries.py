@@ -124,7 +124,7 @@ class PredSimAuxiliary(nn.Module):
     of a linear decoder on the average-pooled block output (2048 inputs). Its logits are the decoder's.
 
     A convolution that keeps all channels costs half of an 8-block network's block and all of a 16-block one's. By
-    default it therefore has stride 2 and half (8 blocks) or an eighth (16 blocks) of the channels, which keeps it under
+    default it therefore has stride 2 and 3/8 (8 blocks) or 1/8 (16 blocks) of the channels, which keeps it under
     the 10 % of its block's FLOPs that App. A.2 asks of auxiliaries; ``full_conv`` restores the original.
 
     Args:
@@ -149,7 +149,7 @@ class PredSimAuxiliary(nn.Module):
         full_conv: bool = False,
     ) -> None:
         super().__init__()
-        default = channels if full_conv else channels // (2 if blocks <= 8 else 8)
+        default = channels if full_conv else channels * 3 // 8 if blocks <= 8 else channels // 8
         self.conv = nn.Conv2d(
             channels, hidden or max(2, default), 3, stride=1 if full_conv else 2, padding=1, bias=False
         )

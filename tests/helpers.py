@@ -1,0 +1,186 @@
+"""Small networks in double precision, the definitions computed the long way, and the comparisons that tests share."""
+
+from copy import deepcopy
+from functools import cache
+
+import torch
+from torch import nn
+
+from fglight import build_estimator, build_model, load_config
+from fglight.models import Block
+
+TARGETS = ("global", "local", "intermediate")
+GUESSES = ("exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher")
+PERTURBATIONS = ("activity", "weight", "weight_per_sample", "activity_span")
+AUXILIARIES = ("cnn", "mlp", "linear", "predsim")
+MODELS = ("resnet18_8", "resnet18_16")
+EPS = 1e-16
+
+_composed = cache(lambda *overrides: load_config(list(overrides)))
+
+
+def compose(settings=None, **choices):
+    """The configuration of ``load_config(["guess=...", ..., "model.width=..."])``, without composing everything anew.
+
+    ``test_config.py`` checks that it is the same.
+    """
+    cfg = deepcopy(_composed("data=cifar10"))
+    for group, choice in choices.items():
+        cfg[group] = _composed(f"{group}={choice}")._get_node(group)  # by its text, nothing is resolved yet
+    for setting, value in (settings or {}).items():
+        parent, _, key = setting.rpartition(".")
+        (cfg[parent] if parent else cfg)[key] = value
+    return cfg
+
+
+def build(settings=None, *, size=8, batch=6, seed=0, dtype=torch.float64, **choices):
+    """A small network, its estimator and one batch: ``(model, estimator, (images, labels))``."""
+    cfg = compose({"model.width": 1 / 32, **(settings or {})}, **choices)
+    torch.manual_seed(seed)
+    model = build_model(cfg).to(dtype)
+    images = torch.randn(batch, cfg.data.in_channels, size, size, dtype=dtype)
+    labels = torch.randint(cfg.data.num_classes, (batch,))
+    return model, build_estimator(cfg), (images, labels)
+
+
+def estimator_of(settings=None, **choices):
+    """The estimator of a configuration."""
+    return build_estimator(compose(settings, **choices))
+
+
+class Tap(nn.Module):
+    """Adds a parameter as large as the whole batch's output: its gradient is the cotangent that arrives."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x):
+        return x + self.shift
+
+
+def tapped_blocks(batch=5, classes=4, seed=0):
+    """Four blocks of unlike layers that end in a ``Tap``, and a batch for them: ``(blocks, (images, labels))``."""
+    torch.manual_seed(seed)
+    bodies = [
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(True), Tap(batch, 4, 6, 6)),
+        nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, bias=False), nn.GroupNorm(2, 6), nn.Tanh(), Tap(batch, 6, 3, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(54, 8), nn.LayerNorm(8), nn.Tanh(), Tap(batch, 8)),
+        nn.Sequential(nn.Linear(8, 8), nn.ReLU(True)),
+    ]
+    auxes = [nn.Sequential(nn.Flatten(), nn.Linear(size, classes)) for size in (144, 54, 8, 8)]
+    blocks = [Block(body, aux).double() for body, aux in zip(bodies, auxes)]
+    return blocks, (torch.randn(batch, 3, 6, 6, dtype=torch.float64), torch.randint(classes, (batch,)))
+
+
+class Definition:
+    """Targets, local guesses and estimates by their definitions, from one joint graph and plain autograd.
+
+    Attributes:
+        outputs: h_j of every block.
+        losses: L_j of every block; the last one is L.
+    """
+
+    def __init__(self, blocks, images, labels):
+        self.blocks = deepcopy(list(getattr(blocks, "blocks", blocks)))
+        self.outputs, self.losses = [], []
+        hidden = images
+        for block in self.blocks:
+            hidden = block.body(hidden)
+            self.outputs.append(hidden)
+            self.losses.append(block.loss(hidden, labels)[0])
+        self.parameters = [[p for p in block.body.parameters() if p.requires_grad] for block in self.blocks]
+
+    def loss(self, name, j):
+        """The loss that target ``name`` differentiates for block j."""
+        return self.losses[{"global": -1, "local": j, "intermediate": j + 1}[name]]
+
+    def activity(self, name, j):
+        return torch.autograd.grad(self.loss(name, j), self.outputs[j], retain_graph=True)[0].detach()
+
+    def weight(self, name, j):
+        return self.vjp(j, self.activity(name, j))
+
+    def vjp(self, j, cotangent):
+        if not self.parameters[j]:
+            return ()
+        return torch.autograd.grad(self.outputs[j], self.parameters[j], cotangent, retain_graph=True)
+
+    def estimates(self, target, perturb, granularity="tensor"):
+        """The estimate of blocks 0..J-2 with the local guess: a list of tensors for each."""
+        js = range(len(self.blocks) - 1)
+        if perturb.startswith("activity"):
+            by = {"activity": project_rows, "activity_span": project_on_span}[perturb]
+            return [self.vjp(j, by(self.activity(target, j), self.activity("local", j))) for j in js]
+        t, g = [self.weight(target, j) for j in js], [self.weight("local", j) for j in js]
+        if granularity == "tensor":
+            return [[project(a, b) for a, b in zip(ts, gs)] for ts, gs in zip(t, g)]
+        if granularity == "block":
+            return [project_jointly(ts, gs) for ts, gs in zip(t, g)]
+        joint = iter(project_jointly([a for ts in t for a in ts], [b for gs in g for b in gs]))
+        return [[next(joint) for _ in ts] for ts in t]
+
+
+def project(target, guess):
+    return (target * guess).sum() / ((guess * guess).sum() + EPS) * guess
+
+
+def project_rows(target, guess):
+    return torch.stack([project(t, g) for t, g in zip(target, guess)])
+
+
+def project_jointly(targets, guesses):
+    if not targets:
+        return []
+    flat = project(torch.cat([t.flatten() for t in targets]), torch.cat([g.flatten() for g in guesses]))
+    return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in targets]), targets)]
+
+
+def project_on_span(target, guess):
+    """The projection of every sample of ``target`` on the span of all of ``guess``, by least squares."""
+    t, g = target.flatten(1), guess.flatten(1)  # (samples, features), (directions, features)
+    solution = torch.linalg.lstsq(g.T, t.T, driver="gelsd").solution
+    return (g.T @ solution).T.view_as(target)
+
+
+def body_gradients(blocks):
+    """The gradients of blocks 0..J-2's bodies: a list of tensors for each."""
+    blocks = getattr(blocks, "blocks", blocks)
+    return [[p.grad for p in block.body.parameters()] for block in blocks[:-1]]
+
+
+def gradients(blocks):
+    """A copy of every parameter's gradient by name; None where there is none."""
+    modules = nn.ModuleList(getattr(blocks, "blocks", blocks))
+    return {name: None if p.grad is None else p.grad.clone() for name, p in modules.named_parameters()}
+
+
+def snapshot(module):
+    """A copy of all parameters and buffers by name."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_close(actual, expected, tolerance=1e-9, name=""):
+    """No entry is off by more than ``tolerance`` times the largest expected entry."""
+    assert actual.shape == expected.shape, name
+    scale = expected.abs().max()
+    error = (actual - expected).abs().max()
+    assert error <= tolerance * scale, f"{name}: off by {error / scale:.1e} of the largest entry, {scale:.1e}"
+
+
+def assert_all_close(actual, expected, tolerance=1e-9):
+    """The same for lists of lists of tensors."""
+    assert [len(part) for part in actual] == [len(part) for part in expected]
+    for j, (some, others) in enumerate(zip(actual, expected)):
+        for i, (one, other) in enumerate(zip(some, others)):
+            assert_close(one, other, tolerance, f"block {j}, tensor {i}")
+
+
+def assert_same_gradients(actual, expected, tolerance=1e-9):
+    """The same parameters have a gradient, and the same one."""
+    assert {name for name in actual if actual[name] is not None} == {
+        name for name in expected if expected[name] is not None
+    }
+    for name, gradient in expected.items():
+        if gradient is not None:
+            assert_close(actual[name], gradient, tolerance, name)

@@ -1,0 +1,183 @@
+"""The command line, run for real: what a run leaves, sweeps, and how it says that something is wrong."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from test_data import DEBIAN, write_cifar10, write_imagenet32
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+TINY = ["model.width=0.015625", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
+FEW_BATCHES = ["+trainer.limit_train_batches=3", "+trainer.limit_val_batches=2"]
+QUIET = ["logger.mode=disabled", "trainer.enable_progress_bar=false"]
+
+
+def start(folder, *overrides):
+    """Start ``train.py`` in a folder; its output goes to ``out`` and ``err`` there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "FGLIGHT_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, TRAIN, *overrides], cwd=folder, stdout=out, stderr=err, env=environment
+        )
+
+
+def run(folder, *overrides, timeout=120):
+    """Run ``train.py`` to its end: ``(exit status, standard output, standard error)``."""
+    process = start(folder, *overrides)
+    try:
+        status = process.wait(timeout)
+    finally:
+        process.kill()
+    return status, (folder / "out").read_text(), (folder / "err").read_text()
+
+
+def check_run(folder, epochs=1, **cell):
+    """The run directory is complete and holds a run of this cell; returns its ``result.json``."""
+    result = json.loads((folder / "result.json").read_text())
+    assert {key: result["cell"][key] for key in cell} == cell
+    assert result["epoch"] == epochs - 1
+    assert 0 <= result["test_accuracy"] <= 1
+    assert result["test_loss"] > 0
+    assert result["time_s"] > 0
+    assert {"python", "torch", "lightning", "fglight"} <= result["versions"].keys()
+
+    config = OmegaConf.load(folder / "config.yaml")
+    assert config.optim.lr == result["recipe"]["lr"]
+    assert config.seed == result["seed"]
+    assert "${" not in (folder / "config.yaml").read_text()
+
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] > 0
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+    (metrics,) = (folder / "metrics").rglob("metrics.csv")
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    accuracies = [float(row["test/accuracy"]) for row in rows if row.get("test/accuracy")]
+    assert len(accuracies) == epochs
+    assert accuracies[-1] == pytest.approx(result["test_accuracy"], rel=1e-5)
+    assert not list(folder.rglob("*.tmp"))
+    return result
+
+
+def test_a_run_on_digits(tmp_path):
+    status, out, err = run(tmp_path, "model.width=0.0625", *TINY[1:2], "trainer.max_epochs=2", "hydra.run.dir=run")
+    assert status == 0, err
+    result = check_run(tmp_path / "run", epochs=2, data="digits", target="global", guess="local", perturb="weight")
+    assert result["seed"] == 0
+    assert f"{100 * result['test_accuracy']:.1f} %" in out  # the summary at the end
+    assert "learning rate" in out
+    assert out.rstrip().splitlines()[-2].split()[-2] == "run"
+
+    (offline,) = (tmp_path / "run").rglob("offline-run-*")
+    (record,) = offline.glob("*.wandb")
+    content = record.read_bytes()
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    for group in ("target", "guess", "perturb", "aux", "model", "data"):
+        assert config[group]._target_.encode() in content
+    for setting in (b"weight_decay", b"lr_gamma", b"batch_size", b"max_epochs", b"precision"):
+        assert setting in content
+    assert str(config.logger.name).encode() in content
+    assert str(config.logger.group).encode() in content
+
+
+def test_a_sweep_over_small_files_of_cifar10(tmp_path):
+    write_cifar10(tmp_path / "data")
+    status, _, err = run(
+        tmp_path,
+        "data=cifar10",
+        "data.root=data",
+        "data.download=false",
+        "guess=local,gaussian",
+        "seed=0,1",
+        *TINY,
+        *QUIET,
+        "-m",
+    )
+    assert status == 0, err
+    folders = [path.parent for path in (tmp_path / "multirun").rglob("result.json")]
+    results = [check_run(folder, data="cifar10") for folder in folders]
+    done = {(result["cell"]["guess"], result["seed"]) for result in results}
+    assert done == {(guess, seed) for guess in ("local", "gaussian") for seed in (0, 1)}
+    assert len(folders) == 4
+    assert all(result["cell"]["guess"] in folder.name for result, folder in zip(results, folders))
+
+
+def test_runs_on_small_files_of_imagenet32_and_on_fashion_mnist(tmp_path):
+    """Fashion-MNIST only where Debian's package of it is installed."""
+    data = ["imagenet32", "fashion_mnist"] if Path(DEBIAN).exists() else ["imagenet32"]
+    write_imagenet32(tmp_path / "data", tmp_path / "data")
+    settings = ["data.root=data", "data.download=false", "data.batch_size=10", *FEW_BATCHES]
+    status, _, err = run(tmp_path, f"data={','.join(data)}", *settings, *TINY, *QUIET, "hydra.sweep.dir=runs", "-m")
+    assert status == 0, err
+    folders = [path.parent for path in (tmp_path / "runs").rglob("result.json")]
+    assert sorted(check_run(folder)["cell"]["data"] for folder in folders) == sorted(data)
+
+
+# What is wrong, and all that the message has to name.
+WRONG = {
+    "choice": (["guess=locl"], ["locl", "exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher"]),
+    "value": (["model.width=0.001"], ["model.width=0.001", "1/64"]),
+    "data": (["data=cifar10", "data.root=empty", "data.download=false"], ["data_batch_1", "empty", "data.root"]),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """How ``train.py`` ends with each of the wrong command lines; all at once, each takes long to start."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in WRONG}
+    for folder in folders.values():
+        (folder / "empty").mkdir()
+    processes = {name: start(folders[name], *WRONG[name][0], *QUIET) for name in WRONG}
+    try:
+        return {name: (process.wait(120), folders[name]) for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_without_a_traceback(name, refusals):
+    status, folder = refusals[name]
+    message = (folder / "err").read_text()
+    assert status not in (0, None)
+    assert "Traceback" not in message
+    assert all(word in message for word in WRONG[name][1]), message
+    assert sum(words in message for words in ("Error executing job", "Could not find")) == 1
+    lines = [line for line in message.splitlines() if all(word in line for word in WRONG[name][1])]
+    assert len(lines) == (name != "choice")  # one line says it all; choices are listed one a line
+    assert not list(folder.rglob("result.json"))
+
+
+def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
+    overrides = [*TINY[:2], "trainer.max_epochs=1000", *QUIET, "hydra.run.dir=run"]
+    process = start(tmp_path, *overrides)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    metrics = tmp_path / "run" / "metrics"
+    deadline = time.monotonic() + 90
+    try:
+        while not (checkpoint.exists() and any(path.stat().st_size for path in metrics.rglob("metrics.csv"))):
+            assert process.poll() is None, (tmp_path / "err").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        status = process.wait(30)
+    finally:
+        process.kill()
+    message = (tmp_path / "out").read_text() + (tmp_path / "err").read_text()
+    assert status not in (0, -signal.SIGKILL)
+    assert "Traceback" not in message
+    assert "last.ckpt" in message
+    saved = torch.load(checkpoint, weights_only=True)
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+    assert not (tmp_path / "run" / "result.json").exists()

@@ -1,0 +1,260 @@
+"""The Lightning module: what it logs, when it stops and what its optimizer holds."""
+
+import csv
+from copy import deepcopy
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import build
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, Dataset
+
+from fglight.config import load_config
+from fglight.errors import NonFiniteLossError
+from fglight.module import BlockMetrics, ForwardGradientModule
+from fglight.training import LastCheckpoint, train
+
+BATCHES, BATCH, CLASSES = 3, 8, 10
+TINY = {"model.width": 1 / 64}
+
+
+class Images(Dataset):
+    """A few random images; from epoch ``bad_epoch`` on one of the second batch is not a number."""
+
+    def __init__(self, bad_epoch=None):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(BATCHES * BATCH, 3, 8, 8, generator=generator)
+        self.labels = torch.randint(CLASSES, (BATCHES * BATCH,), generator=generator)
+        self.bad_epoch, self.served = bad_epoch, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        epoch, self.served = self.served // len(self), self.served + 1
+        image = self.images[index]
+        bad = self.bad_epoch is not None and epoch >= self.bad_epoch and index == BATCH + 1
+        return (image * torch.nan if bad else image), self.labels[index]
+
+
+def module_of(model, estimator, **settings):
+    sgd = {"lr": 0.05, "lr_step": 2, "lr_gamma": 0.5, "momentum": 0.9, "weight_decay": 5e-4}
+    return ForwardGradientModule(model, estimator, **{**sgd, **settings})
+
+
+def fit(module, folder, epochs=1, bad_epoch=None, callbacks=(), every=1, validate=True):
+    """Train on a few random images and return what was logged, a list of rows."""
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="metrics", version=""),
+        callbacks=[LastCheckpoint(Path(folder) / "checkpoints"), *callbacks],
+        log_every_n_steps=every,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(Images(bad_epoch), batch_size=BATCH)
+    trainer.fit(module, loader, DataLoader(Images(), batch_size=BATCH) if validate else None)
+    with (Path(folder) / "metrics" / "metrics.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def logged(rows, name):
+    return [row[name] for row in rows if name in row]
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # Lightning's advice on workers and intervals
+    pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec:DeprecationWarning"),
+]
+
+
+# Metrics
+
+
+def test_block_metrics_are_means_over_images():
+    torch.manual_seed(0)
+    metrics = BlockMetrics(3)
+    everything = []
+    for size in (5, 2):
+        labels = torch.randint(4, (size,))
+        logits = [torch.randn(size, 4) for _ in range(3)]
+        metrics.update([F.cross_entropy(scores, labels) for scores in logits], logits, labels)
+        everything.append((torch.stack(logits), labels))
+    logits, labels = torch.cat([logits for logits, _ in everything], 1), torch.cat([labels for _, labels in everything])
+    losses, accuracies = metrics.compute()
+    for j in range(3):
+        assert losses[j].item() == pytest.approx(F.cross_entropy(logits[j], labels).item(), rel=1e-6)
+        assert accuracies[j].item() == pytest.approx((logits[j].argmax(1) == labels).float().mean().item())
+
+
+def test_block_metrics_of_the_network_alone():
+    metrics = BlockMetrics(3)
+    metrics.update([torch.tensor(2.0)], [torch.eye(4)], torch.tensor([0, 1, 0, 0]))
+    losses, accuracies = metrics.compute()
+    assert losses[-1] == 2
+    assert accuracies[-1] == 0.5
+
+
+def evaluate(model, images, labels):
+    """Losses and accuracies of all blocks in evaluation mode, over all images at once."""
+    model = deepcopy(model).eval()
+    results, hidden = [], images
+    with torch.no_grad():
+        for block in model.blocks:
+            hidden = block.body(hidden)
+            logits = block.aux(hidden)
+            results.append(
+                (F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item())
+            )
+    return results
+
+
+@pytest.mark.parametrize(
+    ("guess", "settings", "auxiliaries"),
+    [("local", {}, True), ("exact", {}, False), ("gaussian", {}, False), ("gaussian", {"probe": True}, True)],
+)
+def test_logged_metrics_are_what_a_plain_computation_gives(guess, settings, auxiliaries, tmp_path):
+    model, estimator, _ = build({**TINY, **settings}, guess=guess, dtype=torch.float32)
+    start = deepcopy(model)
+    module = module_of(model, estimator, lr=1e-12, weight_decay=0.0)  # a network that stays as it is
+    rows = fit(module, tmp_path)
+
+    data = Images()
+    expected = evaluate(model, data.images, data.labels)
+    assert logged(rows, "test/loss") == pytest.approx([expected[-1][0]], rel=1e-4)
+    assert logged(rows, "test/accuracy") == pytest.approx([expected[-1][1]])
+    for j in range(7):
+        present = [expected[j][0]] if auxiliaries else []
+        assert logged(rows, f"test/local_loss/block{j}") == pytest.approx(present, rel=1e-4)
+        assert logged(rows, f"test/local_accuracy/block{j}") == pytest.approx([expected[j][1]] if auxiliaries else [])
+
+    losses, correct = [], 0
+    for images, labels in zip(data.images.split(BATCH), data.labels.split(BATCH)):
+        with torch.no_grad():
+            logits = start(images)  # in training mode: with the batch's statistics
+        losses.append(F.cross_entropy(logits, labels).item())
+        correct += int((logits.argmax(1) == labels).sum())
+    assert logged(rows, "train/loss") == pytest.approx([sum(losses) / BATCHES], rel=1e-4)
+    assert logged(rows, "train/accuracy") == pytest.approx([correct / len(data)])
+    assert len(logged(rows, "train/local_loss/block0")) == auxiliaries
+
+
+def test_cosines_are_logged_as_often_as_asked(tmp_path):
+    def points(name, every, **settings):
+        model, estimator, _ = build(TINY, dtype=torch.float32)
+        rows = fit(module_of(model, estimator, **settings), tmp_path / name, 2, every=every, validate=False)
+        return [len(logged(rows, f"cosine/block{j}")) for j in range(7)]
+
+    assert points("each", 1) == [6] * 7
+    assert points("third", 3) == [2] * 7
+    assert points("off", 1, cosine=False) == [0] * 7
+
+
+# Training
+
+
+def test_a_step_is_the_estimate_and_sgd(tmp_path):
+    """Also: a run repeats another with the same seed bit by bit, and every step draws with a seed of its own."""
+    seeds, models = [], []
+
+    class Seeds(L.Callback):
+        def on_train_batch_end(self, *_):
+            seeds.append(torch.initial_seed())
+
+    for name in ("one", "other"):
+        model, estimator, _ = build(TINY, guess="gaussian", dtype=torch.float32)
+        alone = deepcopy(model)
+        fit(module_of(model, estimator, lr=1e-3, seed=3), tmp_path / name, callbacks=[Seeds()], validate=False)
+        models.append(model.state_dict())
+    assert all(torch.equal(one, other) for one, other in zip(*map(dict.values, models)))
+    assert len(set(seeds)) == BATCHES
+    assert seeds == seeds[:BATCHES] * 2
+
+    optimizer = torch.optim.SGD(estimator.trained_parameters(alone), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    start, data = deepcopy(alone.state_dict()), Images()
+    for seed, images, labels in zip(seeds, data.images.split(BATCH), data.labels.split(BATCH)):
+        torch.manual_seed(seed)
+        estimator.estimate(alone, images, labels)
+        optimizer.step()
+    for name, value in alone.named_parameters():
+        moved = (value - start[name]).abs().max()
+        assert (models[0][name] - value).abs().max() <= 1e-2 * moved, name
+
+
+def test_the_learning_rate_follows_the_schedule(tmp_path):
+    model, estimator, _ = build(TINY, guess="exact", dtype=torch.float32)
+    rows = fit(module_of(model, estimator, lr=8e-4), tmp_path, epochs=5, validate=False)
+    assert logged(rows, "lr") == pytest.approx([8e-4, 8e-4, 4e-4, 4e-4, 2e-4])
+
+
+@pytest.mark.parametrize(
+    ("guess", "settings", "in_optimizer"),
+    [
+        ("local", {}, True),
+        ("fixed_ntk", {}, False),
+        ("ntk", {}, False),
+        ("exact", {}, False),
+        ("exact", {"probe": True}, True),
+        ("local", {"aux.trained": False}, False),
+    ],
+)
+def test_auxiliaries_are_in_the_optimizer_only_where_they_train(guess, settings, in_optimizer):
+    model, estimator, _ = build({**TINY, **settings}, guess=guess)
+    optimizer = module_of(model, estimator).configure_optimizers()["optimizer"]
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    for j, block in enumerate(model.blocks):
+        assert all(id(p) in held for p in block.body.parameters())
+        assert all((id(p) in held) == (in_optimizer or j == 7) for p in block.aux.parameters())
+
+
+def test_fixed_ntk_auxiliaries_stay_through_training(tmp_path):
+    model, estimator, _ = build(TINY, guess="fixed_ntk", dtype=torch.float32)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    fit(module_of(model, estimator), tmp_path, validate=False)
+    for name, parameter in model.named_parameters():
+        fixed = ".aux." in name and not name.startswith("blocks.7")
+        assert torch.equal(parameter, before[name]) == fixed, name
+
+
+# A loss that is no longer finite
+
+
+@pytest.mark.parametrize("every", [1, 50])
+@pytest.mark.parametrize("bad_epoch", [0, 1])
+def test_a_bad_loss_stops_the_run_and_leaves_the_last_good_checkpoint(bad_epoch, every, tmp_path):
+    model, estimator, _ = build(TINY, dtype=torch.float32)
+    module = module_of(model, estimator)
+    starts = []
+
+    class Weights(L.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            starts.append({name: value.clone() for name, value in module.model.state_dict().items()})
+
+    with pytest.raises(NonFiniteLossError, match=rf"step {bad_epoch * BATCHES + 1}\b.*epoch {bad_epoch}\b.*optim\.lr"):
+        fit(module, tmp_path, epochs=4, bad_epoch=bad_epoch, every=every, callbacks=[Weights()], validate=False)
+    assert len(starts) == bad_epoch + 1
+    until = 2 if every == 1 else BATCHES  # read at every report, or else at the end of the epoch
+    assert module.trainer.global_step == bad_epoch * BATCHES + until
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, value in starts[-1].items():
+        assert value.isfinite().all()
+        assert torch.equal(saved[f"model.{name}"], value), name
+
+
+def test_a_run_that_diverges_says_so_and_is_not_a_result(tmp_path):
+    quick = ["model.width=0.015625", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
+    quiet = ["logger.mode=disabled", "trainer.enable_progress_bar=false"]
+    cfg = load_config(["optim.lr=1e20", *quick, *quiet])
+    with pytest.raises(NonFiniteLossError, match=r"step \d+ .*1e\+20"):
+        train(cfg, tmp_path)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in saved.values())
+    assert (tmp_path / "failure.json").exists()
+    assert not (tmp_path / "result.json").exists()
