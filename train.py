@@ -1,5 +1,6 @@
-"""Train one cell, or with -m a sweep: python train.py guess=gaussian target=global perturb=weight -m"""
+"""Train one cell, or with -m a sweep: python train.py -m table=3, python train.py -m guess=gaussian,local"""
 
+import warnings
 from pathlib import Path
 
 import hydra
@@ -7,15 +8,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from fglight.errors import FglightError
+from fglight.errors import ConfigError, FglightError, RunBusyError
+from fglight.rundir import SWEEP_SETTINGS
 from fglight.training import train
+
+# conf/hydra/launcher/ray.yaml completes the plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float:
-    """Run one job and return its test accuracy."""
+def main(cfg: DictConfig) -> float | None:
+    """Run one job and return its test accuracy; None where another process is running it."""
     try:
+        for setting in SWEEP_SETTINGS:
+            if cfg[setting]:
+                raise ConfigError(f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=...")
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
+    except RunBusyError as busy:
+        print(busy)
+        return None
     except FglightError as error:
         # Hydra prints an exception of this class as one line, without a traceback.
         raise CompactHydraException(str(error)) from None

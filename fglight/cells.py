@@ -79,7 +79,7 @@ def recipe(cell: Cell) -> Recipe:
         lr, lr_step = _imagenet32(cell)
         return Recipe(lr, lr_step, lr_gamma=0.1, epochs=70)
     if cell.data == "digits":
-        return Recipe(_lr(cell), lr_step=6, lr_gamma=0.2, epochs=15)
+        return Recipe(_lr(cell), lr_step=4, lr_gamma=0.2, epochs=10)
     return Recipe(
         _lr(cell), lr_step=30, lr_gamma=0.2, epochs=100, stem="imagenet" if cell.data == "imagenette" else "cifar"
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
@@ -26,6 +27,8 @@ OmegaConf.register_new_resolver(
     "recipe", lambda key, _root_: getattr(recipe(Cell.from_config(_root_)), key), replace=True
 )
 OmegaConf.register_new_resolver("cell", lambda _root_: str(Cell.from_config(_root_)), replace=True)
+# ${gpus:} is what a job asks of a launcher: 1 where this machine has a GPU, else 0.
+OmegaConf.register_new_resolver("gpus", lambda: int(torch.cuda.is_available()), replace=True)
 
 
 def load_config(overrides: list[str] | None = None) -> DictConfig:

@@ -23,7 +23,7 @@ CELLS = [
     ("gaussian guess, weight", ["guess=gaussian", "perturb=weight"]),
     ("gaussian guess, activity", ["guess=gaussian", "perturb=activity"]),
 ]
-DEFAULTS = ["target=global", "model.width=0.5", "trainer.max_epochs=12", "logger.mode=disabled"]
+DEFAULTS = ["target=global", "model.width=0.5", "logger.mode=disabled"]
 
 
 def main(overrides: list[str]) -> int:

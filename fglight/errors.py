@@ -15,3 +15,7 @@ class DataError(FglightError, RuntimeError):
 
 class NonFiniteLossError(FglightError, ArithmeticError):
     """A training loss that became NaN or infinite."""
+
+
+class RunBusyError(FglightError):
+    """A run's directory that another process is writing."""

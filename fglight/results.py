@@ -1,6 +1,5 @@
 """What a run leaves behind: ``result.json`` or ``failure.json``, and a summary on the terminal."""
 
-import json
 import os
 import platform
 from dataclasses import asdict
@@ -65,16 +64,6 @@ def build_result(cfg: DictConfig, *, epochs_done: int, metrics: dict[str, float]
             **{package: version(package) for package in ("fglight", "torch", "lightning")},
         },
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def summary(result: dict[str, Any], run_dir: Path) -> Table:

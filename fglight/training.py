@@ -2,7 +2,7 @@
 
 import logging
 import os
-import time
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -13,47 +13,18 @@ import torch
 import wandb
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from fglight.cells import Cell
+from fglight.checkpoint import LastCheckpoint
 from fglight.config import build_estimator, build_model, check_config
 from fglight.errors import FglightError
 from fglight.module import ForwardGradientModule
-from fglight.results import build_result, summary, write_json
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: the untrained network at first, then the state at the end of every epoch.
-
-    A run that is interrupted or goes wrong in an epoch thus leaves what it had at the epoch's start.
-
-    Args:
-        folder: where the checkpoint goes.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder, save_last=True, save_top_k=0, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-
-    @property
-    def path(self) -> Path:
-        """The checkpoint's file."""
-        return Path(self.dirpath) / "last.ckpt"
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the untrained network."""
-        super().on_train_start(trainer, pl_module)
-        if not self.path.exists():
-            trainer.save_checkpoint(self.path)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say what an interruption leaves."""
-        if isinstance(exception, KeyboardInterrupt) and self.path.exists():
-            Console(stderr=True).print(f"Interrupted in epoch {trainer.current_epoch}; last checkpoint: {self.path}")
+from fglight.results import build_result, summary
+from fglight.rundir import check_unchanged, claim, read_result, run_settings, write_config, write_json
 
 
 class ProgressBar(RichProgressBar):
@@ -73,7 +44,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train as configured, leave everything in a run directory, and print a summary.
 
     The directory gets ``config.yaml`` (resolved), ``metrics/``, ``checkpoints/last.ckpt`` and, at the end,
-    ``result.json``.
+    ``result.json``. A run that was interrupted goes on from its checkpoint and ends as it would have without the
+    interruption; one that is finished is not done again.
 
     Args:
         cfg: a configuration as ``load_config`` composes it.
@@ -83,20 +55,36 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``result.json`` holds.
 
     Raises:
-        ConfigError: a setting means nothing.
+        ConfigError: a setting means nothing, or the directory holds a run with other settings.
         DataError: files of the data set are missing or damaged.
         NonFiniteLossError: training diverged.
+        RunBusyError: another process is writing the directory.
     """
     check_config(cfg)
+    _share_cores()
     cell = Cell.from_config(cfg)
+    settings = run_settings(cfg)
     run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-    try:
-        return _train(cfg, cell, run_dir)
-    except Exception as error:
-        failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
-        write_json(run_dir / "failure.json", failure)
-        raise
+    with claim(run_dir):
+        check_unchanged(settings, run_dir)
+        result = read_result(run_dir)
+        if result is not None:
+            Console().print(summary(result, run_dir))
+            return result
+        if not (run_dir / "config.yaml").exists():
+            write_config(settings, run_dir)
+        try:
+            result = _train(cfg, cell, run_dir)
+        except Exception as error:
+            failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
+            if not isinstance(error, FglightError):
+                failure["traceback"] = traceback.format_exc()
+            write_json(run_dir / "failure.json", failure)
+            raise
+        write_json(run_dir / "result.json", result)
+        (run_dir / "failure.json").unlink(missing_ok=True)
+    Console().print(summary(result, run_dir))
+    return result
 
 
 def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
@@ -108,40 +96,44 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     module = ForwardGradientModule(
         build_model(cfg), build_estimator(cfg), **cfg.optim, seed=cfg.seed, cosine=cfg.cosine
     )
+    checkpoint = LastCheckpoint(run_dir / "checkpoints")
+    resumed = checkpoint.usable()
+    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id)
+    checkpoint.wandb_id = wandb.run.id if wandb.run else None
     trainer = L.Trainer(
         **cfg.trainer,
         default_root_dir=run_dir,
-        logger=build_loggers(cfg, run_dir),
-        callbacks=[
-            LastCheckpoint(run_dir / "checkpoints"),
-            *([ProgressBar()] if cfg.trainer.enable_progress_bar else []),
-        ],
+        logger=loggers,
+        callbacks=[checkpoint, *([ProgressBar()] if cfg.trainer.enable_progress_bar else [])],
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
     )
-    console = Console()
-    console.print(
-        f"[bold]{cell}[/bold] seed {cfg.seed}: {cfg.trainer.max_epochs} epochs, into {os.path.relpath(run_dir)}",
+    Console().print(
+        f"[bold]{cell}[/bold] seed {cfg.seed}: {cfg.trainer.max_epochs} epochs, into {os.path.relpath(run_dir)}"
+        f"{', going on from its last checkpoint' if resumed else ''}",
         soft_wrap=True,
     )
-    start = time.perf_counter()
     try:
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except BaseException:
         wandb.finish(exit_code=1)
         raise
     wandb.finish()
-    result = build_result(
+    return build_result(
         cfg,
         epochs_done=trainer.current_epoch,
-        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
-        seconds=time.perf_counter() - start,
+        metrics=checkpoint.metrics,
+        seconds=checkpoint.seconds,
         device=_device_name(trainer.strategy.root_device),
     )
-    write_json(run_dir / "result.json", result)
-    console.print(summary(result, run_dir))
-    return result
+
+
+def _share_cores() -> None:
+    """Keep to the threads that a launcher leaves to a job that runs beside others."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        torch.set_num_threads(int(threads))
 
 
 def _build_data(cfg: DictConfig) -> L.LightningDataModule:
@@ -154,8 +146,14 @@ def _build_data(cfg: DictConfig) -> L.LightningDataModule:
         raise
 
 
-def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
-    """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration."""
+def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -> list[Logger]:
+    """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration.
+
+    Args:
+        cfg: the run's configuration.
+        run_dir: the run's directory.
+        wandb_id: of the run on Weights & Biases that goes on; None for a new one.
+    """
     loggers: list[Logger] = [CSVLogger(run_dir, name="metrics")]
     if cfg.logger.mode != "disabled":
         cell = Cell.from_config(cfg)
@@ -170,7 +168,9 @@ def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
                 *(word for word in (cell.data, cell.target, cell.guess, cell.aux, cell.perturb) if word),
                 *cfg.logger.tags,
             ],
-            config={**OmegaConf.to_container(cfg, resolve=True), "cell": asdict(cell)},
+            config={**run_settings(cfg), "cell": asdict(cell)},
+            id=wandb_id,
+            resume="allow" if wandb_id else None,
             settings=wandb.Settings(silent=True),
             reinit="finish_previous",
         )

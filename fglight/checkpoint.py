@@ -1,0 +1,111 @@
+"""The checkpoint that an interrupted run goes on from."""
+
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``: the untrained network at first, then the state at the end of every epoch.
+
+    A run that is interrupted or goes wrong in an epoch thus leaves what it had at the epoch's start. The file takes
+    its place only when it is whole and the epoch's metrics are on disk: a run killed at any moment has either both
+    or repeats the epoch.
+
+    Args:
+        folder: where the checkpoint goes.
+
+    Attributes:
+        metrics: of the last whole epoch, by the names they are logged under.
+        seconds: that training took until then, interruptions left out.
+        wandb_id: of the run on Weights & Biases, which goes on under the same one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "last.ckpt"
+        self.metrics: dict[str, float] = {}
+        self.seconds = 0.0
+        self.wandb_id: str | None = None
+        self._next = folder / "next.ckpt"
+        self._since = time.perf_counter()
+
+    def usable(self) -> Path | None:
+        """The checkpoint to go on from; None where training starts at the beginning.
+
+        A damaged file is moved aside, with a message.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            steps = content["global_step"]
+            self.wandb_id = content["callbacks"][self.state_key]["wandb_id"]
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            reason = " ".join(str(error).split())[:100]
+            Console(stderr=True).print(
+                f"{os.path.relpath(self.path)} is damaged ({reason}): moved to {aside.name}, starting over",
+                soft_wrap=True,
+                markup=False,
+            )
+            return None
+        return self.path if steps else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to know of the part before the interruption."""
+        return {"metrics": self.metrics, "seconds": self.seconds, "wandb_id": self.wandb_id}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.metrics = state_dict["metrics"]
+        self.seconds = state_dict["seconds"]
+        self.wandb_id = state_dict["wandb_id"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the untrained network."""
+        self._since = time.perf_counter()
+        self._next.unlink(missing_ok=True)  # an earlier process may have been killed while it wrote this
+        if not self.path.exists():
+            trainer.save_checkpoint(self._next)
+            self._commit(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the epoch's state, still under another name: its metrics are logged only after this."""
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        trainer.save_checkpoint(self._next)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the checkpoint of the epoch before in its place."""
+        self._commit(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the checkpoint of the last epoch in its place."""
+        self._commit(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say what an interruption leaves."""
+        if isinstance(exception, KeyboardInterrupt) and self.path.exists():
+            Console(stderr=True).print(
+                f"Interrupted in epoch {trainer.current_epoch}; last checkpoint: {os.path.relpath(self.path)}",
+                soft_wrap=True,
+            )
+
+    def _commit(self, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero or not self._next.exists():
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        with self._next.open("rb") as file:
+            os.fsync(file.fileno())
+        self._next.replace(self.path)

@@ -1,0 +1,161 @@
+"""A run's directory: who may write to it, which settings it was started with, and how far it has come."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from fglight.errors import ConfigError, RunBusyError
+
+SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
+"""Settings that say which runs a sweep has; no run has them."""
+
+WITHOUT_EFFECT = (
+    "logger",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.enable_progress_bar",
+    "data.root",
+    "data.download",
+    "data.num_workers",
+)
+"""Settings, or groups of them, that say where and how a run is done and watched, not what comes out of it."""
+
+
+class State(StrEnum):
+    """How far a run has come."""
+
+    NEW = "new"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+def has_effect(setting: str) -> bool:
+    """Whether a setting, by its full name, can change a run's results."""
+    return not any(setting == name or setting.startswith(f"{name}.") for name in WITHOUT_EFFECT)
+
+
+def run_settings(cfg: DictConfig) -> dict[str, Any]:
+    """A run's settings, resolved, as ``config.yaml`` in its directory holds them."""
+    return {
+        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in cfg.items()
+        if key not in ("hydra", *SWEEP_SETTINGS)
+    }
+
+
+@contextmanager
+def claim(run_dir: Path, patience: float = 2) -> Iterator[None]:
+    """Hold a run's directory for this process; a process that dies lets go of it.
+
+    Args:
+        run_dir: the directory, which exists.
+        patience: seconds to wait for another process, enough for one that only looks whether anybody holds it.
+
+    Raises:
+        RunBusyError: another process holds it.
+    """
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=patience, poll_interval=0.1)
+    except Timeout:
+        raise RunBusyError(f"{os.path.relpath(run_dir)} is being written by another process: skipped") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def state(run_dir: Path) -> State:
+    """How far the run in a directory has come; the directory need not exist."""
+    if read_result(run_dir) is not None:
+        return State.FINISHED
+    if (run_dir / ".lock").exists():
+        try:
+            with claim(run_dir, patience=0):
+                pass
+        except RunBusyError:
+            return State.RUNNING
+    if (run_dir / "failure.json").exists():
+        return State.FAILED
+    return State.INTERRUPTED if (run_dir / "config.yaml").exists() else State.NEW
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """What ``result.json`` holds; None where there is none, or none that can be read."""
+    try:
+        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "test_accuracy" in result else None
+
+
+def check_unchanged(settings: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse to go on in a directory that was started with settings that lead to other results.
+
+    Args:
+        settings: what the run is to be done with, as ``run_settings`` gives it.
+        run_dir: the directory; one without ``config.yaml`` is fine.
+
+    Raises:
+        ConfigError: naming the settings that differ, or that ``config.yaml`` cannot be read.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return
+    try:
+        before = _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
+    now = _flat(settings)
+    differing = [
+        f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
+        for name in sorted(before.keys() | now.keys())
+        if has_effect(name) and before.get(name, "(none)") != now.get(name, "(none)")
+    ]
+    if differing:
+        raise ConfigError(
+            f"{os.path.relpath(run_dir)} holds a run with other settings ({'; '.join(differing)}): "
+            "restore these settings, or move the folder away"
+        )
+
+
+def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:
+    """Write ``config.yaml``, whole or not at all."""
+    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=2))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

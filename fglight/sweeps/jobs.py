@@ -1,0 +1,205 @@
+"""The runs of a sweep."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+
+from fglight.cells import Cell, recipe
+from fglight.errors import ConfigError
+from fglight.paper import published, unprinted
+from fglight.paper.figures import FIGURES
+from fglight.rundir import has_effect
+from fglight.sweeps.request import Request
+from fglight.sweeps.searches import HOLDOUT, aux_sizes, learning_rates
+
+NAME_LENGTH = 120
+"""Names of folders stay below this; the settings in a longer one are replaced by their hash."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell that a sweep is asked to run, before data set, width and length are scaled down.
+
+    Attributes:
+        cell: the cell.
+        seeds: how many of them the paper ran.
+        group: of its runs on Weights & Biases.
+        settings: beside the cell's own.
+    """
+
+    cell: Cell
+    seeds: int
+    group: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        cell: the cell.
+        seed: the seed.
+        settings: overrides beside cell and seed, as sorted (name, value); they are part of the folder's name.
+        lr_step: epochs between decays where the schedule is shrunk; None for the recipe's.
+        group: of the run on Weights & Biases.
+    """
+
+    cell: Cell
+    seed: int
+    settings: tuple[tuple[str, str], ...]
+    lr_step: int | None
+    group: str = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """What the runs of the same cell and settings share: ``digits-8b-global-exact_trainer.max_epochs=3``."""
+        changes = ",".join(f"{key}={value}" for key, value in self.settings if has_effect(key.lstrip("+~")))
+        if not changes:
+            return str(self.cell)
+        name = f"{self.cell}_{changes}"
+        if len(name) > NAME_LENGTH or not re.fullmatch(r"[\w.,=+~-]+", name):
+            name = f"{self.cell}_{hashlib.sha256(changes.encode()).hexdigest()[:12]}"
+        return name
+
+    @property
+    def folder(self) -> PurePath:
+        """The run's directory below the sweep's; it follows from the cell, the settings and the seed alone."""
+        return PurePath(self.name, f"seed{self.seed}")
+
+    @property
+    def overrides(self) -> list[str]:
+        """The Hydra overrides that make the run's configuration."""
+        cell = self.cell
+        chosen = {
+            "target": cell.target,
+            "guess": cell.guess,
+            "perturb": cell.perturb,
+            "aux": cell.aux,
+            "model": f"resnet18_{cell.blocks}",
+            "data": cell.data,
+            "model.width": "" if cell.width == 1 else repr(cell.width),
+            "optim.lr_step": "" if self.lr_step is None else str(self.lr_step),
+            "logger.group": self.group,
+        }
+        return [
+            *(f"{key}={value}" for key, value in chosen.items() if value and key not in dict(self.settings)),
+            *(f"{key}={value}" for key, value in self.settings),
+            f"seed={self.seed}",
+        ]
+
+
+def plan_jobs(request: Request) -> list[Job]:
+    """List the runs of a sweep, each once, in the order of the tables.
+
+    Raises:
+        ConfigError: no cell is left, or a setting is not possible.
+    """
+    entries = _in_place(_matching(list(_entries(request)), request), request)
+    if request.search == "lr":
+        entries = [
+            replace(entry, settings={**entry.settings, **rate, "data.holdout": HOLDOUT}, group="search-lr")
+            for entry in entries
+            for rate in ([{}] if "optim.lr" in request.settings else _rates(entry.cell))
+        ]
+    jobs: dict[tuple[str, int], Job] = {}
+    for entry in entries:
+        for values in itertools.product(*request.settings.values()):
+            for seed in request.seeds if request.seeds is not None else range(entry.seeds):
+                job = _job(entry, dict(zip(request.settings, values)), seed)
+                jobs.setdefault((job.name, seed), job)
+    return list(jobs.values())
+
+
+def _entries(request: Request) -> Iterator[Entry]:
+    if request.search == "aux_size":
+        for cell, settings in aux_sizes():
+            yield Entry(cell, 1, "search-aux_size", settings)
+    for row in published():
+        if row.table in request.tables:
+            yield Entry(row.cell, row.seeds, f"table{row.table}")
+    seeds = {row.cell: row.seeds for row in published() + unprinted()}
+    for number in request.figures:
+        for curve in FIGURES[number].curves:
+            probe = {"probe": "true", "aux": curve.probe_aux} if curve.probe else {}
+            yield Entry(curve.cell, seeds[curve.cell], f"figure{number}", probe)
+
+
+def _matching(entries: list[Entry], request: Request) -> list[Entry]:
+    """The entries that the request's filters keep."""
+    wanted = dict(request.filters)
+    known = {entry.cell.data for entry in entries}
+    if request.data and known.issuperset(request.data):
+        wanted["data"] = request.data
+    so_far = []
+    for key, values in wanted.items():
+        so_far.append(f"{key}={','.join(values)}")
+        kept = [entry for entry in entries if _word(entry.cell, key) in values]
+        if not kept:
+            there = sorted({_word(entry.cell, key) for entry in entries} - {""})
+            raise ConfigError(
+                f"no cell of {request.words} has {' and '.join(so_far)}: accepted is {key}={', '.join(there) or 'null'}"
+            )
+        entries = kept
+    return entries
+
+
+def _word(cell: Cell, key: str) -> str:
+    return f"resnet18_{cell.blocks}" if key == "model" else str(getattr(cell, key))
+
+
+def _in_place(entries: list[Entry], request: Request) -> list[Entry]:
+    """The entries on the data sets asked for; those that became the same one are one, with the most seeds."""
+    known = {entry.cell.data for entry in entries}
+    if not request.data or known.issuperset(request.data):
+        return entries
+    merged: dict[tuple, Entry] = {}
+    for data, entry in itertools.product(request.data, entries):
+        moved = replace(entry, cell=replace(entry.cell, data=data))
+        key = (moved.cell, *sorted(moved.settings.items()))
+        seeds = max(moved.seeds, merged[key].seeds) if key in merged else moved.seeds
+        merged[key] = replace(merged.get(key, moved), seeds=seeds)
+    return list(merged.values())
+
+
+def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
+    settings = {**entry.settings, **chosen}
+    width = _number("model.width", settings.pop("model.width", "1"))
+    cell = replace(entry.cell, width=entry.cell.width * width)
+    if "aux.hidden" in entry.settings and "aux.hidden" not in chosen:
+        settings["aux.hidden"] = str(max(1, round(int(entry.settings["aux.hidden"]) * width)))
+    lr_step = None
+    if "trainer.max_epochs" in chosen and "optim.lr_step" not in chosen:
+        paper = recipe(cell)
+        of, step = (
+            int(entry.settings.get(key, default))
+            for key, default in (("trainer.max_epochs", paper.epochs), ("optim.lr_step", paper.lr_step))
+        )
+        lr_step = max(1, round(step * _number("trainer.max_epochs", chosen["trainer.max_epochs"]) / of))
+        settings.pop("optim.lr_step", None)
+    return Job(cell, seed, tuple(sorted(settings.items())), lr_step, entry.group)
+
+
+def _rates(cell: Cell) -> list[dict[str, str]]:
+    return [{"optim.lr": rate} for rate in learning_rates(cell)]
+
+
+def _number(key: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"{key}={value} is not possible: accepted is a number above 0")
+    return number
+
+
+def by_name(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    """The jobs of each cell and settings, its seeds."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.name, []).append(job)
+    return groups

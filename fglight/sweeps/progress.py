@@ -1,0 +1,104 @@
+"""What a sweep says while it runs, read from the run directories: it works with every launcher."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from fglight.rundir import State, read_result, state
+from fglight.sweeps.jobs import Job
+
+
+class Progress:
+    """Prints a line for every run that ends.
+
+    Args:
+        pending: the directories of the runs to be done.
+        finished: how many runs of the sweep were finished before.
+    """
+
+    def __init__(self, pending: Mapping[Job, Path], finished: int) -> None:
+        self.pending = dict(pending)
+        self.done = finished
+        self.failed = 0
+        self.total = finished + len(pending)
+        self._ended_here = 0
+        self._start = time.monotonic()
+        self._old_failures = {job: _changed(folder) for job, folder in pending.items()}
+
+    def look(self) -> None:
+        """Print a line for every run that ended since the last look."""
+        for job, folder in list(self.pending.items()):
+            result = read_result(folder)
+            if result is not None:
+                self.done += 1
+                self._say(job, f"{100 * result['test_accuracy']:.1f} % in {duration(result['time_s'])}")
+            elif _changed(folder) != self._old_failures[job]:
+                self.failed += 1
+                self._say(job, f"failed: {first_line(failure(folder))}")
+
+    @contextmanager
+    def watching(self, seconds: float = 1.0) -> Iterator[None]:
+        """Look again and again while runs go on in other processes."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(seconds):
+                self.look()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self.look()
+
+    def _say(self, job: Job, what: str) -> None:
+        del self.pending[job]
+        self._ended_here += 1
+        running = sum(state(folder) is State.RUNNING for folder in self.pending.values())
+        waiting = len(self.pending) - running
+        left = (time.monotonic() - self._start) / self._ended_here * len(self.pending)
+        failed = f", {self.failed} failed" if self.failed else ""
+        time_left = f", about {duration(left)} to go" if self.pending else ""
+        counts = f"{self.done} of {self.total} done{failed}, {running} running, {waiting} left{time_left}"
+        print(f"[{counts}] {job.name} seed {job.seed}: {what}", flush=True)
+
+
+def failure(folder: Path) -> str:
+    """The error that ``failure.json`` in a run's directory tells; empty where there is none that can be read."""
+    try:
+        return str(json.loads((folder / "failure.json").read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def first_line(text: str) -> str:
+    """The first line of an error."""
+    return next(iter(text.strip().splitlines()), "no error was recorded")
+
+
+def duration(seconds: float) -> str:
+    """A time in words: ``8 s``, ``5 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def _changed(folder: Path) -> int | None:
+    """When ``failure.json`` was written; None where there is none."""
+    try:
+        return (folder / "failure.json").stat().st_mtime_ns
+    except OSError:
+        return None

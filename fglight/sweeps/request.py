@@ -1,0 +1,124 @@
+"""What a command line asks of a sweep."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hydra.core.override_parser.types import Override
+
+from fglight.errors import ConfigError
+from fglight.paper import TABLES
+from fglight.paper.figures import FIGURES
+from fglight.rundir import SWEEP_SETTINGS
+
+FILTERS = ("target", "guess", "aux", "perturb", "model", "blocks")
+"""What chooses among the cells of a table, with the values to keep."""
+
+SEARCHES = ("lr", "aux_size")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sweep as asked for.
+
+    Attributes:
+        tables: numbers of tables.
+        figures: numbers of figures.
+        search: ``lr``, ``aux_size``, or None.
+        filters: for some of ``FILTERS``, the values to keep.
+        data: data sets to keep, or to put in place of the paper's; empty for the paper's.
+        seeds: the seeds of every cell; None for the paper's number of them.
+        settings: what is passed on to the runs, by name; each combination of their values is a run.
+        plan: whether to show what would run and start nothing.
+    """
+
+    tables: tuple[int, ...]
+    figures: tuple[int, ...]
+    search: str | None
+    filters: Mapping[str, tuple[str, ...]]
+    data: tuple[str, ...]
+    seeds: tuple[int, ...] | None
+    settings: Mapping[str, tuple[str, ...]]
+    plan: bool
+
+    @property
+    def words(self) -> str:
+        """The request's tables, figures and search, in words."""
+        parts = [
+            f"search={self.search}" if self.search else "",
+            *(f"Table {number}" for number in self.tables),
+            *(f"Figure {number}" for number in self.figures),
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+def parse(overrides: Iterable[Override]) -> Request | None:
+    """Read the overrides of a command line.
+
+    Returns:
+        What they ask for; None where no table, figure or search is named, for an ordinary sweep.
+
+    Raises:
+        ConfigError: a table, figure, search or number of seeds that does not exist.
+    """
+    given = {override.get_key_element(): _values(override) for override in overrides}
+    if not any(given.get(key, ("null",)) != ("null",) for key in ("table", "figure", "search")):
+        return None
+    search = given.get("search", ("null",))
+    if search != ("null",) and (len(search) > 1 or search[0] not in SEARCHES):
+        raise ConfigError(f"search={','.join(search)} is not possible: accepted is one of {', '.join(SEARCHES)}")
+    request = Request(
+        tables=_numbers(given, "table", TABLES),
+        figures=_numbers(given, "figure", tuple(FIGURES)),
+        search=None if search == ("null",) else search[0],
+        filters={key: given[key] for key in FILTERS if given.get(key, ("null",)) != ("null",)},
+        data=given.get("data", ()),
+        seeds=_seeds(given),
+        settings={
+            key: values for key, values in given.items() if key not in (*SWEEP_SETTINGS, *FILTERS, "data", "seed")
+        },
+        plan=given.get("plan", ("false",))[0].lower() == "true",
+    )
+    if request.search == "lr" and not (request.tables or request.figures):
+        raise ConfigError("search=lr needs cells to search for: add table=... or figure=...")
+    if request.search == "aux_size" and (request.tables or request.figures):
+        raise ConfigError("search=aux_size has cells of its own: leave out table and figure")
+    return request
+
+
+def _values(override: Override) -> tuple[str, ...]:
+    if override.is_sweep_override():
+        if not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line} is not possible: accepted are values with commas between them")
+        return tuple(override.sweep_string_iterator())
+    return (override.get_value_element_as_str(),)
+
+
+def _numbers(given: Mapping[str, tuple[str, ...]], key: str, known: tuple[int, ...]) -> tuple[int, ...]:
+    values = given.get(key, ("null",))
+    if values == ("null",):
+        return ()
+    if values == ("all",):
+        return known
+    for value in values:
+        if not value.isdecimal() or int(value) not in known:
+            raise ConfigError(
+                f"{key}={value} is not possible: accepted are {known[0]} to {known[-1]}, several with commas, and all"
+            )
+    return tuple(dict.fromkeys(int(value) for value in values))
+
+
+def _seeds(given: Mapping[str, tuple[str, ...]]) -> tuple[int, ...] | None:
+    count = given.get("seeds", ("null",))
+    if count == ("null",):
+        return tuple(_whole("seed", value, 0) for value in given["seed"]) if "seed" in given else None
+    if "seed" in given:
+        raise ConfigError("seed and seeds exclude each other: seed=0,1 names them, seeds=2 counts them")
+    if len(count) > 1:
+        raise ConfigError(f"seeds={','.join(count)} is not possible: accepted is one number, or seed=... with several")
+    return tuple(range(_whole("seeds", count[0], 1)))
+
+
+def _whole(key: str, value: str, minimum: int) -> int:
+    if not value.isdecimal() or int(value) < minimum:
+        raise ConfigError(f"{key}={value} is not possible: accepted is a whole number from {minimum} on")
+    return int(value)

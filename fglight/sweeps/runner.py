@@ -1,0 +1,182 @@
+"""Running a sweep: checks first, then every run that is not finished, then what came of it."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from fglight.config import check_config
+from fglight.errors import ConfigError
+from fglight.rundir import State, check_unchanged, read_result, run_settings, state
+from fglight.sweeps.estimate import parameter_count, show_plan
+from fglight.sweeps.jobs import Job, by_name, plan_jobs
+from fglight.sweeps.progress import Progress, failure, first_line
+from fglight.sweeps.request import Request
+from fglight.sweeps.searches import aux_table, lr_table
+
+BYTES_A_PARAMETER = 8
+"""In a checkpoint: the weight and its momentum, 4 bytes each."""
+
+
+@dataclass
+class Sweep:
+    """The runs of a request, and what a Hydra sweeper needs to do them.
+
+    Args:
+        request: what was asked for.
+        folder: the directory that the runs' directories are in.
+        compose: makes the configuration of a list of overrides.
+        launch: runs a batch of lists of overrides, numbered from the second argument on.
+        serial: whether runs are done one by one in this process; elsewhere they are all handed over at once.
+    """
+
+    request: Request
+    folder: Path
+    compose: Callable[[list[str]], DictConfig]
+    launch: Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
+    serial: bool
+    jobs: list[Job] = field(init=False)
+    configs: dict[str, DictConfig] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """List the runs and check their configurations, before anything is started."""
+        self.jobs = plan_jobs(self.request)
+        self.configs = {}
+        groups = by_name(self.jobs).items()
+        quiet = not Console().is_terminal
+        for name, group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
+            self.configs[name] = self.compose(group[0].overrides)
+            check_config(self.configs[name])
+
+    def run(self) -> int:
+        """Do what is not finished.
+
+        Returns:
+            How many runs failed.
+
+        Raises:
+            ConfigError: a directory holds a run with other settings, cannot be written to, or has too little room.
+        """
+        states = {job: state(self._dir(job)) for job in self.jobs}
+        for job in self.jobs:
+            settings = {**run_settings(self.configs[job.name]), "seed": job.seed}
+            check_unchanged(settings, self._dir(job))
+        if self.request.plan:
+            show_plan(self.jobs, self.configs, states)
+            return 0
+        todo = [job for job in self.jobs if states[job] is not State.FINISHED]
+        self._check_room(todo)
+        finished = len(self.jobs) - len(todo)
+        print(
+            f"{self.request.words}: {len(by_name(self.jobs))} cells, {len(self.jobs)} runs, {finished} finished, "
+            f"{sum(states[job] is State.INTERRUPTED for job in todo)} to go on with, into {self.folder}",
+            flush=True,
+        )
+        errors: dict[Job, str] = {}
+        try:
+            errors = self._launch(todo, Progress({job: self._dir(job) for job in todo}, finished))
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        finally:
+            self._report(errors)
+        return len(errors)
+
+    def _launch(self, todo: Sequence[Job], progress: Progress) -> dict[Job, str]:
+        """Hand runs to the launcher and return what went wrong."""
+        if not todo:
+            return {}
+        errors: dict[Job, str] = {}
+        if self.serial:
+            for number, job in enumerate(todo):
+                errors |= self._launched([job], number)
+                progress.look()
+        else:
+            with progress.watching():
+                errors = self._launched(todo, 0)
+        return errors
+
+    def _launched(self, batch: Sequence[Job], number: int) -> dict[Job, str]:
+        try:
+            returns: Sequence[JobReturn | None] = self.launch([self._overrides(job) for job in batch], number)
+            lost = ""
+        except Exception as error:  # of the launcher itself, such as a process that was killed
+            returns, lost = [None] * len(batch), f"{type(error).__name__}: {error}"
+        errors = {}
+        for job, returned in zip(batch, returns):
+            if returned is not None and returned.status is JobStatus.COMPLETED:
+                continue
+            if returned is None and read_result(self._dir(job)) is not None:
+                continue
+            # Reading return_value would raise the error and write to stderr.
+            told = vars(returned)["_return_value"] if returned is not None else None
+            errors[job] = str(told) if told is not None else failure(self._dir(job)) or lost
+        return errors
+
+    def _overrides(self, job: Job) -> list[str]:
+        quiet = [] if self.serial or "trainer.enable_progress_bar" in self.request.settings else ["false"]
+        return [
+            *job.overrides,
+            *(f"trainer.enable_progress_bar={value}" for value in quiet),
+            f"hydra.sweep.dir={_quoted(self.folder)}",
+            f"hydra.sweep.subdir={_quoted(job.folder)}",
+        ]
+
+    def _report(self, errors: Mapping[Job, str]) -> None:
+        """Say what is done, what failed and why, and what a search found."""
+        console = Console()
+        if errors:
+            table = Table(title=f"{len(errors)} of {len(self.jobs)} runs failed", show_lines=True)
+            table.add_column("run", overflow="fold")
+            table.add_column("why", overflow="fold")
+            for job, error in errors.items():
+                table.add_row(str(job.folder), first_line(error))
+            console.print(table)
+        finished = [job for job in self.jobs if read_result(self._dir(job)) is not None]
+        running = [job for job in self.jobs if state(self._dir(job)) is State.RUNNING]
+        elsewhere = f", {len(running)} being run by another process" if running else ""
+        left = len(self.jobs) - len(finished) - len(errors) - len(running)
+        rest = f", {left} left: the same command goes on from here" if left > 0 else ""
+        print(f"{len(finished)} of {len(self.jobs)} runs finished{elsewhere}, {len(errors)} failed{rest}", flush=True)
+        if finished and self.request.search == "lr":
+            console.print(lr_table(finished, self.folder))
+        elif finished and self.request.search == "aux_size":
+            console.print(aux_table(finished, self.folder, self.configs))
+
+    def _check_room(self, todo: Sequence[Job]) -> None:
+        """Refuse a directory that cannot be written to, or has no room for the checkpoints to come.
+
+        Raises:
+            ConfigError: as said.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise ConfigError(f"hydra.sweep.dir={self.folder} cannot be written to: {error.strerror}") from error
+        sizes = {name: BYTES_A_PARAMETER * parameter_count(cfg) for name, cfg in self.configs.items()}
+        new = [job for job in todo if not (self._dir(job) / "checkpoints" / "last.ckpt").exists()]
+        needed = sum(sizes[job.name] for job in new) + max((sizes[job.name] for job in todo), default=0)
+        if needed > free:
+            raise ConfigError(
+                f"hydra.sweep.dir={self.folder} has {free / 1e9:.1f} GB free, but the checkpoints of {len(new)} runs "
+                f"need about {needed / 1e9:.1f} GB: make room, or choose a folder on another disk"
+            )
+
+    def _dir(self, job: Job) -> Path:
+        return self.folder / job.folder
+
+
+def _quoted(value: Any) -> str:
+    """A value that Hydra's parser takes as it is."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"

@@ -1,0 +1,71 @@
+"""Hydra's sweeper, extended by sweeps over the paper's tables, figures and searches."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import configure_log
+from hydra.errors import CompactHydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class PaperSweeper(BasicSweeper):
+    """Runs what ``table``, ``figure`` or ``search`` name; without them it is Hydra's own sweeper.
+
+    The paper's tables are no Cartesian products: this makes one list of overrides for each cell and seed, and hands
+    them to the launcher that was chosen.
+    """
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher.
+
+        Raises:
+            CompactHydraException: its plugin is not installed.
+        """
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        try:
+            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        except (ImportError, RuntimeError) as error:
+            needs = "hydra/launcher={} cannot be used ({}); pip install -e .[sweep] installs what it needs"
+            raise CompactHydraException(needs.format(launcher, " ".join(str(error).split()))) from None
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Do the runs that the command line names.
+
+        Args:
+            arguments: the overrides of the command line.
+
+        Raises:
+            CompactHydraException: a setting is not possible, or runs failed.
+        """
+        # Hydra imports every plugin at its start, so what takes long waits until here.
+        from fglight.errors import FglightError
+        from fglight.sweeps.request import parse
+        from fglight.sweeps.runner import Sweep
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        try:
+            request = parse(parser.parse_overrides([*self._parse_config(), *arguments]))
+            if request is None:
+                return super().sweep(arguments)
+            # One line a run is enough, and the sweep prints that.
+            self.config.hydra.hydra_logging = OmegaConf.create({"version": 1, "root": {"level": "WARNING"}})
+            configure_log(self.config.hydra.hydra_logging)
+            own = any(text.startswith("hydra.sweep.dir=") for text in self.config.hydra.overrides.hydra)
+            sweep = Sweep(
+                request,
+                folder=Path(self.config.hydra.sweep.dir if own else "multirun/cells").absolute(),
+                compose=lambda overrides: self.hydra_context.config_loader.load_sweep_config(self.config, overrides),
+                launch=self.launcher.launch,
+                serial=isinstance(self.launcher, BasicLauncher),
+            )
+            self.config.hydra.sweep.dir = str(sweep.folder)
+            failed = sweep.run()
+        except FglightError as error:
+            raise CompactHydraException(str(error)) from None
+        if failed:
+            raise CompactHydraException(f"{failed} of {len(sweep.jobs)} runs failed")
+        return None

@@ -1,0 +1,214 @@
+"""What a sweep runs: the paper's tables row by row, filtered, moved to other data and scaled down."""
+
+from collections import Counter
+from itertools import chain
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from fglight import load_config
+from fglight.cells import Cell, recipe
+from fglight.errors import ConfigError
+from fglight.paper import TABLES, published
+from fglight.paper.figures import FIGURES
+from fglight.sweeps.jobs import Job, plan_jobs
+from fglight.sweeps.request import Request, parse
+from fglight.sweeps.searches import aux_share, aux_sizes
+
+
+def request(*overrides: str) -> Request | None:
+    return parse(OverridesParser.create().parse_overrides(list(overrides)))
+
+
+def plan(*overrides: str) -> list[Job]:
+    asked = request(*overrides)
+    assert asked is not None
+    return plan_jobs(asked)
+
+
+def runs(jobs: list[Job]) -> Counter[tuple[Cell, int]]:
+    return Counter((job.cell, job.seed) for job in jobs)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_its_rows_times_their_seeds(table):
+    rows = [row for row in published() if row.table == table]
+    jobs = plan(f"table={table}")
+    assert runs(jobs) == Counter((row.cell, seed) for row in rows for seed in range(row.seeds))
+    assert {job.group for job in jobs} == {f"table{table}"}
+
+
+def test_all_tables_are_462_cells_and_1524_runs_each_in_a_folder_of_its_own():
+    jobs = plan("table=all")
+    assert len({job.cell for job in jobs}) == 462
+    assert len(jobs) == len({job.folder for job in jobs}) == 1524
+
+
+def test_planned_runs_are_trained_as_their_row_says():
+    for row in published()[::23]:
+        job = next(job for job in plan(f"table={row.table}") if job.cell == row.cell)
+        cfg = load_config(job.overrides)
+        assert Cell.from_config(cfg) == row.cell
+        assert (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma) == (row.lr, row.lr_step, row.lr_gamma)
+        assert cfg.trainer.max_epochs == row.epochs
+
+
+def test_a_cell_has_one_folder_whatever_table_or_figure_asks_for_it():
+    folders = {job.folder for job in plan("table=3")}
+    shared = {job.folder for job in plan("figure=5")} & folders
+    assert len(shared) == 3 * 4
+    assert {job.folder for job in plan("table=3", "figure=5")} == folders
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figure_has_its_curves_with_the_probes_they_need(figure):
+    jobs = plan(f"figure={figure}", "seed=0")
+    curves = FIGURES[figure].curves
+    assert [job.cell for job in jobs] == [curve.cell for curve in curves]
+    for job, curve in zip(jobs, curves):
+        settings = {"probe": "true", "aux": curve.probe_aux} if curve.probe else {}
+        assert dict(job.settings) == settings
+        load_config(job.overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keeps"),
+    [
+        (["guess=local"], lambda cell: cell.guess == "local"),
+        (
+            ["guess=local,ntk", "perturb=weight"],
+            lambda cell: cell.guess in ("local", "ntk") and cell.perturb == "weight",
+        ),
+        (["aux=cnn,mlp"], lambda cell: cell.aux in ("cnn", "mlp")),
+        (["data=imagenet32"], lambda cell: cell.data == "imagenet32"),
+        (["blocks=8"], lambda cell: cell.blocks == 8),
+        (["model=resnet18_16"], lambda cell: cell.blocks == 16),
+        (["target=global", "guess=exact"], lambda cell: cell.guess == "exact"),
+    ],
+)
+def test_filters_keep_the_cells_they_name(overrides, keeps):
+    rows = [row for row in published() if row.table in (2, 3) and keeps(row.cell)]
+    assert runs(plan("table=2,3", *overrides)) == Counter((row.cell, seed) for row in rows for seed in range(row.seeds))
+
+
+def test_number_of_seeds_and_their_names():
+    assert {job.seed for job in plan("table=3", "seeds=2")} == {0, 1}
+    assert {job.seed for job in plan("table=3", "seed=5,7")} == {5, 7}
+
+
+def test_other_data_takes_the_paper_s_place_and_duplicates_run_once():
+    jobs = plan("table=3", "data=digits")
+    cells = {job.cell for job in jobs}
+    assert {cell.data for cell in cells} == {"digits"}
+    assert len(cells) == 13  # 26 rows on two data sets
+    assert len(jobs) == 13 * 4
+    cfg = load_config(jobs[0].overrides)
+    assert (cfg.data.num_classes, cfg.data.in_channels, cfg.trainer.max_epochs) == (10, 1, recipe(jobs[0].cell).epochs)
+    assert {job.cell.data for job in plan("table=3", "data=digits,fashion_mnist")} == {"digits", "fashion_mnist"}
+
+
+@pytest.mark.parametrize(("epochs", "lr_step"), [(3, 1), (10, 3), (50, 15), (200, 60), (1, 1)])
+def test_the_schedule_shrinks_with_the_epochs(epochs, lr_step):
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", f"trainer.max_epochs={epochs}")
+    cfg = load_config(job.overrides)
+    assert (cfg.trainer.max_epochs, cfg.optim.lr_step, cfg.optim.lr_gamma) == (epochs, lr_step, 0.2)
+
+
+def test_a_schedule_that_is_given_is_kept():
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", "trainer.max_epochs=10", "optim.lr_step=7")
+    assert load_config(job.overrides).optim.lr_step == 7
+
+
+def test_a_width_scales_every_cell_s_own():
+    widths = {job.cell.width for job in plan("table=8", "model.width=0.125", "seeds=1")}
+    assert widths == {0.0625, 0.25, 0.5}
+
+
+def test_scaled_down_runs_have_folders_of_their_own():
+    full = {job.folder for job in plan("table=3")}
+    for change in ("trainer.max_epochs=3", "model.width=0.5", "data=digits", "perturb.granularity=block"):
+        assert full.isdisjoint(job.folder for job in plan("table=3", change)), change
+    long = plan("table=3", *(f"data.std=[{'0.25,' * 50}0.25]" for _ in range(1)))
+    assert max(len(part) for job in long for part in job.folder.parts) < 100
+    assert full.isdisjoint(job.folder for job in long)
+
+
+def test_settings_that_change_no_result_change_no_folder():
+    watched = plan("table=3", "logger.mode=disabled", "trainer.enable_progress_bar=false", "data.root=/data")
+    assert [job.folder for job in watched] == [job.folder for job in plan("table=3")]
+    assert "logger.mode=disabled" in watched[0].overrides
+
+
+def test_several_values_of_another_setting_are_several_runs():
+    jobs = plan("table=3", "guess=exact", "data=cifar10", "seeds=1", "optim.momentum=0,0.9")
+    assert [dict(job.settings)["optim.momentum"] for job in jobs] == ["0", "0.9"]
+
+
+def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test_set_alone():
+    jobs = plan("search=lr", "table=3", "guess=exact", "seeds=1")
+    rates = {data: [] for data in ("cifar10", "imagenet32")}
+    for job in jobs:
+        cfg = load_config(job.overrides)
+        rates[job.cell.data].append(cfg.optim.lr)
+        assert cfg.data.holdout > 0
+    assert rates == {"cifar10": [0.05, 0.01, 0.005], "imagenet32": [0.1, 0.05, 0.01, 0.005, 0.0001]}
+
+
+def test_the_search_for_auxiliary_sizes():
+    jobs = plan("search=aux_size")
+    assert Counter(job.cell.aux for job in jobs) == {"mlp": 8 * 7, "cnn": 8 * 5}
+    cfg = load_config(jobs[0].overrides)
+    assert (cfg.target.name, cfg.guess.name, cfg.model.blocks, cfg.data.name) == ("local", "exact", 8, "cifar10")
+    assert (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma) == (0.1, 30, 0.2)
+    assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (256, 90)
+    assert cfg.data.holdout > 0
+    scaled = plan("search=aux_size", "aux=cnn", "trainer.max_epochs=9", "model.width=0.5")
+    cfg = load_config(scaled[-1].overrides)
+    assert (cfg.optim.lr_step, cfg.aux.hidden, cfg.aux.depth) == (3, 32, 8)
+
+
+def test_the_sizes_that_the_paper_chose_cost_less_than_a_tenth():
+    for cell, settings in aux_sizes():
+        chosen = {"mlp": "1024", "cnn": "32"}[cell.aux]
+        if settings["aux.depth"] == "3" and settings["aux.hidden"] in (chosen, str(4 * int(chosen))):
+            sizes = [f"aux={cell.aux}", "aux.depth=3", f"aux.hidden={settings['aux.hidden']}", "data=cifar10"]
+            share = aux_share(load_config(["target=local", "guess=exact", *sizes]))
+            assert (share < 0.1) == (settings["aux.hidden"] == chosen)
+
+
+def test_without_table_figure_or_search_it_is_an_ordinary_sweep():
+    assert request("guess=local,ntk", "seed=0,1") is None
+    assert request("table=null", "guess=local") is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["table=1"], ["table=1", "2 to 12"]),
+        (["table=3,13"], ["table=13", "2 to 12"]),
+        (["table=three"], ["table=three", "2 to 12"]),
+        (["figure=1"], ["figure=1", "2 to 9"]),
+        (["search=depth"], ["search=depth", "lr, aux_size"]),
+        (["search=lr"], ["search=lr", "table="]),
+        (["search=aux_size", "table=3"], ["search=aux_size"]),
+        (["table=3", "seeds=0"], ["seeds=0", "1 on"]),
+        (["table=3", "seeds=many"], ["seeds=many", "1 on"]),
+        (["table=3", "seeds=2", "seed=1"], ["seed", "seeds"]),
+        (["table=3", "guess=gaussian"], ["Table 3", "guess=gaussian", "exact, local, ntk"]),
+        (["table=3", "guess=exact", "aux=cnn"], ["guess=exact and aux=cnn"]),
+        (["table=3", "blocks=4"], ["blocks=4", "accepted is blocks=8"]),
+        (["table=3", "model.width=0"], ["model.width=0"]),
+        (["table=3", "trainer.max_epochs=few"], ["trainer.max_epochs=few"]),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        plan(*overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_every_override_of_every_planned_run_is_one_that_hydra_reads():
+    jobs = chain(plan("figure=all"), plan("search=aux_size"), plan("table=8,9", "trainer.max_epochs=3", "seeds=1"))
+    OverridesParser.create().parse_overrides([override for job in jobs for override in job.overrides])
