@@ -1,0 +1,143 @@
+"""Saved workspaces on Weights & Biases: one for each table and figure of the paper.
+
+python -m fglight.report.workspace --entity ENTITY [--project fglight] [--table N ...] [--figure N ...] [--dry-run]
+
+A workspace shows the runs whose cell belongs to the table or figure, whichever sweep made them, grouped by cell.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+import wandb_workspaces.reports.v2 as panels
+import wandb_workspaces.workspaces as ws
+from rich.console import Console
+
+from fglight.cells import Cell
+from fglight.paper import TABLES, published
+from fglight.paper.figures import FIGURES
+
+COMPONENTS = ("data", "blocks", "width", "target", "guess", "aux", "perturb")
+"""What a cell consists of; each is ``cell.<component>`` in a run's configuration."""
+
+_EPOCH = "epoch"
+
+
+def table_workspace(entity: str, project: str, number: int) -> ws.Workspace:
+    """The runs of a table of the paper: test accuracy by cell, then how training went.
+
+    Args:
+        entity: user or team that owns the project.
+        project: on Weights & Biases.
+        number: of the table, 2 to 12.
+    """
+    cells = [row.cell for row in published() if row.table == number]
+    accuracy = [
+        panels.BarPlot(
+            title=f"Test accuracy by {component}",
+            metrics=[panels.SummaryMetric("test/accuracy")],
+            groupby=panels.Config(f"cell.{component}"),
+            title_x="test accuracy after the last epoch",
+        )
+        for component in _varying(cells)
+    ]
+    sections = [
+        ws.Section(name=f"Table {number}", is_open=True, panels=accuracy),
+        ws.Section(name="Training", panels=[_curve("Loss", "loss"), _curve("Accuracy", "accuracy")]),
+    ]
+    return _workspace(entity, project, f"Table {number}", cells, sections)
+
+
+def figure_workspace(entity: str, project: str, number: int) -> ws.Workspace:
+    """The runs of a figure of the paper, with what the figure shows.
+
+    Args:
+        entity: user or team that owns the project.
+        project: on Weights & Biases.
+        number: of the figure, 2 to 9.
+    """
+    figure = FIGURES[number]
+    cells = [curve.cell for curve in figure.curves]
+    if figure.kind == "losses":
+        drawn = [_curve("Loss", "loss")]
+    elif figure.kind == "depth":
+        last = max(cell.blocks for cell in cells) - 1
+        drawn = [
+            panels.BarPlot(
+                title="Local train losses at the end, by block",
+                metrics=[panels.SummaryMetric(f"train/local_loss/block{j}") for j in range(last)],
+                title_x="local train loss",
+            )
+        ]
+    else:
+        drawn = [_curve(f"Local loss, block {j}", f"local_loss/block{j}") for j in figure.blocks] + [
+            panels.LinePlot(
+                title=f"Cosine of guess and target, block {j}",
+                x=_EPOCH,
+                y=[f"cosine/block{j}"],
+                title_y="cosine similarity (Eq. 6)",
+                smoothing_factor=0.6,
+            )
+            for j in figure.blocks
+        ]
+    sections = [ws.Section(name=f"Figure {number}: {figure.title}", is_open=True, panels=drawn)]
+    return _workspace(entity, project, f"Figure {number}", cells, sections)
+
+
+def _curve(title: str, metric: str) -> panels.LinePlot:
+    return panels.LinePlot(title=title, x=_EPOCH, y=[f"train/{metric}", f"test/{metric}"], title_x="epoch")
+
+
+def _varying(cells: Iterable[Cell]) -> list[str]:
+    cells = list(cells)
+    return [component for component in COMPONENTS if len({getattr(cell, component) for cell in cells}) > 1]
+
+
+def _workspace(entity: str, project: str, name: str, cells: Iterable[Cell], sections: list[ws.Section]) -> ws.Workspace:
+    cells = list(cells)
+    filters = [
+        ws.Config(f"cell.{component}").isin(sorted({getattr(cell, component) for cell in cells}))
+        for component in COMPONENTS
+    ]
+    groups = [ws.Config(f"cell.{component}") for component in _varying(cells)]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"fglight: {name}",
+        sections=sections,
+        runset_settings=ws.RunsetSettings(filters=ws.And(*filters), groupby=groups),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the workspaces that the command line asks for, and print their addresses; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fglight.report.workspace", description="Save workspaces on Weights & Biases."
+    )
+    parser.add_argument("--entity", required=True, help="user or team that owns the project")
+    parser.add_argument("--project", default="fglight")
+    parser.add_argument("--table", type=int, nargs="*", choices=TABLES, help="default: all")
+    parser.add_argument("--figure", type=int, nargs="*", choices=sorted(FIGURES), help="default: all")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be made")
+    asked = parser.parse_args(arguments)
+    everything = asked.table is None and asked.figure is None
+    tables = TABLES if everything else asked.table or ()
+    figures = FIGURES if everything else asked.figure or ()
+    workspaces = [table_workspace(asked.entity, asked.project, number) for number in tables]
+    workspaces += [figure_workspace(asked.entity, asked.project, number) for number in figures]
+    console = Console()
+    for workspace in workspaces:
+        shown = ", ".join(str(panel.title) for section in workspace.sections for panel in section.panels)
+        if asked.dry_run:
+            console.print(f"{workspace.name}: {shown}", soft_wrap=True, markup=False)
+            continue
+        try:
+            console.print(f"{workspace.name}: {workspace.save().url}", soft_wrap=True, markup=False)
+        except Exception as error:  # whatever the service or its client says, there is nothing else to try
+            Console(stderr=True).print(f"{workspace.name} was not saved: {error}", soft_wrap=True, markup=False)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
