@@ -131,6 +131,11 @@ _RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("optim.momentum", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
     ("optim.weight_decay", _number(lambda value: value >= 0), "a number from 0 on"),
     ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
+    (
+        "trainer.devices",
+        lambda value: value == 1 or (OmegaConf.is_list(value) and len(value) == 1),
+        "1, or the index of one device as in [0] (hydra/launcher=ray runs several cells side by side)",
+    ),
     ("trainer.log_every_n_steps", _whole(1), "a whole number from 1 on"),
     ("trainer.precision", lambda value: value in PRECISIONS, ", ".join(PRECISIONS)),
     ("logger.mode", lambda value: value in ("offline", "online", "disabled"), "offline, online or disabled"),
