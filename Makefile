@@ -26,7 +26,7 @@ demo-short: $(READY)  ## the demo in two minutes: smaller networks, fewer epochs
 	$(PY) -m fglight.demo model.width=0.25 trainer.max_epochs=4
 
 test: $(READY)  ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 lint: $(READY)  ## check style with ruff
 	$(VENV)/bin/ruff check .
