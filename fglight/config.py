@@ -62,10 +62,10 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
     """The gradient estimator of a configuration.
 
     Raises:
-        ConfigError: if ``probe`` contradicts the guess or ``aux.trained``.
+        ConfigError: if the components do not go together.
     """
     try:
-        return GradientEstimator(
+        return _component(cfg.engine)(
             target=_component(cfg.target)(),
             guess=_component(cfg.guess)(),
             perturbation=_component(cfg.perturb)(),

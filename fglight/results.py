@@ -18,6 +18,9 @@ PAPER_SETTINGS = {
     "aux.trained": (True,),
     "aux.full_conv": (None, False),
     "perturb.granularity": ("tensor", "sample"),
+    "guess.directions": (None, 1),
+    "guess.combine": (None, "mean"),
+    "engine.name": ("reverse",),
     "data.holdout": (0,),
     "trainer.precision": ("32-true",),
 }

@@ -30,7 +30,7 @@ from torch import nn
 
 from fglight import build_model
 from fglight.errors import ConfigError
-from fglight.estimators.perturbations import project_on_span
+from fglight.estimators.linalg import project_on_span
 from fglight.models import Block
 
 DETERMINISTIC = ("local", "ntk", "fixed_ntk")

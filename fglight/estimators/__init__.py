@@ -4,6 +4,7 @@ Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
 """
 
 from fglight.estimators.estimator import GradientEstimator, Step
+from fglight.estimators.forward import ForwardModeEstimator
 from fglight.estimators.guesses import (
     ExactGuess,
     FixedNTKGuess,
@@ -29,6 +30,7 @@ __all__ = [
     "ActivitySpanPerturbation",
     "ExactGuess",
     "FixedNTKGuess",
+    "ForwardModeEstimator",
     "GaussianGuess",
     "GlobalTarget",
     "GradientEstimator",

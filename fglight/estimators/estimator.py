@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fglight.estimators.batch import Batch
 from fglight.estimators.guesses import ExactGuess, Guess
 from fglight.estimators.passes import BlockPass, LocalLoss, local_loss, trainable
 from fglight.estimators.perturbations import Perturbation, Unprojected
@@ -48,7 +49,8 @@ class GradientEstimator:
             stay the same.
 
     Raises:
-        ValueError: if ``probe`` would train auxiliary networks that are to stay as they are.
+        ValueError: if ``probe`` would train auxiliary networks that are to stay as they are, or the perturbation takes
+            one direction and the guess has several.
     """
 
     def __init__(
@@ -60,6 +62,10 @@ class GradientEstimator:
         train_auxiliaries: bool = True,
         probe: bool = False,
     ) -> None:
+        if guess.directions > 1 and not perturbation.several_directions:
+            raise ValueError(
+                f"guess.directions={guess.directions} is not possible with {type(perturbation).__name__}: accepted is 1"
+            )
         self.target = target
         self.guess = guess
         self.perturbation = Unprojected() if isinstance(guess, ExactGuess) else perturbation
@@ -103,14 +109,12 @@ class GradientEstimator:
         Returns:
             Losses, logits and, where asked for, cosine similarities.
         """
-        blocks = _blocks(model)
-        for block in blocks:
-            block.zero_grad(set_to_none=True)
-        self.guess.prepare(blocks)
-
-        passes = self.forward(blocks, images, labels)
+        blocks, batch = self._begin(model, images, labels)
+        passes = self.forward(blocks, batch)
         targets = self.target(
-            passes, partial(self.perturbation.points, cosine=cosine), keep=self.perturbation.reuses_graph(self.guess)
+            passes,
+            partial(self.perturbation.points, guess=self.guess, cosine=cosine),
+            keep=self.perturbation.reuses_graph(self.guess),
         )
         cosines = passes[-1].local.loss.new_full((len(passes) - 1,), torch.nan)
         for here, estimate in self.perturbation(targets, self.guess, cosine=cosine):
@@ -119,49 +123,77 @@ class GradientEstimator:
             if estimate.cosine is not None:
                 cosines[here.index] = estimate.cosine
             here.release()
-        has_cosine = cosine and not isinstance(self.guess, ExactGuess)
-        return Step(
-            loss=passes[-1].local.loss,
-            logits=passes[-1].local.logits,
-            local=[here.local for here in passes[:-1]],
-            cosine=cosines if has_cosine else None,
-        )
+        return self._finish(passes, cosines if cosine and not isinstance(self.guess, ExactGuess) else None)
 
-    def forward(self, blocks: Sequence[Block], images: Tensor, labels: Tensor) -> list[BlockPass]:
+    def forward(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
         """Run every block once, each on its own graph, with the local losses that are needed.
 
         The last block's exact gradient is taken on the way, and so are the gradients that train auxiliary networks.
         """
         passes = []
-        hidden = images
+        hidden = batch.images
         for index, block in enumerate(blocks):
             crosses = self.target.crosses_blocks and block is not blocks[0]
-            x = hidden.detach().requires_grad_(crosses)
-            with self.perturbation.recording(block.body) as calls:
-                output = block.body(x)
-            here = BlockPass(index, block, x, output, trainable(block.body), calls)
+            here = self._pass(index, block, batch, hidden.detach().requires_grad_(crosses))
+            self._run(here)
             if block is blocks[-1]:
-                _head(here, labels)
+                self._head(here)
             elif self.evaluates_auxiliaries:
-                here.local = local_loss(
-                    block, here.output, labels, to_output=self.needs_auxiliaries, train=self.trains_auxiliaries
-                )
+                self._evaluate_auxiliary(here)
             passes.append(here)
             hidden = here.output
         return passes
 
+    def _begin(
+        self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor
+    ) -> tuple[Sequence[Block], Batch]:
+        """Clear all gradients and get the guess ready."""
+        blocks = _blocks(model)
+        for block in blocks:
+            block.zero_grad(set_to_none=True)
+        self.guess.prepare(blocks)
+        return blocks, Batch.of(images, labels)
 
-def _head(last: BlockPass, labels: Tensor) -> None:
-    """Set the exact gradients of the last block, and of its input where that takes one."""
-    loss, logits = last.block.loss(last.output, labels)
-    parameters = last.parameters + trainable(last.block.aux)
-    inputs = [last.input] * last.input.requires_grad + parameters
-    gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-    if last.input.requires_grad:
-        last.input_gradient = gradients[0]
-    for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
-        parameter.grad = gradient
-    last.local = LocalLoss(loss.detach(), logits.detach(), None)
+    def _pass(self, index: int, block: Block, batch: Batch, x: Tensor) -> BlockPass:
+        """One block before it has run."""
+        return BlockPass(index, block, batch, x, None, trainable(block.body))
+
+    def _run(self, here: BlockPass) -> None:
+        """Run one block, on a graph of its own."""
+        with self.perturbation.recording(here.block.body) as here.calls:
+            here.output = here.block.body(here.input)
+
+    def _evaluate_auxiliary(self, here: BlockPass) -> None:
+        """Set the local loss of a block, and the gradients that train its auxiliary network."""
+        here.local = local_loss(
+            here.block,
+            here.output,
+            here.batch.labels,
+            to_output=self.needs_auxiliaries,
+            train=self.trains_auxiliaries,
+        )
+
+    def _head(self, last: BlockPass) -> None:
+        """Set the exact gradients of the last block, and of its input where that takes one."""
+        loss, logits = last.block.loss(last.output, last.batch.labels)
+        parameters = last.parameters + trainable(last.block.aux)
+        inputs = [last.input] * last.input.requires_grad + parameters
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        if last.input.requires_grad:
+            last.input_gradient = gradients[0]
+        for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
+            parameter.grad = gradient
+        last.local = LocalLoss(loss.detach(), logits.detach(), None)
+
+    def _finish(self, passes: Sequence[BlockPass], cosine: Tensor | None) -> Step:
+        """Average over processes what is still each one's own, and say what the step computed."""
+        *rest, last = passes
+        own = trainable(last.block) + [p for here in rest for p in trainable(here.block.aux) if p.grad is not None]
+        if self.perturbation.by_sample:
+            own += [p for here in rest for p in here.parameters]
+        for parameter, gradient in zip(own, last.batch.mean([p.grad for p in own])):
+            parameter.grad = gradient
+        return Step(loss=last.local.loss, logits=last.local.logits, local=[here.local for here in rest], cosine=cosine)
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:

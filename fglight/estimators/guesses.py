@@ -6,42 +6,80 @@ names it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor
 
-from fglight.estimators.passes import BlockPass
+from fglight.estimators.linalg import span_coefficients
+from fglight.estimators.passes import BlockPass, local_loss
 from fglight.models.blocks import Block
 from fglight.models.initialization import reset_parameters
 
 EPS = 1e-16
 """Added to squared norms of guesses before dividing by them."""
 
+COMBINATIONS = ("mean", "span")
+
 
 class Guess(ABC):
-    """A direction in the space of a block's output or of its parameters.
+    """One or several directions in the space of a block's output or of its parameters.
+
+    Args:
+        directions: how many directions k the target is projected on; one for all guesses that are not ``drawn``.
+        combine: what becomes of k projections: their ``mean``, or the orthogonal projection on the ``span`` of the
+            directions (Flügel et al. 2024, arXiv 2410.17764).
 
     Attributes:
         uses_auxiliaries: whether the direction comes from the block's local loss.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
+        drawn: whether directions are drawn at random.
+
+    Raises:
+        ValueError: for more directions than the guess can have, or an unknown way to combine them.
     """
 
     uses_auxiliaries = False
     trains_auxiliaries = True
+    drawn = False
+
+    def __init__(self, directions: int = 1, combine: str = "mean") -> None:
+        if type(directions) is not int or directions < 1:
+            raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
+        if directions > 1 and not self.drawn:
+            raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
+        if combine not in COMBINATIONS:
+            raise ValueError(f"guess.combine={combine} does not exist: accepted is {', '.join(COMBINATIONS)}")
+        self.directions = directions
+        self.combine = combine
 
     def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
         """Called before every step's forward pass with all blocks of the network."""
 
     @abstractmethod
     def activity(self, here: BlockPass) -> Tensor:
-        """The guess in the space of h_j, ``(batch, ...)`` in h_j's shape."""
+        """The directions in the space of h_j, ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``."""
 
     @abstractmethod
     def weight(self, here: BlockPass) -> list[Tensor]:
-        """The guess in the space of theta_j, a tensor for each of ``here.parameters``."""
+        """The directions in the space of theta_j, ``(k, *shape)`` for each of ``here.parameters``."""
+
+    def coefficients(self, products: Tensor, gram: Tensor) -> Tensor:
+        """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
+
+        Args:
+            products: <t, g_m>, ``(..., k)``.
+            gram: <g_l, g_m>, ``(..., k, k)``.
+
+        Returns:
+            The factors, ``(..., k)``.
+        """
+        if self.combine == "span":
+            return span_coefficients(products, gram)
+        return self.coefficient(products, gram.diagonal(dim1=-2, dim2=-1)) / self.directions
 
     def coefficient(self, product: Tensor, square: Tensor) -> Tensor:
-        """The factor c that turns a guess g into the estimate c g of a target t: here <t, g> / (|g|^2 + eps).
+        """The factor c for a single direction g: here <t, g> / (|g|^2 + eps).
 
         Args:
             product: inner products <t, g>, any shape.
@@ -57,11 +95,15 @@ class LocalGuess(Guess):
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
-        return here.local_gradient
+        return here.local_gradient.unsqueeze(0)
 
     def weight(self, here: BlockPass) -> list[Tensor]:
-        """See ``Guess``."""
-        return here.to_parameters(here.local_gradient, keep=False)
+        """See ``Guess``; the block's graph is freed."""
+        cotangents = self.activity(here)
+        by_direction = [
+            here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
+        ]
+        return [stack(tensors) for tensors in zip(*by_direction)]
 
 
 class ExactGuess(LocalGuess):
@@ -77,31 +119,54 @@ class FixedNTKGuess(LocalGuess):
 
 
 class NTKGuess(FixedNTKGuess):
-    """The gradient of L_j with auxiliary networks that are drawn afresh before every step."""
+    """The gradient of L_j with auxiliary networks that are drawn afresh before every step.
+
+    With several directions, each comes from an auxiliary network of its own.
+    """
+
+    drawn = True
 
     def prepare(self, blocks: Sequence[Block]) -> None:
         """Redraw every auxiliary network but the head."""
         for block in blocks[:-1]:
             reset_parameters(block.aux)
 
+    def activity(self, here: BlockPass) -> Tensor:
+        """See ``Guess``."""
+        gradients = [here.local_gradient]
+        if self.directions > 1:
+            other = Block(here.block.body, deepcopy(here.block.aux))
+            for _ in range(1, self.directions):
+                reset_parameters(other.aux)
+                loss = local_loss(other, here.output, here.batch.labels, to_output=True, train=False)
+                gradients.append(loss.gradient)
+        return stack(gradients)
+
 
 class RandomGuess(Guess):
-    """A random direction with mean zero and unit covariance, so that E[<t, g> g] = t."""
+    """Random directions with mean zero and unit covariance, so that E[<t, g> g] = t."""
+
+    drawn = True
 
     @abstractmethod
     def sample(self, like: Tensor) -> Tensor:
         """Draw one direction in the shape, dtype and device of ``like``, from torch's default generator.
 
-        Called for blocks 0..J-2 in order and, for weight perturbations, in the order of ``body.parameters()``.
+        Called for blocks 0..J-2 in order and, for weight perturbations, in the order of ``body.parameters()``; once for
+        each direction.
         """
+
+    def samples(self, like: Tensor) -> Tensor:
+        """All k directions, ``(k, *like.shape)``."""
+        return stack([self.sample(like) for _ in range(self.directions)])
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
-        return self.sample(here.output.detach())
+        return self.samples(here.output.detach())
 
     def weight(self, here: BlockPass) -> list[Tensor]:
         """See ``Guess``."""
-        return [self.sample(parameter.detach()) for parameter in here.parameters]
+        return [self.samples(parameter.detach()) for parameter in here.parameters]
 
     def coefficient(self, product: Tensor, square: Tensor) -> Tensor:
         """The inner product itself, which makes the estimate unbiased (Eq. 1)."""
@@ -122,3 +187,8 @@ class RademacherGuess(RandomGuess):
     def sample(self, like: Tensor) -> Tensor:
         """See ``RandomGuess``."""
         return torch.empty_like(like).bernoulli_().mul_(2).sub_(1)
+
+
+def stack(directions: Sequence[Tensor]) -> Tensor:
+    """Directions one below the other, ``(k, *shape)``; a view of a single one."""
+    return directions[0].unsqueeze(0) if len(directions) == 1 else torch.stack(list(directions))

@@ -93,6 +93,45 @@ def unfold_cotangent(layer: nn.Module, cotangent: Tensor) -> Tensor:
     return cotangent.reshape(len(cotangent), layer.groups, layer.out_channels // layer.groups, -1)
 
 
+def unfolded_shape(call: LayerCall) -> tuple[int, int, int]:
+    """Groups, outputs a group (O) and positions (P) of a convolution's or linear layer's output."""
+    if isinstance(call.layer, nn.Linear):
+        return 1, call.layer.out_features, call.shape[1:-1].numel()
+    return call.layer.groups, call.layer.out_channels // call.layer.groups, call.shape[2:].numel()
+
+
+def has_outputs(call: LayerCall, name: str) -> bool:
+    """Whether ``layer_outputs`` knows this parameter of this layer."""
+    if name not in ("weight", "bias"):
+        return False
+    return type(call.layer) in (nn.Conv2d, nn.Linear) or _normalize(call.layer, call.input) is not None
+
+
+def layer_outputs(call: LayerCall, name: str, values: Tensor) -> Tensor:
+    """What a layer would give out at each sample with that sample's own value of one parameter, and the other zero.
+
+    It is linear in the parameter, and so this is also its Jacobian-vector product in the direction ``values``.
+
+    Args:
+        call: the use of a layer for which ``has_outputs``, cut down to as many samples.
+        name: of the parameter, ``weight`` or ``bias``.
+        values: ``(batch, *parameter.shape)``.
+
+    Returns:
+        ``(batch, ...)``, an output of the layer.
+    """
+    layer, shape = call.layer, (len(values), *call.shape[1:])
+    if name == "weight" and (columns := unfold(layer, call.input)) is not None:
+        groups, outputs, _ = unfolded_shape(call)
+        output = values.reshape(len(values), groups, outputs, -1) @ columns  # (batch, groups, O, P)
+        return (output.squeeze(1).mT if isinstance(layer, nn.Linear) else output).reshape(shape)
+    # Along the last dimensions, or along the channels.
+    behind = 0 if isinstance(layer, nn.LayerNorm | nn.Linear) else len(shape) - 2
+    before = len(shape) - values.dim() - behind
+    spread = values.view(len(values), *[1] * before, *values.shape[1:], *[1] * behind).expand(shape)
+    return spread * _normalize(layer, call.input) if name == "weight" else spread
+
+
 def per_sample_gradients(
     call: LayerCall, name: str, parameter: nn.Parameter, cotangents: Sequence[Tensor]
 ) -> list[Tensor]:
@@ -128,9 +167,9 @@ def _normalize(layer: nn.Module, x: Tensor) -> Tensor | None:
         batch_statistics = layer.training or layer.running_mean is None
         statistics = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
         return F.batch_norm(x, *statistics, training=batch_statistics, eps=layer.eps)
-    if isinstance(layer, nn.LayerNorm):
+    if type(layer) is nn.LayerNorm:
         return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-    if isinstance(layer, nn.GroupNorm):
+    if type(layer) is nn.GroupNorm:
         return F.group_norm(x, layer.num_groups, eps=layer.eps)
     return None
 

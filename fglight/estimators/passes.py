@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fglight.estimators.batch import Batch
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall
 from fglight.models.blocks import Block
 
@@ -38,22 +39,26 @@ class BlockPass:
     Attributes:
         index: j.
         block: the block.
+        batch: the images and labels of the step.
         input: x_j = h_{j-1} without graph (the images for block 0).
-        output: h_j = f_j(x_j), with the graph of this block alone.
+        output: h_j = f_j(x_j), with the graph of this block alone; None before the block has run.
         parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
         local: the local loss on h_j, where it was evaluated.
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
+        directions: the guess in the space of theta_j, where it is kept (forward mode).
     """
 
     index: int
     block: Block
+    batch: Batch
     input: Tensor
-    output: Tensor
+    output: Tensor | None
     parameters: list[nn.Parameter]
     calls: list[LayerCall] = field(default_factory=list)
     local: LocalLoss | None = None
     input_gradient: Tensor | None = None
+    directions: list[Tensor] = field(default_factory=list)
 
     @cached_property
     def owners(self) -> dict[nn.Parameter, list[tuple[LayerCall, str]]]:
@@ -102,13 +107,14 @@ class BlockPass:
         ]
 
     def release(self) -> None:
-        """Let go of the graph and of what the layers took in, for the memory."""
-        self.output = self.output.detach()
+        """Let go of all activations and the graph, for the memory."""
+        del self.input, self.output
         self.calls.clear()
         self.__dict__.pop("owners", None)
         self.__dict__.pop("weight_calls", None)
 
 
+@torch.enable_grad()
 def local_loss(block: Block, output: Tensor, labels: Tensor, *, to_output: bool, train: bool) -> LocalLoss:
     """Evaluate a block's local loss on its detached output, and what its gradients are wanted for.
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.guesses import Guess, RandomGuess
+from fglight.estimators import linalg
+from fglight.estimators.duals import pushforward, still
+from fglight.estimators.guesses import Guess, stack
 from fglight.estimators.layers import LayerCall, record_calls, weight_output
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.targets import TargetGradient
@@ -37,12 +39,20 @@ class Perturbation(ABC):
 
     Attributes:
         granularities: what it can be.
+        by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
+        several_directions: whether it can project on several directions of a guess.
+        inside_block: whether guesses are taken inside a block, on its graph.
+        forward_granularities: the granularities that forward mode has, those with few directional derivatives.
 
     Raises:
         ValueError: for any other granularity.
     """
 
-    granularities = ("sample",)
+    granularities: tuple[str, ...] = ("sample",)
+    by_sample = True
+    several_directions = False
+    forward_granularities: tuple[str, ...] = ()
+    inside_block = True
 
     def __init__(self, granularity: str | None = None) -> None:
         self.granularity = granularity or self.granularities[0]
@@ -56,7 +66,7 @@ class Perturbation(ABC):
         """A context in which ``body`` runs once; its value is what the perturbation wants to know of its layers."""
         return nullcontext([])
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """Where inside a block its target is needed, besides its output."""
         return []
 
@@ -76,16 +86,34 @@ class Perturbation(ABC):
             cosine: whether the cosine similarity of guess and target is wanted too.
         """
 
+    def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
+        """Forward mode: how a block's output moves along its directions, ``(count, batch, ...)``."""
+        raise NotImplementedError
+
+    def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
+        """Forward mode, for estimates that are sums over samples: the estimate of a block that runs once more.
+
+        Args:
+            here: the block.
+            guess: gives the same directions again.
+            products: each sample's inner product of target and direction, ``(count, batch)`` as ``tangents`` has them.
+
+        Returns:
+            A tensor for each of ``here.parameters``.
+        """
+        raise NotImplementedError
+
 
 def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[BlockTarget]:
-    """Turn the targets around for random guesses, which are drawn from block 0 on; leave them one by one for others."""
-    return reversed(list(targets)) if isinstance(guess, RandomGuess) else targets
+    """The targets of blocks with parameters, from block 0 on for guesses that are drawn, else as they come."""
+    targets = (target for target in targets if target[0].parameters)
+    return reversed(list(targets)) if guess.drawn else targets
 
 
 class Unprojected(Perturbation):
     """No projection: the estimate is the target. What ``guess=exact`` uses, whatever the perturbation."""
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """See ``Perturbation``."""
         return here.parameters
 
@@ -102,86 +130,112 @@ class Unprojected(Perturbation):
 
 
 class ActivityPerturbation(Perturbation):
-    """One coefficient a sample in the space of h_j, then one vector-Jacobian product of the block (Eq. 5)."""
+    """Coefficients in the space of h_j, then one vector-Jacobian product of the block (Eq. 5).
+
+    One coefficient stands for a ``sample``, or for a ``channel`` of a sample (its dimension 1).
+    """
+
+    granularities = ("sample", "channel")
+    several_directions = True
+    forward_granularities = ("sample",)
+    inside_block = False
 
     def __call__(
         self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
     ) -> Iterator[tuple[BlockPass, Estimate]]:
-        """See ``Perturbation``."""
+        """See ``Perturbation``; the cosine is the mean over samples."""
         for here, target in in_drawing_order(targets, guess):
-            direction = guess.activity(here)
-            t, g = _rows(target.output), _rows(direction)  # (batch, features)
-            product, square = torch.linalg.vecdot(t, g), torch.linalg.vecdot(g, g)  # (batch,)
-            estimate = self.project(t, g, guess.coefficient(product, square))
-            gradients = here.to_parameters(estimate.view_as(direction).to(direction.dtype), keep=False)
-            yield here, Estimate(gradients, mean_cosine(product, square, torch.linalg.vecdot(t, t)) if cosine else None)
+            directions = self.units(guess.activity(here))  # (units, k, features)
+            t = self.units(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
+            products, gram = linalg.products(t, directions), linalg.gram(directions)
+            coefficients = guess.coefficients(products, gram)
+            estimate = self.project(here, t, directions, coefficients)
+            yield (
+                here,
+                Estimate(
+                    self._to_parameters(here, estimate),
+                    self._cosine(here, t, products, gram, coefficients) if cosine else None,
+                ),
+            )
 
-    def project(self, target: Tensor, direction: Tensor, coefficient: Tensor) -> Tensor:
+    def units(self, tensors: Tensor) -> Tensor:
+        """Cut activities ``(k, batch, ...)`` into what one coefficient stands for: ``(units, k, features)``."""
+        start = 2 if self.granularity == "sample" else 3
+        return tensors.reshape(len(tensors), tensors.shape[1:start].numel(), -1).transpose(0, 1)
+
+    def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
         """The estimate of the target in the space of h_j.
 
         Args:
-            target: t_i, ``(batch, features)``.
-            direction: g_i, ``(batch, features)``.
-            coefficient: c_i, ``(batch,)``.
+            here: the block.
+            target: ``(units, features)``.
+            directions: ``(units, k, features)``.
+            coefficients: ``(units, k)``.
 
         Returns:
-            c_i g_i, ``(batch, features)``.
+            The sum of c_m g_m in each unit, ``(units, features)``.
         """
-        return coefficient.unsqueeze(1) * direction
+        return linalg.combine(coefficients, directions)
+
+    def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
+        """See ``Perturbation``: the directions themselves, all samples at once."""
+        return guess.activity(here)
+
+    def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
+        """See ``Perturbation``."""
+        directions = self.units(guess.activity(here))  # (batch, k, features)
+        coefficients = guess.coefficients(products.mT, linalg.gram(directions))
+        return self._to_parameters(here, linalg.combine(coefficients, directions))
+
+    def _to_parameters(self, here: BlockPass, estimate: Tensor) -> list[Tensor]:
+        """From the space of h_j, ``(units, features)``, to that of theta_j; the block's graph is freed."""
+        return here.to_parameters(estimate.view(here.output.shape).to(here.output.dtype), keep=False)
+
+    def _cosine(self, here: BlockPass, target: Tensor, products: Tensor, gram: Tensor, coefficients: Tensor) -> Tensor:
+        by_sample = (len(here.output), -1)
+        squares = linalg.products(target, target.unsqueeze(1)).view(by_sample).sum(1)
+        units = (x.view(*by_sample, *x.shape[1:]) for x in (products, gram, coefficients))
+        return here.batch.mean([linalg.cosine(*units, squares).mean()])[0]
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):
     """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6)."""
 
-    def project(self, target: Tensor, direction: Tensor, coefficient: Tensor) -> Tensor:
+    granularities = ("sample",)
+    several_directions = False
+    forward_granularities = ()
+
+    def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
-        return project_on_span(target, direction)
-
-
-def project_on_span(targets: Tensor, guesses: Tensor) -> Tensor:
-    """Orthogonal projection of each row of ``targets`` on the span of the rows of ``guesses``.
-
-    With targets T and guesses G this is T G^T (G G^T)^+ G. A batch-normalised auxiliary makes the guesses of a batch
-    sum to about zero, so the Gram matrix G G^T is singular; its pseudo-inverse drops the eigenvalues under
-    ``directions * machine epsilon`` of the largest.
-
-    Args:
-        targets: ``(rows, features)``.
-        guesses: ``(directions, features)``.
-
-    Returns:
-        The projections, ``(rows, features)``.
-    """
-    # Unit rows make the rank cut-off indifferent to how the guesses' lengths differ.
-    unit = nn.functional.normalize(guesses, dim=1, eps=torch.finfo(guesses.dtype).tiny)
-    eigenvalues, eigenvectors = torch.linalg.eigh((unit @ unit.T).double())
-    cutoff = len(guesses) * torch.finfo(guesses.dtype).eps * eigenvalues[-1]
-    inverse = torch.where(eigenvalues > cutoff, eigenvalues, torch.inf).reciprocal()
-    coefficients = (targets @ unit.T).double() @ (eigenvectors * inverse) @ eigenvectors.T  # (rows, directions)
-    return coefficients.to(unit.dtype) @ unit
+        return linalg.project_on_span(target, here.batch.gather(directions.squeeze(1)))
 
 
 class WeightPerturbation(Perturbation):
     """The batch gradient with respect to theta_j projected on the guess in the same space (Eq. 4).
 
     One coefficient stands for a parameter ``tensor`` (as in the paper's code), a ``block`` (all of theta_j, Eq. 4 read
-    literally) or the whole ``network`` (Baydin et al. 2022).
+    literally), the whole ``network`` (Baydin et al. 2022), or as little as a ``filter``: an output channel of a
+    convolution, a row of a linear layer's weight, an entry of a bias or scale.
 
     The target enters through its inner product with the guess alone, and so the gradients of convolution and linear
     weights are never computed: with cotangent d at the layer's output and guess g, <t, g> = <d, layer(x; g)>, a forward
-    pass of the layer with the guess for a weight (its Jacobian-vector product).
+    pass of the layer with the guess for a weight (its Jacobian-vector product). For the cosine, which needs the norm of
+    the target, and for several directions the target itself is the better way.
     """
 
-    granularities = ("tensor", "block", "network")
+    granularities = ("tensor", "block", "network", "filter")
+    by_sample = False
+    several_directions = True
+    forward_granularities = ("tensor", "block", "network")
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""
         return record_calls(body)
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
-        """See ``Perturbation``; the norm of a target, for the cosine, takes the gradient itself."""
-        products = {} if cosine else here.weight_calls
-        return [products.get(p, p) for p in here.parameters]
+    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+        """See ``Perturbation``: parameters, or in their place the outputs of layers that they are the weights of."""
+        calls = {} if _explicit(guess, cosine) else here.weight_calls
+        return [calls.get(p, p) for p in here.parameters]
 
     def reuses_graph(self, guess: Guess) -> bool:
         """See ``Perturbation``."""
@@ -191,51 +245,129 @@ class WeightPerturbation(Perturbation):
         self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
     ) -> Iterator[tuple[BlockPass, Estimate]]:
         """See ``Perturbation``; the cosine is the mean over parameter tensors."""
-        targets = ((here, target) for here, target in in_drawing_order(targets, guess) if here.parameters)
+        targets = in_drawing_order(targets, guess)
         # Only one coefficient for the network needs all blocks' guesses at once.
         for group in filter(None, [list(targets)] if self.granularity == "network" else ([b] for b in targets)):
-            guesses = [guess.weight(here) for here, _ in group]
-            products = [
-                _products(here, target, g, explicit=cosine) for (here, target), g in zip(group, guesses)
-            ]  # each (tensors,)
-            squares = [_squares(g) for g in guesses]
-            if self.granularity == "tensor":
-                coefficients = [guess.coefficient(p, s) for p, s in zip(products, squares)]
-            else:
-                shared = guess.coefficient(torch.cat(products).sum(), torch.cat(squares).sum())
-                coefficients = [shared.expand_as(p) for p in products]
-            for (here, target), g, c, product, square in zip(group, guesses, coefficients, products, squares):
-                similarity = mean_cosine(product, square, _squares(target.inside)) if cosine else None
-                yield here, Estimate(list(torch._foreach_mul(g, list(c.unbind()))), similarity)
+            directions = [self.directions(here, guess) for here, _ in group]
+            products, squares = [], []
+            for (here, target), d in zip(group, directions):
+                if _explicit(guess, cosine):
+                    gradients = here.batch.mean(target.inside)
+                    products.append([linalg.products(self.units(t)[:, 0], g) for t, g in zip(_alone(gradients), d)])
+                    squares.append([self.units(t).square().sum() for t in _alone(gradients)])
+                else:
+                    products.append(here.batch.mean(self._products_by_layer(here, target, d)))
+            grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
+            coefficients = self.coefficients(products, grams, guess)
+            for j, (here, _) in enumerate(group):
+                similarity = None
+                if cosine:
+                    tensors = zip(products[j], grams[j], coefficients[j], squares[j])
+                    similarity = torch.stack([linalg.cosine(*tensor) for tensor in tensors]).mean()
+                yield here, Estimate(combine(here.parameters, coefficients[j], directions[j]), similarity)
+
+    def directions(self, here: BlockPass, guess: Guess) -> list[Tensor]:
+        """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
+        directions = guess.weight(here)
+        # A random one is drawn alike everywhere.
+        return [self.units(g) for g in (here.batch.mean(directions) if guess.uses_auxiliaries else directions)]
+
+    def units(self, tensors: Tensor) -> Tensor:
+        """Cut ``(k, *shape)`` into what one coefficient stands for at most: ``(units, k, features)``."""
+        units = tensors.shape[1] if self.granularity == "filter" and tensors.dim() > 1 else 1
+        return tensors.reshape(len(tensors), units, -1).transpose(0, 1)
+
+    def coefficients(self, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess) -> list[list[Tensor]]:
+        """The coefficients that belong together.
+
+        Args:
+            products: <t, g_m> for every block and parameter tensor, ``(units, k)``.
+            grams: <g_l, g_m> for every block and parameter tensor, ``(units, k, k)``.
+            guess: turns them into coefficients.
+
+        Returns:
+            As ``products``.
+        """
+        sizes = [len(product) for block in products for product in block]
+        product = torch.cat([product for block in products for product in block])
+        gram = torch.cat([gram for block in grams for gram in block])
+        if self.granularity in ("block", "network"):
+            shared = guess.coefficients(product.sum(0, keepdim=True), gram.sum(0, keepdim=True))
+            coefficients = iter(shared.expand_as(product).split(sizes))
+        else:
+            coefficients = iter(guess.coefficients(product, gram).split(sizes))
+        return [[next(coefficients) for _ in block] for block in products]
+
+    def tangents(self, here: BlockPass, guess: Guess, carried: Tensor | None = None) -> Tensor:
+        """See ``Perturbation``; the directions are kept in ``here.directions``.
+
+        Args:
+            here: the block; where it has not run yet, it does so now.
+            guess: where the directions come from.
+            carried: tangents of the block's input that go with its own, ``(k, batch, ...)``; for a coefficient that
+                stands for the whole network.
+
+        Returns:
+            ``(coefficients * k, batch, ...)``.
+        """
+        here.directions = self.directions(here, guess)
+        names = [name for name, parameter in here.block.body.named_parameters() if parameter.requires_grad]
+        groups = [[i] for i in range(len(names))] if self.granularity == "tensor" else [list(range(len(names)))]
+        tangents = []
+        for group in groups:
+            for m in range(guess.directions):
+                named = {names[i]: here.directions[i][0, m].view_as(here.parameters[i]) for i in group}
+                x_tangent = None if carried is None else carried[m]
+                with nullcontext() if here.output is None else still(here.block.body):
+                    output, tangent = pushforward(here.block.body, here.input, x_tangent, named)
+                here.output = output if here.output is None else here.output
+                tangents.append(tangent)
+        return stack(tangents)
+
+    def from_sums(self, passes: Sequence[BlockPass], guess: Guess, sums: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Forward mode: the estimates of several blocks, whose directions are in ``directions``.
+
+        Args:
+            passes: the blocks; all of them where one coefficient stands for the network, else one.
+            guess: turns inner products into coefficients.
+            sums: inner products of target and directions for each of a block's coefficients, ``(coefficients * k,)``.
+        """
+        products = []
+        for here, known in zip(passes, sums):
+            known = list(known.view(-1, 1, guess.directions))
+            # Where one coefficient stands for several tensors, the first has the sum over all.
+            products.append(known + [torch.zeros_like(known[0])] * (len(here.directions) - len(known)))
+        grams = [[linalg.gram(g) for g in here.directions] for here in passes]
+        for here, coefficients in zip(passes, self.coefficients(products, grams, guess)):
+            yield combine(here.parameters, coefficients, here.directions)
+            here.directions.clear()
+
+    def _products_by_layer(self, here: BlockPass, target: TargetGradient, directions: list[Tensor]) -> list[Tensor]:
+        """<t, g> of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""
+        products = []
+        for parameter, t, g in zip(here.parameters, target.inside, directions):
+            call = here.weight_calls.get(parameter)
+            if call is not None:
+                g = weight_output(call, g.view_as(parameter))  # (batch, ...), an output of the layer
+                channel = t.dim() - 1 if isinstance(call.layer, nn.Linear) else 1
+                t, g = (x.movedim(channel, 0) if self.granularity == "filter" else x for x in (t, g))
+            units = len(g) if self.granularity == "filter" else 1
+            products.append(linalg.products(t.reshape(units, -1), g.reshape(units, 1, -1)))
+        return products
 
 
-def _products(here: BlockPass, target: TargetGradient, guess: list[Tensor], *, explicit: bool) -> Tensor:
-    """<t, g> of each parameter tensor, ``(tensors,)``, from what ``WeightPerturbation.points`` asked for."""
-    calls = {} if explicit else here.weight_calls
-    images = [weight_output(calls[p], g) if p in calls else g for p, g in zip(here.parameters, guess)]
-    return torch.stack([torch.dot(t.flatten(), image.flatten()) for t, image in zip(target.inside, images)]).to(
-        guess[0].dtype
-    )
+def combine(parameters: Sequence[Tensor], coefficients: Sequence[Tensor], directions: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of c_m g_m for each parameter, from ``(units, k)`` and ``(units, k, features)``."""
+    return [
+        linalg.combine(c, g).view(parameter.shape).to(parameter.dtype)
+        for parameter, c, g in zip(parameters, coefficients, directions)
+    ]
 
 
-def _squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Squared norms of several tensors: ``(tensors,)``."""
-    return torch.stack([torch.dot(tensor.flatten(), tensor.flatten()) for tensor in tensors])
+def _explicit(guess: Guess, cosine: bool) -> bool:
+    """Whether the target itself is computed, and not only its inner product with a single direction."""
+    return cosine or guess.directions > 1
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """Flatten to ``(batch, features)``, in at least single precision."""
-    rows = tensor.flatten(1)
-    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
-
-
-def mean_cosine(products: Tensor, guess_squares: Tensor, target_squares: Tensor) -> Tensor:
-    """The mean of <t, g> / (|t| |g|) (Eq. 6 where the mean is over samples), 0 where either is 0.
-
-    Args:
-        products: inner products <t, g>, any shape.
-        guess_squares: squared norms |g|^2, same shape.
-        target_squares: squared norms |t|^2, same shape.
-    """
-    norms = guess_squares.sqrt() * target_squares.sqrt()
-    return (products / norms.clamp_min(torch.finfo(norms.dtype).tiny)).mean()
+def _alone(gradients: Sequence[Tensor]) -> list[Tensor]:
+    return [gradient.unsqueeze(0) for gradient in gradients]

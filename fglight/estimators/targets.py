@@ -31,11 +31,16 @@ class Target(ABC):
 
     Attributes:
         uses_auxiliaries: whether the loss is a local one.
-        crosses_blocks: whether it is differentiated through a later block, which then needs its input's gradient.
+        reach: through how many later blocks it is differentiated at most; None: all of them.
     """
 
     uses_auxiliaries: bool
-    crosses_blocks: bool
+    reach: int | None
+
+    @property
+    def crosses_blocks(self) -> bool:
+        """Whether it is differentiated through later blocks, which then need their inputs' gradients."""
+        return self.reach != 0
 
     @abstractmethod
     def __call__(
@@ -54,7 +59,7 @@ class GlobalTarget(Target):
     """The gradient of the network's loss L, that is backpropagation's."""
 
     uses_auxiliaries = False
-    crosses_blocks = True
+    reach = None
 
     def __call__(
         self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
@@ -72,7 +77,7 @@ class LocalTarget(Target):
     """The gradient of the block's own local loss L_j."""
 
     uses_auxiliaries = True
-    crosses_blocks = False
+    reach = 0
 
     def __call__(
         self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
@@ -86,7 +91,7 @@ class IntermediateTarget(Target):
     """The gradient of the next block's local loss L_{j+1}, through f_{j+1}; for block J-2 this is L."""
 
     uses_auxiliaries = True
-    crosses_blocks = True
+    reach = 1
 
     def __call__(
         self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True

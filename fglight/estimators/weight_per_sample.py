@@ -13,10 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from fglight.estimators.guesses import Guess, RandomGuess
-from fglight.estimators.layers import LayerCall, per_sample_gradients, record_calls, unfold, unfold_cotangent
+from fglight.estimators import linalg
+from fglight.estimators.duals import pushforward, pushforward_from, still
+from fglight.estimators.guesses import Guess
+from fglight.estimators.layers import (
+    LayerCall,
+    has_outputs,
+    layer_outputs,
+    per_sample_gradients,
+    record_calls,
+    unfold,
+    unfold_cotangent,
+    unfolded_shape,
+)
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import BlockTarget, Estimate, Perturbation, in_drawing_order, mean_cosine
+from fglight.estimators.perturbations import BlockTarget, Estimate, Perturbation, in_drawing_order
 
 CHUNK = 2**24
 """How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
@@ -32,12 +43,13 @@ class WeightPerSamplePerturbation(Perturbation):
     """
 
     granularities = ("tensor",)
+    forward_granularities = ("tensor",)
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""
         return record_calls(body)
 
-    def points(self, here: BlockPass, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """See ``Perturbation``: the outputs of the layers."""
         return here.calls
 
@@ -46,30 +58,73 @@ class WeightPerSamplePerturbation(Perturbation):
     ) -> Iterator[tuple[BlockPass, Estimate]]:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
         for here, target in in_drawing_order(targets, guess):
-            drawn = isinstance(guess, RandomGuess)
-            directions = [None] * len(here.calls) if drawn else here.vjp(guess.activity(here), here.calls)
-            cotangents = dict(zip(here.calls, zip(target.inside, directions)))
-            whole = LayerCall(here.block.body, here.input, get_gradient_edge(here.output), here.output.shape)
-            cotangents[whole] = (target.output, None if drawn else guess.activity(here))
+            whole = whole_block(here)
+            cotangents = dict(zip([*here.calls, whole], [*target.inside, target.output]))
             gradients, cosines = [], []
-            # In the order of body.parameters(), because random guesses are drawn in it.
-            for parameter in here.parameters:
-                uses = here.owners.get(parameter, [])
-                call, name = uses[0] if len(uses) == 1 else (whole, "")
-                gradient, similarity = _project(call, name, parameter, *cotangents[call], guess, cosine)
+            for parameter, call, name, direction in parameter_guesses(here, whole, guess):
+                gradient, similarity = project(call, name, parameter, cotangents[call], direction, guess, cosine=cosine)
                 gradients.append(gradient)
                 cosines += [] if similarity is None else [similarity]
-            yield here, Estimate(gradients, torch.stack(cosines).mean() if cosines else None)
+            yield here, Estimate(gradients, here.batch.mean([torch.stack(cosines).mean()])[0] if cosines else None)
+
+    def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
+        """See ``Perturbation``; for each parameter all samples along their own directions at once."""
+        body, whole, tangents = here.block.body, whole_block(here), []
+        for parameter, call, name, direction in parameter_guesses(here, whole, guess):
+            with torch.no_grad(), still(body):
+                if has_outputs(call, name):
+                    moved = images(call, name, parameter, direction, guess)
+                    tangents.append(pushforward_from(body, call.layer, here.input, moved))
+                    continue
+            g = _directions(call, name, parameter, direction, guess)  # one run a sample for other parameters
+            path = next(path for path, p in body.named_parameters() if p is parameter)
+            with still(body):
+                rows = [pushforward(body, here.input, parameters={path: g[i]})[1][i] for i in range(len(g))]
+            tangents.append(torch.stack(rows))
+        return torch.stack(tangents)
+
+    def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
+        """See ``Perturbation``."""
+        guesses = parameter_guesses(here, whole_block(here), guess)
+        return [
+            project(call, name, parameter, None, direction, guess, products=product)[0]
+            for (parameter, call, name, direction), product in zip(guesses, products)
+        ]
 
 
-def _project(
+def whole_block(here: BlockPass) -> LayerCall:
+    """The block as if it were a layer, for parameters that no single use of a layer stands for."""
+    return LayerCall(here.block.body, here.input, get_gradient_edge(here.output), here.output.shape)
+
+
+def parameter_guesses(
+    here: BlockPass, whole: LayerCall, guess: Guess
+) -> Iterator[tuple[nn.Parameter, LayerCall, str, Tensor | None]]:
+    """Each trained parameter of a block with the use of the layer that owns it, its name there, and its guess.
+
+    The guess is a cotangent of that layer's output; None where directions are to be drawn for the parameter itself, for
+    which the parameters come in the order of ``body.parameters()``.
+    """
+    directions: dict[LayerCall, Tensor] = {}
+    if guess.uses_auxiliaries:
+        at_output = guess.activity(here).squeeze(0)
+        directions = dict(zip([*here.calls, whole], [*here.vjp(at_output, here.calls), at_output]))
+    for parameter in here.parameters:
+        uses = here.owners.get(parameter, [])
+        call, name = uses[0] if len(uses) == 1 else (whole, "")
+        yield parameter, call, name, directions.get(call)
+
+
+def project(
     call: LayerCall,
     name: str,
     parameter: nn.Parameter,
-    target: Tensor,
+    target: Tensor | None,
     direction: Tensor | None,
     guess: Guess,
-    cosine: bool,
+    *,
+    products: Tensor | None = None,
+    cosine: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Project every sample's gradient of one parameter on that sample's guess, and sum over the batch.
 
@@ -77,61 +132,96 @@ def _project(
         call: the use of the layer that owns the parameter, or of the whole block.
         name: of the parameter in its layer, empty for the whole block.
         parameter: the parameter.
-        target: cotangent of the layer's output that gives the targets t_i.
+        target: cotangent of the layer's output that gives the targets t_i; None where ``products`` are known.
         direction: cotangent that gives the guesses g_i; None: they are drawn from ``guess``.
         guess: turns inner products into coefficients.
-        cosine: whether the cosine similarity is wanted.
+        products: <t_i, g_i>, ``(batch,)``, where they are known.
+        cosine: whether the cosine similarity is wanted, for which a target is needed.
 
     Returns:
         The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
     """
-    by_gram, rows = _plan(call, name, target, drawn=direction is None)
+    by_gram, chunks = _plan(call, name, parameter, drawn=direction is None)
     estimate = torch.zeros_like(parameter)
     coefficients, cosines = [], []
-    for start in range(0, len(target), rows):
-        chunk = slice(start, start + rows)
+    for chunk in chunks:
         part = replace(call, input=call.input[chunk])
+        t, g = (None if cotangent is None else cotangent[chunk] for cotangent in (target, direction))
         if by_gram:
-            product, square, length = _gram_products(part, target[chunk], direction[chunk], cosine)
-            coefficients.append(guess.coefficient(product, square))
+            product, square, length = _gram_products(part, t, g, cosine=cosine)
         else:
-            cotangents = [target[chunk], *([] if direction is None else [direction[chunk]])]
-            t, *g = per_sample_gradients(part, name, parameter, cotangents)  # each (rows, *parameter.shape)
-            t, g = t.flatten(1), (guess.sample(t) if direction is None else g[0]).flatten(1)
-            product, square = torch.linalg.vecdot(t, g), torch.linalg.vecdot(g, g)  # (rows,)
-            length = torch.linalg.vecdot(t, t) if cosine else None
-            estimate += (guess.coefficient(product, square).to(g.dtype) @ g).view_as(parameter)
-        if length is not None:
-            cosines.append(mean_cosine(product, square, length) * len(product) / len(target))
+            t = None if t is None else per_sample_gradients(part, name, parameter, [t])[0].flatten(1)
+            g = _directions(part, name, parameter, g, guess).flatten(1)  # (rows, features)
+            product = None if t is None else linalg.products(t, g.unsqueeze(1))[:, 0]  # (rows,)
+            square = linalg.gram(g.unsqueeze(1))[:, 0, 0]
+            length = linalg.gram(t.unsqueeze(1))[:, 0] if cosine else None
+        product = products[chunk] if product is None else product
+        coefficients.append(guess.coefficient(product, square))
+        if not by_gram:
+            estimate += (coefficients[-1].to(g.dtype) @ g).view_as(parameter)
+        if cosine:
+            units = (x.view(-1, 1, *[1] * dimensions) for x, dimensions in ((product, 1), (square, 2), (product, 1)))
+            cosines.append(linalg.cosine(*units, length.view(-1)))
     if by_gram:
         scale = torch.cat(coefficients).view(-1, *[1] * (direction.dim() - 1))
         estimate = torch.autograd.grad(
             call.output, parameter, scale.to(direction.dtype) * direction, retain_graph=True
         )[0]
-    return estimate, torch.stack(cosines).sum() if cosines else None
+    return estimate, torch.cat(cosines).mean() if cosines else None
 
 
-def _plan(call: LayerCall, name: str, target: Tensor, *, drawn: bool) -> tuple[bool, int]:
-    """Whether P x P Gram matrices are cheaper than per-sample gradients, and how many samples to take at once."""
-    batch = len(target)
-    if name != "weight" or type(call.layer) not in (nn.Conv2d, nn.Linear):
-        return False, batch
-    _, groups, outputs, positions = unfold_cotangent(call.layer, target[:1]).shape
-    inputs = getattr(call.layer, name).numel() // (groups * outputs)
-    by_gram = not drawn and positions**2 * (inputs + 2 * outputs) < 2 * positions * inputs * outputs
-    temporary = inputs * positions + 2 * (positions**2 if by_gram else inputs * outputs)
-    return by_gram, max(1, min(batch, CHUNK // (groups * temporary)))
+def images(call: LayerCall, name: str, parameter: nn.Parameter, direction: Tensor | None, guess: Guess) -> Tensor:
+    """How a layer's output changes at each sample as the parameter moves along that sample's guess: J_i g_i.
+
+    Args:
+        call: the use of the layer that owns the parameter.
+        name: of the parameter in its layer.
+        parameter: the parameter.
+        direction: cotangent of the layer's output that gives the guesses g_i; None: they are drawn from ``guess``.
+        guess: where they are drawn from.
+
+    Returns:
+        A tangent of the layer's output, in its shape.
+    """
+    _, chunks = _plan(call, name, parameter, drawn=direction is None)
+    tangents = []
+    for chunk in chunks:
+        part = replace(call, input=call.input[chunk])
+        g = _directions(part, name, parameter, None if direction is None else direction[chunk], guess)
+        tangents.append(layer_outputs(part, name, g))
+    return torch.cat(tangents).view(call.shape)
+
+
+def _directions(call: LayerCall, name: str, parameter: nn.Parameter, cotangent: Tensor | None, guess: Guess) -> Tensor:
+    """The guesses g_i of a parameter, ``(rows, *parameter.shape)``."""
+    if cotangent is None:
+        return guess.sample(parameter.detach().expand(len(call.input), *parameter.shape))
+    return per_sample_gradients(call, name, parameter, [cotangent])[0]
+
+
+def _plan(call: LayerCall, name: str, parameter: nn.Parameter, *, drawn: bool) -> tuple[bool, list[slice]]:
+    """Whether P x P Gram matrices are cheaper than per-sample gradients, and which samples to take at once."""
+    batch = len(call.input)
+    by_gram, rows = False, batch
+    if name == "weight" and type(call.layer) in (nn.Conv2d, nn.Linear):
+        groups, outputs, positions = unfolded_shape(call)
+        inputs = parameter.numel() // (groups * outputs)
+        by_gram = not drawn and positions**2 * (inputs + 2 * outputs) < 2 * positions * inputs * outputs
+        temporary = inputs * positions + 2 * (positions**2 if by_gram else inputs * outputs)
+        rows = max(1, min(batch, CHUNK // (groups * temporary)))
+    return by_gram, [slice(start, start + rows) for start in range(0, batch, rows)]
 
 
 def _gram_products(
-    call: LayerCall, target: Tensor, direction: Tensor, cosine: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """<t_i, g_i>, |g_i|^2 and, where wanted, |t_i|^2 of a convolution's or linear layer's weight, each ``(rows,)``."""
+    call: LayerCall, target: Tensor | None, direction: Tensor, *, cosine: bool
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """<t_i, g_i>, |g_i|^2 and |t_i|^2 of a convolution's or linear layer's weight, each ``(rows,)``, where wanted."""
     columns = unfold(call.layer, call.input)  # (rows, groups, K, P)
-    t, g = unfold_cotangent(call.layer, target), unfold_cotangent(call.layer, direction)  # (rows, groups, O, P)
     inputs = (columns.mT @ columns).flatten(1)  # (rows, groups * P * P)
+    g = unfold_cotangent(call.layer, direction)  # (rows, groups, O, P)
+    t = None if target is None else unfold_cotangent(call.layer, target)
 
     def product(left: Tensor, right: Tensor) -> Tensor:
-        return torch.linalg.vecdot(inputs, (left.mT @ right).flatten(1))
+        return linalg.products(inputs, (left.mT @ right).flatten(1).unsqueeze(1))[:, 0]
 
-    return product(t, g), product(g, g), product(t, t) if cosine else None
+    return (None if t is None else product(t, g)), product(g, g), product(t, t) if cosine else None

@@ -1,0 +1,181 @@
+"""Forward mode gives what reverse mode gives, and where batch norm couples samples, the same sum over the batch."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from helpers import (
+    MODELS,
+    TARGETS,
+    assert_close,
+    assert_same_gradients,
+    build,
+    compose,
+    estimator_of,
+    gradients,
+    snapshot,
+)
+from torch import nn
+
+from fglight.errors import ConfigError
+from fglight.estimators import ForwardModeEstimator
+from fglight.models import Block
+
+GUESSES = ("local", "ntk", "fixed_ntk", "gaussian", "rademacher")
+GRANULARITIES = ("tensor", "block", "network")
+
+
+def both(settings=None, *, size=8, uncoupled=False, **choices):
+    """Gradients and steps of the two engines, from the same random numbers: ``(reverse, forward, steps, models)``."""
+    results, steps, models = [], [], []
+    for engine in ("reverse", "forward"):
+        model, estimator, batch = build({"aux.hidden": 4, **(settings or {})}, size=size, engine=engine, **choices)
+        if uncoupled:
+            for block in model.blocks:
+                block.body.eval()
+        torch.manual_seed(1)
+        steps.append(estimator.estimate(model, *batch))
+        results.append(gradients(model))
+        models.append(model)
+    return *results, steps, models
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_weight_estimates_are_those_of_reverse_mode(target, guess, granularity, name):
+    settings = {"perturb.granularity": granularity}
+    reverse, forward, steps, models = both(settings, target=target, guess=guess, model=name)
+    assert_same_gradients(forward, reverse, 1e-8)
+    assert_close(steps[1].loss, steps[0].loss)
+    assert_close(steps[1].logits, steps[0].logits)
+    for here, there in zip(steps[1].local, steps[0].local):
+        assert (here is None) == (there is None)
+        if here is not None:
+            assert_close(here.loss, there.loss)
+    for name, value in snapshot(models[1]).items():
+        assert torch.equal(value, snapshot(models[0])[name]), name
+
+
+@pytest.mark.parametrize("combine", ["mean", "span"])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("guess", ["gaussian", "ntk"])
+def test_several_directions_of_weights(guess, granularity, combine):
+    settings = {"perturb.granularity": granularity, "guess.directions": 3, "guess.combine": combine}
+    reverse, forward, *_ = both(settings, guess=guess)
+    assert_same_gradients(forward, reverse, 1e-7)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("perturb", ["activity", "weight_per_sample"])
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_without_coupling_of_samples_their_coefficients_are_the_same(target, guess, perturb, name):
+    """Batch norm with its running statistics is a layer like any other."""
+    reverse, forward, *_ = both(target=target, guess=guess, perturb=perturb, model=name, uncoupled=True)
+    assert_same_gradients(forward, reverse, 1e-8)
+
+
+@pytest.mark.parametrize("combine", ["mean", "span"])
+@pytest.mark.parametrize("guess", ["gaussian", "ntk"])
+def test_several_directions_of_activities(guess, combine):
+    settings = {"guess.directions": 3, "guess.combine": combine}
+    reverse, forward, *_ = both(settings, guess=guess, perturb="activity", uncoupled=True)
+    assert_same_gradients(forward, reverse, 1e-7)
+
+
+@pytest.mark.parametrize("perturb", ["activity", "weight_per_sample"])
+def test_with_a_local_target_nothing_lies_between_guess_and_loss(perturb):
+    """The block's own batch norm lies before its output, and so activity coefficients agree."""
+    reverse, forward, *_ = both(target="local", guess="gaussian", perturb="activity")
+    assert_same_gradients(forward, reverse)
+
+
+@pytest.mark.parametrize("perturb", ["activity", "weight_per_sample"])
+@pytest.mark.parametrize("target", ["global", "intermediate"])
+def test_batch_norm_changes_coefficients_of_samples_but_not_their_sum(target, perturb, monkeypatch):
+    """The sum over samples of <t_i, g_i> is one directional derivative, however it is split."""
+    coefficients = {}
+    for engine in ("reverse", "forward"):
+        model, estimator, batch = build(target=target, guess="gaussian", perturb=perturb, engine=engine)
+        seen = coefficients[engine] = []
+        estimator.guess.coefficient = lambda product, square, seen=seen: seen.append(product.flatten()) or product
+        torch.manual_seed(1)
+        estimator.estimate(model, *batch)
+    differ = 0
+    assert len(coefficients["forward"]) == len(coefficients["reverse"])
+    for forward, reverse in zip(coefficients["forward"], coefficients["reverse"]):
+        assert_close(forward.sum(), reverse.sum(), 1e-8)
+        differ += not torch.allclose(forward, reverse)
+    assert differ > 0
+
+
+@pytest.mark.parametrize("perturb", ["activity", "weight", "weight_per_sample"])
+@pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
+def test_running_statistics_and_generator_move_once_a_step(guess, perturb):
+    moved, states = [], []
+    for engine in ("reverse", "forward"):
+        model, estimator, batch = build(guess=guess, perturb=perturb, engine=engine)
+        torch.manual_seed(1)
+        estimator.estimate(model, *batch)
+        moved.append({name: value for name, value in snapshot(model).items() if "running" in name or "num_" in name})
+        states.append(torch.get_rng_state())
+    for name, value in moved[0].items():
+        assert_close(moved[1][name].double(), value.double(), name=name)
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("perturb", ["activity", "weight", "weight_per_sample"])
+@pytest.mark.parametrize("guess", ["local", "gaussian"])
+def test_bodies_with_and_without_parameters_frozen_or_not(guess, perturb):
+    torch.manual_seed(0)
+    bodies = [
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(12, 8), nn.Tanh()),
+        nn.Tanh(),
+        nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 6)),
+        nn.Linear(6, 4),
+    ]
+    blocks = [Block(body, nn.Linear(width, 4)).double() for body, width in zip(bodies, (12, 8, 8, 6, 4))]
+    blocks[3].body[0].bias.requires_grad_(False)
+    batch = torch.randn(5, 3, 4, dtype=torch.float64), torch.randint(4, (5,))
+    results = []
+    for engine in ("reverse", "forward"):
+        copies = deepcopy(blocks)
+        torch.manual_seed(1)
+        estimator_of(guess=guess, perturb=perturb, engine=engine).estimate(copies, *batch)
+        results.append(gradients(copies))
+    assert_same_gradients(results[1], results[0])
+
+
+@pytest.mark.parametrize(
+    ("choices", "settings", "named"),
+    [
+        ({"guess": "exact"}, {}, "guess=exact"),
+        ({"perturb": "activity_span"}, {}, "engine=reverse"),
+        ({"perturb": "weight"}, {"perturb.granularity": "filter"}, "perturb.granularity=filter"),
+        ({"perturb": "activity"}, {"perturb.granularity": "channel"}, "perturb.granularity=channel"),
+    ],
+)
+def test_what_forward_mode_does_not_have_is_refused(choices, settings, named):
+    with pytest.raises(ConfigError, match=named):
+        estimator_of(settings, engine="forward", **choices)
+
+
+def test_a_body_with_dropout_is_refused():
+    blocks = [
+        Block(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), nn.Linear(3, 2)),
+        Block(nn.Linear(3, 3), nn.Linear(3, 2)),
+    ]
+    estimator = estimator_of(guess="gaussian", engine="forward")
+    batch = torch.randn(4, 3), torch.randint(2, (4,))
+    with pytest.raises(ValueError, match="Dropout"):
+        estimator.estimate(blocks, *batch)
+    blocks[0].body.eval()
+    estimator.estimate(blocks, *batch)
+
+
+def test_the_configuration_chooses_the_engine():
+    assert type(estimator_of(engine="forward")) is ForwardModeEstimator
+    assert compose(engine="forward").engine.name == "forward"
