@@ -72,7 +72,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the untrained network."""
         self._since = time.perf_counter()
-        self._next.unlink(missing_ok=True)  # an earlier process may have been killed while it wrote this
+        if trainer.is_global_zero:
+            self._next.unlink(missing_ok=True)  # an earlier process may have been killed while it wrote this
         if not self.path.exists():
             trainer.save_checkpoint(self._next)
             self._commit(trainer)

@@ -76,6 +76,11 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
         raise ConfigError(str(error)) from error
 
 
+def devices(cfg: DictConfig) -> int:
+    """How many devices, and so processes, work on one run."""
+    return cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else len(cfg.trainer.devices)
+
+
 def check_config(cfg: DictConfig) -> None:
     """Check everything that can be checked without data.
 
@@ -95,6 +100,12 @@ def check_config(cfg: DictConfig) -> None:
         raise ConfigError(
             f"data.image_size={cfg.data.image_size} is too small for the network: with model.stem={cfg.model.stem} "
             f"accepted are images of {smallest}x{smallest} and larger"
+        )
+    count = devices(cfg)
+    if cfg.data.batch_size < 2 * count:
+        raise ConfigError(
+            f"data.batch_size={cfg.data.batch_size} is too small for trainer.devices={cfg.trainer.devices}, which "
+            f"share a batch: accepted is {2 * count} or more"
         )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
@@ -133,9 +144,11 @@ _RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
     (
         "trainer.devices",
-        lambda value: value == 1 or (OmegaConf.is_list(value) and len(value) == 1),
-        "1, or the index of one device as in [0] (hydra/launcher=ray runs several cells side by side)",
+        lambda value: _whole(1)(value) or (OmegaConf.is_list(value) and len(value) > 0 and all(map(_whole(0), value))),
+        "a number of devices, or their indices as in [0,1]",
     ),
+    ("trainer.strategy", lambda value: value in ("auto", "ddp"), "auto or ddp"),
+    ("trainer.sync_batchnorm", _flag, "true or false"),
     ("trainer.log_every_n_steps", _whole(1), "a whole number from 1 on"),
     ("trainer.precision", lambda value: value in PRECISIONS, ", ".join(PRECISIONS)),
     ("logger.mode", lambda value: value in ("offline", "online", "disabled"), "offline, online or disabled"),

@@ -50,7 +50,8 @@ class ForwardGradientModule(L.LightningModule):
     """Trains a blockwise network with estimated gradients, SGD and a step schedule.
 
     Everything random in a step is drawn from torch's default generator, seeded by (seed, step), so that a run resumed
-    from a checkpoint draws what an uninterrupted one would have.
+    from a checkpoint draws what an uninterrupted one would have. Several processes draw the same, but for directions
+    that every sample has of its own.
 
     Args:
         model: the network.
@@ -88,19 +89,24 @@ class ForwardGradientModule(L.LightningModule):
         self.cosine = cosine
         self.train_metrics = BlockMetrics(len(model.blocks))
         self.test_metrics = BlockMetrics(len(model.blocks))
-        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.first_bad_step = torch.tensor(-1)
 
     def configure_optimizers(self) -> dict:
         """SGD over the parameters that get a gradient, decayed every ``lr_step`` epochs."""
         optimizer = torch.optim.SGD(self.estimator.trained_parameters(self.model), **self.sgd)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, **self.schedule)}
 
+    def on_train_start(self) -> None:
+        """Put what is noted on the device there."""
+        self.first_bad_step = self.first_bad_step.to(self.device)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
         images, labels = batch
         number = self.global_step
         report = (number + 1) % self.trainer.log_every_n_steps == 0
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
+        own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         self.optimizers().step()
 
@@ -112,7 +118,7 @@ class ForwardGradientModule(L.LightningModule):
         self.first_bad_step.copy_(torch.where(bad, number, self.first_bad_step))
         if report:
             self._stop_on_bad_loss()
-            self.log("loss", step.loss, prog_bar=True, logger=False)
+            self.log("loss", step.loss, prog_bar=True, logger=False, sync_dist=True)
             if step.cosine is not None:
                 self.log_dict({f"cosine/block{j}": value for j, value in enumerate(step.cosine)})
 
@@ -152,7 +158,8 @@ class ForwardGradientModule(L.LightningModule):
                 self.log(f"{split}/local_accuracy/block{j}", accuracy)
 
     def _stop_on_bad_loss(self) -> None:
-        step = int(self.first_bad_step)
+        # The largest of all processes', so that all stop, or none.
+        step = int(self.trainer.strategy.reduce(self.first_bad_step.clone(), reduce_op="max"))
         if step >= 0:
             raise NonFiniteLossError(
                 f"the training loss is no longer finite since step {step} (epoch {self.current_epoch}): "

@@ -20,7 +20,7 @@ SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
 WITHOUT_EFFECT = (
     "logger",
     "trainer.accelerator",
-    "trainer.devices",
+    "trainer.strategy",
     "trainer.enable_progress_bar",
     "data.root",
     "data.download",
@@ -46,11 +46,14 @@ def has_effect(setting: str) -> bool:
 
 def run_settings(cfg: DictConfig) -> dict[str, Any]:
     """A run's settings, resolved, as ``config.yaml`` in its directory holds them."""
-    return {
+    settings = {
         key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for key, value in cfg.items()
         if key not in ("hydra", *SWEEP_SETTINGS)
     }
+    if isinstance(settings["trainer"]["devices"], list):  # which ones they are has no effect
+        settings["trainer"]["devices"] = len(settings["trainer"]["devices"])
+    return settings
 
 
 @contextmanager

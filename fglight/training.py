@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -63,6 +64,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     check_config(cfg)
     _share_cores()
     cell = Cell.from_config(cfg)
+    if rank_zero_only.rank > 0:  # the first of several processes keeps the directory
+        return _train(cfg, cell, run_dir)
     settings = run_settings(cfg)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
@@ -98,10 +101,12 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     )
     checkpoint = LastCheckpoint(run_dir / "checkpoints")
     resumed = checkpoint.usable()
-    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id)
+    first = rank_zero_only.rank == 0
+    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if first else []
     checkpoint.wandb_id = wandb.run.id if wandb.run else None
     trainer = L.Trainer(
         **cfg.trainer,
+        use_distributed_sampler=False,  # the data modules share batches out
         default_root_dir=run_dir,
         logger=loggers,
         callbacks=[checkpoint, *([ProgressBar()] if cfg.trainer.enable_progress_bar else [])],
@@ -109,7 +114,7 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
     )
-    Console().print(
+    Console(quiet=not first).print(
         f"[bold]{cell}[/bold] seed {cfg.seed}: {cfg.trainer.max_epochs} epochs, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}",
         soft_wrap=True,

@@ -122,7 +122,7 @@ OUT_OF_RANGE = {
     "trainer.max_epochs": (0, -1, 2.5, "all"),
     "trainer.log_every_n_steps": (0, -1),
     "trainer.precision": ("16-mixed", "16-true", 8),
-    "trainer.devices": (2, "auto", -1),
+    "trainer.devices": (0, "auto", -1, []),
     "logger.mode": ("sometimes", None),
 }
 

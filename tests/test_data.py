@@ -587,12 +587,12 @@ def test_imagenette_batches_follow_from_seed_and_epoch_whatever_the_workers(tmp_
     before = torch.get_rng_state()
     alone, workers = imagenette(tmp_path).train_dataloader(), imagenette(tmp_path, num_workers=2).train_dataloader()
     for epoch in (3, 4):
-        alone.sampler.set_epoch(epoch)
-        workers.sampler.set_epoch(epoch)
+        alone.batch_sampler.set_epoch(epoch)
+        workers.batch_sampler.set_epoch(epoch)
         assert same(alone, workers)
     assert torch.equal(before, torch.get_rng_state())
     first = tensors(alone)
-    alone.sampler.set_epoch(3)
+    alone.batch_sampler.set_epoch(3)
     assert not torch.equal(first[0], tensors(alone)[0])
     assert not same(imagenette(tmp_path).train_dataloader(), imagenette(tmp_path, seed=1).train_dataloader())
 
@@ -602,7 +602,7 @@ def test_imagenette_augments_an_image_anew_each_epoch(tmp_path):
     loader = imagenette(tmp_path, num_classes=1).train_dataloader()
     seen = set()
     for epoch in range(5):
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.set_epoch(epoch)
         seen |= {image.numpy().tobytes() for image in tensors(loader)[0]}
     assert len(seen) == 10
 

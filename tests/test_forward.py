@@ -21,7 +21,6 @@ from fglight.errors import ConfigError
 from fglight.estimators import ForwardModeEstimator
 from fglight.models import Block
 
-GUESSES = ("local", "ntk", "fixed_ntk", "gaussian", "rademacher")
 GRANULARITIES = ("tensor", "block", "network")
 
 
@@ -42,7 +41,7 @@ def both(settings=None, *, size=8, uncoupled=False, **choices):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_weight_estimates_are_those_of_reverse_mode(target, guess, granularity, name):
     settings = {"perturb.granularity": granularity}
@@ -67,13 +66,12 @@ def test_several_directions_of_weights(guess, granularity, combine):
     assert_same_gradients(forward, reverse, 1e-7)
 
 
-@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("perturb", ["activity", "weight_per_sample"])
-@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("guess", ["local", "gaussian"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_without_coupling_of_samples_their_coefficients_are_the_same(target, guess, perturb, name):
+def test_without_coupling_of_samples_their_coefficients_are_the_same(target, guess, perturb):
     """Batch norm with its running statistics is a layer like any other."""
-    reverse, forward, *_ = both(target=target, guess=guess, perturb=perturb, model=name, uncoupled=True)
+    reverse, forward, *_ = both(target=target, guess=guess, perturb=perturb, uncoupled=True)
     assert_same_gradients(forward, reverse, 1e-8)
 
 

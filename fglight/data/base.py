@@ -39,7 +39,7 @@ class DataModule(lightning.LightningDataModule):
         in_channels: Channels an image.
         image_size: Height and width of an image in pixels.
         root: Folder to look for files in and to download to.
-        batch_size: Images a batch, from 2 up.
+        batch_size: Images a batch, over all processes, from 2 up.
         augment: Whether each training image gets its own random crop (padding 4) and horizontal flip.
         mean: Mean of each channel, in 0..1 units.
         std: Standard deviation of each channel, in 0..1 units.
@@ -90,6 +90,13 @@ class DataModule(lightning.LightningDataModule):
         self.holdout = holdout
         self.download = download
         self.seed = seed
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """How many processes the trainer has, and which one this is, as ``batch_shares`` takes them."""
+        if self.trainer is None:
+            return {"processes": 1, "rank": 0}
+        return {"processes": self.trainer.world_size, "rank": self.trainer.global_rank}
 
     @property
     def epoch(self) -> int:

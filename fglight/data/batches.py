@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fglight.data.augment import crop_and_flip, draw_crops, normalise
+from fglight.data.shares import batch_shares
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -29,18 +30,21 @@ class Batches:
 
     Iterating twice gives the same batches twice. For training (`shuffle`) the order and every image's crop and flip
     are drawn anew for each epoch, and a last batch of a single image is left out because batch normalisation has no
-    variance to divide by; otherwise the images come in order, all of them.
+    variance to divide by; otherwise the images come in order, all of them. Several processes that work on the same
+    batches draw the same, and each gets its share.
 
     Args:
         images: uint8, (images, channels, height, width).
         labels: int64, (images,), on the images' device.
-        batch_size: Images a batch; the last one may have fewer.
+        batch_size: Images a batch, over all processes; the last one may have fewer.
         mean: Mean of each channel in 0..1 units.
         std: Standard deviation of each channel in 0..1 units.
         shuffle: Whether these are batches for training.
         augment: Whether each image gets its own random crop and flip.
         seed: The run's seed, from 0 up.
         epoch: The epoch to draw for, from 0 up.
+        processes: Number of processes that share each batch.
+        rank: Which of them this is, from 0 up.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class Batches:
         augment: bool = False,
         seed: int = 0,
         epoch: int = 0,
+        processes: int = 1,
+        rank: int = 0,
     ) -> None:
         self.images = images
         self.labels = labels
-        self.batch_size = batch_size
+        self.shares = batch_shares(len(images), batch_size, training=shuffle, processes=processes, rank=rank)
         self.mean = torch.tensor(list(mean), dtype=torch.float32, device=images.device)
         self.std = torch.tensor(list(std), dtype=torch.float32, device=images.device)
         self.shuffle = shuffle
@@ -67,8 +73,7 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.images), self.batch_size)
-        return full + (rest > 1 if self.shuffle else rest > 0)
+        return len(self.shares)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (images, labels): float32 (batch, channels, height, width) and int64 (batch,)."""
@@ -77,8 +82,7 @@ class Batches:
         # Everything is drawn before the first batch, so that the draws do not depend on how the epoch is cut up.
         order = torch.randperm(count, generator=generator, device=self.images.device) if self.shuffle else None
         crops = draw_crops(count, generator) if self.augment else None
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            stop = min(start + self.batch_size, count)
+        for start, stop in self.shares:
             chosen = slice(start, stop) if order is None else order[start:stop]
             images = self.images[chosen]
             if crops is not None:

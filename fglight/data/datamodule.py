@@ -93,6 +93,7 @@ class ImageDataModule(DataModule):
             augment=self.augment,
             seed=self.seed,
             epoch=self.epoch,
+            **self.processes,
         )
 
     def val_dataloader(self) -> Batches:
@@ -102,4 +103,4 @@ class ImageDataModule(DataModule):
     def test_dataloader(self) -> Batches:
         """Returns the test images, or with `holdout` the images held out, in order and only normalised."""
         self.setup()
-        return Batches(*self._test, batch_size=self.batch_size, mean=self.mean, std=self.std)
+        return Batches(*self._test, batch_size=self.batch_size, mean=self.mean, std=self.std, **self.processes)

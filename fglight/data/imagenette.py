@@ -1,6 +1,6 @@
 """Imagenette, streamed from its folders of JPEG files by worker processes, as a Lightning data module."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from fglight.data.augment import PADDING
 from fglight.data.base import DataModule, is_integer, require
 from fglight.data.batches import epoch_generator
+from fglight.data.shares import batch_shares
 from fglight.data.sources import download
 from fglight.data.splits import holdout_split
 from fglight.errors import DataError
@@ -22,19 +23,21 @@ from fglight.errors import DataError
 _FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffled indices, each with a number of its own to draw the image's augmentation from.
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of shuffled indices, each with a number of its own to draw the image's augmentation from.
 
     Both follow from (seed, epoch), whichever worker process gets which image.
 
     Args:
         count: Number of images.
         seed: The run's seed.
+        shares: Which places in the order make up each batch.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, shares: Sequence[tuple[int, int]]) -> None:
         self.count = count
         self.seed = seed
+        self.shares = shares
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -42,13 +45,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.shares)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = epoch_generator(self.seed, self.epoch)
         order = torch.randperm(self.count, generator=generator)
         draws = torch.randint(2**62, (self.count,), generator=generator)
-        return zip(order.tolist(), draws.tolist())
+        keys = list(zip(order.tolist(), draws.tolist()))
+        return (keys[start:stop] for start, stop in self.shares)
 
 
 class SeededImages(Dataset):
@@ -94,6 +98,8 @@ class ImagenetteDataModule(DataModule):
         require(is_integer(num_workers, 0), "num_workers", num_workers, "an integer from 0 up")
         self.size = size
         self.num_workers = num_workers
+        self._train: Dataset | None = None
+        self._test: Dataset | None = None
         self._train_loader: DataLoader | None = None
         self._test_loader: DataLoader | None = None
 
@@ -126,7 +132,7 @@ class ImagenetteDataModule(DataModule):
             ConfigError: `num_classes` is not the number of class folders, or `holdout` leaves a part without an
                 image of every class.
         """
-        if self._train_loader is not None:
+        if self._train is not None:
             return
         train = self._images("train", self._transform(train=True))
         test = self._images("val", self._transform(train=False))
@@ -139,12 +145,7 @@ class ImagenetteDataModule(DataModule):
             kept, held = holdout_split(train.targets, self.holdout)
             test = Subset(self._images("train", self._transform(train=False)), held.tolist())
             train = Subset(train, kept.tolist())
-        self._train_loader = self._loader(
-            SeededImages(train),
-            sampler=EpochSampler(len(train), self.seed),
-            drop_last=len(train) % self.batch_size == 1,  # batch normalisation has no use for a single image
-        )
-        self._test_loader = self._loader(test)
+        self._train, self._test = SeededImages(train), test
 
     def train_dataloader(self) -> DataLoader:
         """Returns the training batches of the trainer's current epoch (of epoch 0 without a trainer).
@@ -152,7 +153,10 @@ class ImagenetteDataModule(DataModule):
         It is the same loader every time, so that its worker processes live on; its epoch is set anew.
         """
         self.setup()
-        self._train_loader.sampler.set_epoch(self.epoch)
+        if self._train_loader is None:
+            shares = self._shares(self._train, training=True)
+            self._train_loader = self._loader(self._train, EpochSampler(len(self._train), self.seed, shares))
+        self._train_loader.batch_sampler.set_epoch(self.epoch)
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
@@ -162,18 +166,23 @@ class ImagenetteDataModule(DataModule):
     def test_dataloader(self) -> DataLoader:
         """Returns the images of `val`, or with `holdout` the images held out, in order and never augmented."""
         self.setup()
+        if self._test_loader is None:
+            shares = self._shares(self._test, training=False)
+            self._test_loader = self._loader(self._test, [range(*share) for share in shares])
         return self._test_loader
 
-    def _loader(self, images: Dataset, **options: Any) -> DataLoader:
+    def _shares(self, images: Dataset, *, training: bool) -> list[tuple[int, int]]:
+        return batch_shares(len(images), self.batch_size, training=training, **self.processes)
+
+    def _loader(self, images: Dataset, batches: Iterable[Sequence]) -> DataLoader:
         # Lightning warns of memory pinned by workers that persist while loaders are reloaded, so none is. A generator
         # of its own keeps the loader from drawing from the global one.
         return DataLoader(
             images,
-            batch_size=self.batch_size,
+            batch_sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),
-            **options,
         )
 
     def _transform(self, train: bool) -> v2.Transform:

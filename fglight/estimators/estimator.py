@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
-from fglight.estimators.guesses import ExactGuess, Guess
+from fglight.estimators.guesses import ExactGuess, Guess, RandomGuess
 from fglight.estimators.passes import BlockPass, LocalLoss, local_loss, trainable
 from fglight.estimators.perturbations import Perturbation, Unprojected
 from fglight.estimators.targets import Target
@@ -82,6 +82,11 @@ class GradientEstimator:
         """Whether a step evaluates the auxiliary networks at all."""
         return self.needs_auxiliaries or self.trains_auxiliaries
 
+    @property
+    def draws_by_sample(self) -> bool:
+        """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
+        return isinstance(self.guess, RandomGuess) and self.perturbation.by_sample
+
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient, in the order of the blocks: what an optimizer should be given."""
         blocks = _blocks(model)
@@ -100,6 +105,10 @@ class GradientEstimator:
         Leaves the estimate in ``.grad`` of every trained parameter and None in all others. Buffers such as running
         statistics move once, as in one ordinary forward pass.
 
+        In a ``torch.distributed`` process group, estimates are those of one process with all processes' batches below
+        each other (but for layers that couple samples), the same in each. Every process has to take part, with the
+        same generator state where the guess is drawn (unless ``draws_by_sample``).
+
         Args:
             model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.
             images: ``(batch, channels, height, width)`` or whatever block 0 takes, in any floating dtype.
@@ -107,7 +116,7 @@ class GradientEstimator:
             cosine: whether the cosine similarity of guess and target is computed as well.
 
         Returns:
-            Losses, logits and, where asked for, cosine similarities.
+            Losses and logits of this process's batch and, where asked for, cosine similarities of the whole one.
         """
         blocks, batch = self._begin(model, images, labels)
         passes = self.forward(blocks, batch)

@@ -1,0 +1,32 @@
+"""Which images of an epoch make up each batch, and which of these are one process's share."""
+
+
+def batch_shares(
+    count: int, batch_size: int, *, training: bool, processes: int = 1, rank: int = 0
+) -> list[tuple[int, int]]:
+    """Cut an epoch into batches, and each batch into nearly equal shares for processes that work on it together.
+
+    Batch normalisation has no variance to divide by where a process has a single image: for training, a last batch that
+    leaves one with less than two is left out. For evaluation, one that leaves a process with none is joined to the
+    batch before.
+
+    Args:
+        count: Number of images.
+        batch_size: Images a batch, over all processes; the last one may have fewer.
+        training: Whether these are batches for training.
+        processes: Number of processes.
+        rank: The process, from 0 up.
+
+    Returns:
+        First image and one past the last image of this process in each batch, as places in the epoch's order.
+    """
+    bounds = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    rest = bounds[-1][1] - bounds[-1][0] if bounds else 0
+    if training and 0 < rest < 2 * processes:
+        bounds.pop()
+    elif not training and rest < processes and len(bounds) > 1:
+        bounds[-2:] = [(bounds[-2][0], count)]
+    return [
+        (start + rank * (stop - start) // processes, start + (rank + 1) * (stop - start) // processes)
+        for start, stop in bounds
+    ]
