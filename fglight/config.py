@@ -128,6 +128,8 @@ _RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("seed", lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 2**32 - 1"),
     ("probe", _flag, "true or false"),
     ("cosine", _flag, "true or false"),
+    ("compile", _flag, "true or false"),
+    ("channels_last", _flag, "true or false"),
     ("model.width", _number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
     ("model.stem", lambda value: value in ("cifar", "imagenet"), "cifar or imagenet"),
     ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the paper's) or a whole number from 1 on"),
@@ -141,6 +143,7 @@ _RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("optim.lr_gamma", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
     ("optim.momentum", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
     ("optim.weight_decay", _number(lambda value: value >= 0), "a number from 0 on"),
+    ("optim.fused", lambda value: value is None or _flag(value), "true, false or null"),
     ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
     (
         "trainer.devices",

@@ -61,8 +61,10 @@ class ForwardGradientModule(L.LightningModule):
         lr_gamma: factor of a decay.
         momentum: of SGD.
         weight_decay: of SGD.
+        fused: whether SGD is one kernel; None: on a GPU.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
+        channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory.
     """
 
     automatic_optimization = False
@@ -77,13 +79,17 @@ class ForwardGradientModule(L.LightningModule):
         lr_gamma: float,
         momentum: float,
         weight_decay: float,
+        fused: bool | None = None,
         seed: int = 0,
         cosine: bool = True,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)
         self.estimator = estimator
         self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.fused = fused
         self.schedule = {"step_size": lr_step, "gamma": lr_gamma}
         self.seed = seed
         self.cosine = cosine
@@ -93,7 +99,8 @@ class ForwardGradientModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """SGD over the parameters that get a gradient, decayed every ``lr_step`` epochs."""
-        optimizer = torch.optim.SGD(self.estimator.trained_parameters(self.model), **self.sgd)
+        fused = self.device.type == "cuda" if self.fused is None else self.fused
+        optimizer = torch.optim.SGD(self.estimator.trained_parameters(self.model), **self.sgd, fused=fused)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, **self.schedule)}
 
     def on_train_start(self) -> None:
@@ -102,7 +109,7 @@ class ForwardGradientModule(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
-        images, labels = batch
+        images, labels = batch[0].contiguous(memory_format=self.memory_format), batch[1]
         number = self.global_step
         report = (number + 1) % self.trainer.log_every_n_steps == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
@@ -132,7 +139,7 @@ class ForwardGradientModule(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Losses and accuracies of the network and of the auxiliary networks in use on a batch of test images."""
-        images, labels = batch
+        images, labels = batch[0].contiguous(memory_format=self.memory_format), batch[1]
         losses, logits = [], []
         hidden = images
         for block in self.model.blocks:
