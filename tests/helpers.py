@@ -111,8 +111,11 @@ class Definition:
         js = range(len(self.blocks) - 1)
         if perturb.startswith("activity"):
             by = {"activity": project_rows, "activity_span": project_on_span}[perturb]
+            by = project_channels if granularity == "channel" else by
             return [self.vjp(j, by(self.activity(target, j), self.activity("local", j))) for j in js]
         t, g = [self.weight(target, j) for j in js], [self.weight("local", j) for j in js]
+        if granularity == "filter":
+            return [[project_rows(a, b) for a, b in zip(ts, gs)] for ts, gs in zip(t, g)]
         if granularity == "tensor":
             return [[project(a, b) for a, b in zip(ts, gs)] for ts, gs in zip(t, g)]
         if granularity == "block":
@@ -127,6 +130,10 @@ def project(target, guess):
 
 def project_rows(target, guess):
     return torch.stack([project(t, g) for t, g in zip(target, guess)])
+
+
+def project_channels(target, guess):
+    return torch.stack([project_rows(t, g) for t, g in zip(target, guess)])
 
 
 def project_jointly(targets, guesses):

@@ -2,7 +2,7 @@
 
 from copy import deepcopy
 from functools import cache
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ from fglight.models import Block
 
 DETERMINISTIC = ("local", "ntk", "fixed_ntk")
 RANDOM = ("gaussian", "rademacher")
-GRANULARITIES = {"weight": ("tensor", "block", "network")}
+GRANULARITIES = {"weight": ("network", "block", "tensor", "filter"), "activity": ("sample", "channel")}
 
 
 def uses_auxiliaries(target, guess):
@@ -111,7 +111,7 @@ def test_the_intermediate_target_of_the_last_but_one_block_is_the_networks_loss(
         assert_all_close(body_gradients(model), expected)
 
 
-CASES = [("activity", "sample"), ("activity_span", "sample"), *(("weight", g) for g in GRANULARITIES["weight"])]
+CASES = [("activity_span", "sample"), *((perturb, g) for perturb, gs in GRANULARITIES.items() for g in gs)]
 
 
 @pytest.mark.parametrize(("perturb", "granularity"), CASES)
@@ -137,8 +137,24 @@ def test_granularities_differ():
         blocks, batch = tapped_blocks()
         estimator_of({"perturb.granularity": granularity}).estimate(blocks, *batch)
         estimates.append(torch.cat([p.flatten() for ps in body_gradients(blocks) for p in ps]))
-    for one, other in ((0, 1), (1, 2), (0, 2)):
-        assert not torch.allclose(estimates[one], estimates[other], rtol=1e-3)
+    for one, other in combinations(estimates, 2):
+        assert not torch.allclose(one, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize("perturb", GRANULARITIES)
+def test_finer_granularities_come_closer_to_the_target(perturb):
+    """Projections on larger and larger subspaces; both sides measured where the projection takes place."""
+    distances = []
+    for granularity in GRANULARITIES[perturb]:
+        blocks, batch = tapped_blocks()
+        targets = [Definition(blocks, *batch).weight("global", j) for j in range(3)]
+        estimator_of({"perturb.granularity": granularity}, perturb=perturb).estimate(blocks, *batch)
+        pairs = [(ts, es) for ts, es in zip(targets, body_gradients(blocks))]
+        # The gradient of a tap, the last of a body, is the estimate in the space of its output.
+        pairs = pairs if perturb == "weight" else [(ts[-1:], es[-1:]) for ts, es in pairs]
+        distances.append(sum(((t - e) ** 2).sum() for ts, es in pairs for t, e in zip(ts, es)).sqrt())
+    for coarse, fine in pairwise(distances):
+        assert fine < 0.999 * coarse
 
 
 # Length
@@ -159,7 +175,7 @@ def test_an_estimate_is_never_longer_than_its_target(target, guess, perturb, gra
     if perturb == "weight":
         pairs = list(zip(estimates, [definition.weight(target, j) for j in range(3)]))
         lengths = [[(e.norm(), t.norm()) for e, t in zip(*pair)] for pair in pairs]
-        if granularity == "tensor":
+        if granularity in ("tensor", "filter"):
             units = [length for part in lengths for length in part]
         else:
             parts = lengths if granularity == "block" else [[length for part in lengths for length in part]]

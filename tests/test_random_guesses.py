@@ -39,6 +39,7 @@ def small_blocks(batch, count):
 CASES = [
     ("activity", "sample", "sample", 4, 64, 20),
     ("weight", "tensor", "tensor", 9, 4, 200),
+    ("weight", "filter", "tensor", 9, 4, 200),
     ("weight", "block", "block", 9, 4, 400),
     ("weight", "network", "network", 3, 4, 1600),
     ("weight_per_sample", "tensor", "tensor", 9, 2, 200),

@@ -1,0 +1,117 @@
+"""Several directions, combined by their mean or by a projection on their span."""
+
+import pytest
+import torch
+from helpers import assert_all_close, assert_close, body_gradients, build, estimator_of, tapped_blocks
+from torch import nn
+
+from fglight.errors import ConfigError
+from fglight.estimators import linalg
+from fglight.models import Block
+
+UNITS = {"network": "weight", "block": "weight", "tensor": "weight", "filter": "weight", "sample": "activity"}
+"""Granularities, and the perturbation that has them."""
+
+
+def settings(granularity, directions, combine):
+    return {"perturb.granularity": granularity, "guess.directions": directions, "guess.combine": combine}
+
+
+def record_samples(guess):
+    """Every direction that is drawn from now on."""
+    drawn = []
+    sample = guess.sample
+    guess.sample = lambda like: drawn.append(sample(like)) or drawn[-1]
+    return drawn
+
+
+@pytest.mark.parametrize("granularity", UNITS)
+def test_the_mean_is_that_of_the_estimates_by_single_directions(granularity):
+    blocks, batch = tapped_blocks()
+    estimator = estimator_of(settings(granularity, 3, "mean"), guess="gaussian", perturb=UNITS[granularity])
+    drawn = record_samples(estimator.guess)
+    estimator.estimate(blocks, *batch)
+    several = body_gradients(blocks)
+    singles = []
+    for m in range(3):
+        one = estimator_of({"perturb.granularity": granularity}, guess="gaussian", perturb=UNITS[granularity])
+        mine = iter(drawn[m::3])  # a tensor's directions are drawn one after the other
+        one.guess.sample = lambda like, mine=mine: next(mine)
+        one.estimate(blocks, *batch)
+        singles.append(body_gradients(blocks))
+    means = [[torch.stack(tensors).mean(0) for tensors in zip(*parts)] for parts in zip(*singles)]
+    assert_all_close(several, means)
+
+
+@pytest.mark.parametrize("guess", ["gaussian", "rademacher", "ntk"])
+def test_the_span_is_projected_on_orthogonally(guess):
+    """Block by block against least squares, in the space of all the block's parameters."""
+    blocks, batch = tapped_blocks()
+    estimator_of(guess="exact").estimate(blocks, *batch)
+    targets = [torch.cat([t.flatten() for t in part]) for part in body_gradients(blocks)]
+    estimator = estimator_of(settings("block", 4, "span"), guess=guess)
+    seen = []
+    weight = estimator.guess.weight
+    estimator.guess.weight = lambda here: seen.append((here.index, weight(here))) or seen[-1][1]
+    estimator.estimate(blocks, *batch)
+    estimates = [torch.cat([e.flatten() for e in part]) for part in body_gradients(blocks)]
+    assert [index for index, _ in seen] == [0, 1, 2]
+    for j, directions in seen:
+        g = torch.cat([d.flatten(1) for d in directions], dim=1)  # (k, parameters)
+        solution = torch.linalg.lstsq(g.T, targets[j].unsqueeze(1), driver="gelsd").solution
+        assert_close(estimates[j], (g.T @ solution).squeeze(1))
+
+
+@pytest.mark.parametrize("combine", ["mean", "span"])
+def test_one_direction_is_the_same_either_way_for_a_deterministic_guess(combine):
+    gradients = []
+    for one in (settings("tensor", 1, combine), {}):
+        model, estimator, batch = build(one, guess="ntk")
+        torch.manual_seed(1)
+        estimator.estimate(model, *batch)
+        gradients.append(body_gradients(model))
+    assert_all_close(*gradients, 1e-6)  # eps is next to the square of a guess in one of them only
+
+
+def test_as_many_directions_as_dimensions_give_the_target():
+    torch.manual_seed(0)
+    blocks = [Block(nn.Linear(2, 2), nn.Linear(2, 2)).double() for _ in range(3)]
+    batch = torch.randn(5, 2, dtype=torch.float64), torch.randint(2, (5,))
+    estimator_of(guess="exact").estimate(blocks, *batch)
+    exact = body_gradients(blocks)
+    estimator_of(settings("block", 6, "span"), guess="gaussian").estimate(blocks, *batch)
+    assert_all_close(body_gradients(blocks), exact)
+
+
+@pytest.mark.parametrize("combine", ["mean", "span"])
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+def test_the_cosine_grows_as_theory_says(k, combine):
+    """In d dimensions cos^2 is k/d on average for the span, and about k/(k + d + 1) for the mean of k estimates."""
+    torch.manual_seed(0)
+    d, trials = 60, 400
+    guess = estimator_of({"guess.directions": k, "guess.combine": combine}, guess="gaussian").guess
+    target = torch.randn(trials, d, dtype=torch.float64)
+    directions = torch.randn(trials, k, d, dtype=torch.float64)
+    products, gram = linalg.products(target, directions), linalg.gram(directions)
+    estimate = linalg.combine(guess.coefficients(products, gram), directions)
+    squares = torch.cosine_similarity(estimate, target, dim=1) ** 2
+    expected = k / d if combine == "span" or k == 1 else k / (k + d + 1)
+    error = squares.std() / trials**0.5
+    assert abs(squares.mean() - expected) < 4 * error + 0.1 * expected * (combine == "mean")
+    assert error < 0.1 * expected, "the bound above would tell nothing"
+
+
+def test_the_logged_cosine_is_that_of_the_estimate():
+    blocks, batch = tapped_blocks()
+    estimator_of(guess="exact").estimate(blocks, *batch)
+    exact = body_gradients(blocks)
+    step = estimator_of(settings("tensor", 3, "span"), guess="gaussian").estimate(blocks, *batch, cosine=True)
+    for j, part in enumerate(body_gradients(blocks)):
+        cosines = [torch.cosine_similarity(e.flatten(), t.flatten(), dim=0) for e, t in zip(part, exact[j])]
+        assert_close(step.cosine[j], torch.stack(cosines).mean())
+
+
+@pytest.mark.parametrize("perturb", ["activity_span", "weight_per_sample"])
+def test_perturbations_of_one_direction_refuse_several(perturb):
+    with pytest.raises(ConfigError, match=r"guess\.directions=2 .*accepted is 1"):
+        estimator_of({"guess.directions": 2}, guess="gaussian", perturb=perturb)
