@@ -180,7 +180,7 @@ def main() -> None:
     model = build_model(load_config(COMMON))
     counts = {point: point.derivatives(model) for point in POINTS}
     rows = [
-        "| guess | perturbation | one coefficient for a | directions | derivatives a step | test accuracy (%) | cosine |",
+        "| guess | perturbation | a coefficient for each | directions | derivatives | test accuracy (%) | cosine |",
         "|---|---|---|---|---|---|---|",
         f"| exact | | | | | {_accuracy(accuracy[None])} | 1 |",
     ]
@@ -190,11 +190,18 @@ def main() -> None:
             f"| {p.guess} | {p.perturb} | {p.granularity} | {several} | {counts[p]:,} | {_accuracy(accuracy[p])} "
             f"| {cosine[p]:.3f} |"
         )
-    text = (
-        "# Directional derivatives and what they buy\n\n`python benchmarks/continuum.py`: ResNet-18 in 8 blocks, width "
-        f"0.5, digits, 12 epochs, global target, seeds {', '.join(map(str, arguments.seeds))}; torch {torch.__version__}."
-        f" Cosines: of the estimate and the exact gradient of blocks 0 to 6, after {WARM_UP_STEPS} steps of training with"
-        f" the local guess, for random guesses the mean of {DRAWS} draws.\n\n" + "\n".join(rows) + "\n"
+    text = "\n".join(
+        [
+            "# Directional derivatives a step, and what they buy",
+            "",
+            "`python benchmarks/continuum.py`: ResNet-18 in 8 blocks, width 0.5, digits, 12 epochs, global target, "
+            f"seeds {', '.join(map(str, arguments.seeds))}, torch {torch.__version__}. Cosines: of the estimate and "
+            f"the exact gradient of blocks 0 to 6, after {WARM_UP_STEPS} steps of training with the local guess; for "
+            f"random guesses the mean of {DRAWS} draws.",
+            "",
+            *rows,
+            "",
+        ]
     )
     (ROOT / "benchmarks" / "CONTINUUM.md").write_text(text, encoding="utf-8")
     draw(counts, accuracy, cosine, ROOT / "docs" / "figures" / "continuum.png")
