@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from omegaconf import DictConfig
@@ -27,7 +28,7 @@ IMAGES = {
 }
 """Training and test images of each data set, whose files need not be there."""
 
-SMALL_BATCH, PATIENCE = 16, 2.0
+SMALL_BATCHES, PATIENCE = (2, 8), 2.0
 """Images a step, and what it is measured with where a whole batch would take more than this many seconds."""
 
 
@@ -80,7 +81,7 @@ def seconds_per_image(cfg: DictConfig, steps: int = 2) -> tuple[float, float]:
 
     Args:
         cfg: the configuration.
-        steps: how many are measured, after one to warm up.
+        steps: how many are measured of whole batches, after one to warm up.
 
     Returns:
         Seconds that an image takes in a training step, and in a test step.
@@ -89,26 +90,34 @@ def seconds_per_image(cfg: DictConfig, steps: int = 2) -> tuple[float, float]:
     torch.manual_seed(0)
     model, estimator = build_model(cfg).to(device), build_estimator(cfg)
     optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=1e-6, momentum=0.9)
-    images, labels = _random_batch(cfg, min(SMALL_BATCH, cfg.data.batch_size), device)
 
-    def train() -> None:
-        estimator.estimate(model, images, labels)
+    def train(batch: tuple[Tensor, Tensor]) -> None:
+        estimator.estimate(model, *batch)
         optimizer.step()
 
     @torch.no_grad()
-    def test() -> None:
-        hidden = images
+    def test(batch: tuple[Tensor, Tensor]) -> None:
+        hidden, labels = batch
         for block in model.blocks:
             hidden = block.body(hidden)
             if estimator.evaluates_auxiliaries or block is model.blocks[-1]:
                 block.loss(hidden, labels)
 
-    train()
-    if _seconds(train, 1, device) / len(labels) * cfg.data.batch_size < PATIENCE:
-        images, labels = _random_batch(cfg, cfg.data.batch_size, device)
-        train()
-    test()
-    return _seconds(train, steps, device) / len(labels), _seconds(test, steps, device) / len(labels)
+    def seconds(step: Callable[[tuple[Tensor, Tensor]], None], size: int, times: int) -> float:
+        batch = _random_batch(cfg, size, device)
+        return _seconds(partial(step, batch), times, device)
+
+    few, more, whole = *SMALL_BATCHES, cfg.data.batch_size
+    seconds(train, few, 1)  # to warm up
+    least = seconds(train, few, 1)
+    if least / few * whole < PATIENCE:
+        seconds(train, whole, 1)
+        seconds(test, whole, 1)
+        return seconds(train, whole, steps) / whole, seconds(test, whole, steps) / whole
+    # Drawing directions and updating weights take the same time for any number of images.
+    training = seconds(train, more, 1)
+    fixed = max(0.0, least - few * (training - least) / (more - few))
+    return (training - fixed) / more + fixed / whole, seconds(test, more, 1) / more
 
 
 def parameter_count(cfg: DictConfig) -> int:
@@ -118,9 +127,9 @@ def parameter_count(cfg: DictConfig) -> int:
 
 
 def _kind(cfg: DictConfig) -> str:
-    """What decides on the time of a step."""
+    """What decides on the time of a step; the number of classes hardly does."""
     settings = run_settings(cfg)
-    shape = {key: settings["data"][key] for key in ("num_classes", "in_channels", "image_size", "batch_size")}
+    shape = {key: settings["data"][key] for key in ("in_channels", "image_size", "batch_size")}
     parts = {key: settings[key] for key in ("target", "guess", "perturb", "aux", "model", "probe")}
     return json.dumps({**parts, **shape}, sort_keys=True)
 
