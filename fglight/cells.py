@@ -46,7 +46,8 @@ class Cell:
 
     def __str__(self) -> str:
         """A name for files and dashboards, such as ``cifar10-8b-global-local-cnn-weight``."""
-        width = "" if self.width == 1 else f"w{self.width:g}"
+        # A width that is no number is refused later; until then it only names the run's directory.
+        width = "" if self.width == 1 else f"w{self.width:g}" if isinstance(self.width, int | float) else "w"
         words = (self.data, f"{self.blocks}b{width}", self.target, self.guess, self.aux, self.perturb)
         return "-".join(word for word in words if word)
 

@@ -128,6 +128,7 @@ def test_runs_on_small_files_of_imagenet32_and_on_fashion_mnist(tmp_path):
 WRONG = {
     "choice": (["guess=locl"], ["locl", "exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher"]),
     "value": (["model.width=0.001"], ["model.width=0.001", "1/64"]),
+    "type": (["model.width=wide"], ["model.width=wide", "1/64"]),
     "data": (["data=cifar10", "data.root=empty", "data.download=false"], ["data_batch_1", "empty", "data.root"]),
 }
 
