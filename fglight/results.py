@@ -73,6 +73,8 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     """A finished run in a few lines, for the terminal."""
     recipe = result["recipe"]
     table = Table(show_header=False, title=f"{Cell(**result['cell'])}, seed {result['seed']}", title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("test accuracy", f"[bold]{100 * result['test_accuracy']:.1f} %[/bold]")
     table.add_row("train accuracy", f"{100 * result['train_accuracy']:.1f} %")
     table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
