@@ -147,6 +147,13 @@ def test_runs_of_one_setting_are_shown_and_full_scale_ones_first(tmp_path):
     assert (drawn.setting, [line.label for line in drawn.rows[0][0].lines]) == (FULL, ["NTK guess"])
 
 
+def test_of_runs_that_cover_as_much_those_nearest_to_the_papers_are_shown(tmp_path):
+    write_figure(tmp_path / "short", 3, epochs=1)
+    write_figure(tmp_path / "longer", 3, epochs=10)
+    write_figure(tmp_path / "small", 3, epochs=10, batch_size=32)
+    assert setting_in_words(plotted(tmp_path, 3).setting) == "10 epochs"
+
+
 def test_digits_stand_in_and_say_so(tmp_path):
     for index, curve in enumerate(FIGURES[4].curves):
         run = write_run(tmp_path / str(index), result(replace(curve.cell, data="digits"), 0.9, like=curve.cell))

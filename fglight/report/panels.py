@@ -60,7 +60,8 @@ class _Chosen:
 def plot(figure: Figure, lines: pd.DataFrame, read: ReadMetrics) -> Plot:
     """Choose the runs of a figure and lay out its panels.
 
-    Full-scale runs are shown if there is one; otherwise those of the one scaled-down setting that covers most curves.
+    Full-scale runs are shown if there is one; otherwise those of the one scaled-down setting that covers most curves,
+    and among several of these the one nearest to the paper's.
 
     Args:
         figure: One of the paper's figures.
@@ -75,10 +76,15 @@ def plot(figure: Figure, lines: pd.DataFrame, read: ReadMetrics) -> Plot:
     drawable = [setting for setting, chosen in choices.items() if chosen.drawn]
     if not drawable:
         return Plot(figure, missing=tuple(_choose(figure, frame, read).missing))
-    setting = min(drawable, key=lambda setting: (setting != FULL, -len(choices[setting].drawn), setting))
+    setting = min(drawable, key=lambda setting: (setting != FULL, -len(choices[setting].drawn), *_distance(setting)))
     chosen = choices[setting]
     layout = {"depth": _depth, "losses": _losses, "dynamics": _dynamics}[figure.kind]
     return Plot(figure, setting, layout(figure, chosen.drawn), tuple(chosen.missing))
+
+
+def _distance(setting: Setting) -> tuple[int, float, Setting]:
+    """How far a setting is from the paper's: by what differs first, then by how much shorter it trains."""
+    return len(setting), -float(dict(setting).get("epochs", "inf")), setting
 
 
 def needed_columns(figure: Figure, curve: Curve) -> list[str]:
