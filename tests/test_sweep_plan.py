@@ -11,6 +11,7 @@ from fglight.cells import Cell, recipe
 from fglight.errors import ConfigError
 from fglight.paper import TABLES, published
 from fglight.paper.figures import FIGURES
+from fglight.sweeps import estimate
 from fglight.sweeps.jobs import Job, plan_jobs
 from fglight.sweeps.request import Request, parse
 from fglight.sweeps.searches import aux_share, aux_sizes
@@ -212,3 +213,20 @@ def test_what_cannot_be_is_refused_in_one_line(overrides, words):
 def test_every_override_of_every_planned_run_is_one_that_hydra_reads():
     jobs = chain(plan("figure=all"), plan("search=aux_size"), plan("table=8,9", "trainer.max_epochs=3", "seeds=1"))
     OverridesParser.create().parse_overrides([override for job in jobs for override in job.overrides])
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([9, 1, 4, 0.8], (0.5, 0.1)),  # every image takes its time
+        ([9, 1, 1.6, 0.8], (0.1 + 0.8 / 128, 0.1)),  # and every step some of its own
+        ([9, 5, 3, 0.8], (3 / 128, 0.1)),  # the machine was busy during the smaller batch
+        ([9, 0.01, 0.016, 9, 9, 12.8, 6.4], (0.1, 0.05)),  # whole batches are fast enough to be measured
+    ],
+)
+def test_the_time_of_an_image_is_measured_by_few_or_by_whole_batches(steps, expected, monkeypatch):
+    times = iter(steps)
+    monkeypatch.setattr(estimate, "_seconds", lambda step, number, device: next(times))
+    measured = estimate.seconds_per_image(load_config(["model.width=0.015625", "trainer.accelerator=cpu"]))
+    assert measured == pytest.approx(expected)
+    assert not list(times)

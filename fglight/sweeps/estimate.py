@@ -109,15 +109,15 @@ def seconds_per_image(cfg: DictConfig, steps: int = 2) -> tuple[float, float]:
 
     few, more, whole = *SMALL_BATCHES, cfg.data.batch_size
     seconds(train, few, 1)  # to warm up
-    least = seconds(train, few, 1)
-    if least / few * whole < PATIENCE:
-        seconds(train, whole, 1)
-        seconds(test, whole, 1)
-        return seconds(train, whole, steps) / whole, seconds(test, whole, steps) / whole
-    # Drawing directions and updating weights take the same time for any number of images.
-    training = seconds(train, more, 1)
-    fixed = max(0.0, least - few * (training - least) / (more - few))
-    return (training - fixed) / more + fixed / whole, seconds(test, more, 1) / more
+    least, training = seconds(train, few, 1), seconds(train, more, 1)
+    # Drawing directions and updating weights take the same time for any number of images; the rest is each image's.
+    each = min(max((training - least) / (more - few), 0), training / more)
+    expected = training + each * (whole - more)
+    if expected > PATIENCE:
+        return expected / whole, seconds(test, more, 1) / more
+    seconds(train, whole, 1)
+    seconds(test, whole, 1)
+    return seconds(train, whole, steps) / whole, seconds(test, whole, steps) / whole
 
 
 def parameter_count(cfg: DictConfig) -> int:
