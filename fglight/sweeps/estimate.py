@@ -42,6 +42,8 @@ def show_plan(jobs: Sequence[Job], configs: Mapping[str, DictConfig], states: Ma
     total, runs = 0.0, 0
     groups = by_name(jobs)
     console = Console()
+    kinds = len({_kind(cfg) for cfg in configs.values()})
+    print(f"{len(groups)} cells, {len(jobs)} runs: measuring a few steps of each of {kinds} kinds", flush=True)
     for name, group in track(
         groups.items(), "measuring a few steps of each", transient=True, disable=not console.is_terminal
     ):
