@@ -66,9 +66,9 @@ class Sweep:
             ConfigError: a directory holds a run with other settings, cannot be written to, or has too little room.
         """
         states = {job: state(self._dir(job)) for job in self.jobs}
+        settings = {name: run_settings(cfg) for name, cfg in self.configs.items()}
         for job in self.jobs:
-            settings = {**run_settings(self.configs[job.name]), "seed": job.seed}
-            check_unchanged(settings, self._dir(job))
+            check_unchanged({**settings[job.name], "seed": job.seed}, self._dir(job))
         if self.request.plan:
             show_plan(self.jobs, self.configs, states)
             return 0
