@@ -14,6 +14,7 @@ import wandb
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -31,15 +32,20 @@ from fglight.rundir import check_unchanged, claim, read_result, run_settings, wr
 
 
 class ProgressBar(RichProgressBar):
-    """Epoch, steps and speed, with the current loss and the last epoch's accuracies."""
+    """Epoch, steps and time, with the current loss and the last epoch's test accuracy, on 80 columns."""
+
+    def configure_columns(self, trainer: L.Trainer) -> list:
+        """All but the speed."""
+        return [
+            column for column in super().configure_columns(trainer) if not isinstance(column, ProcessingSpeedColumn)
+        ]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, str]:
         """The figures one watches, in few characters."""
         metrics = trainer.progress_bar_metrics
-        shown = {"loss": f"{metrics['loss']:.3f}"} if "loss" in metrics else {}
-        for split in ("train", "test"):
-            if f"{split}/accuracy" in metrics:
-                shown[split] = f"{100 * metrics[f'{split}/accuracy']:.1f}%"
+        shown = {"loss": f"{metrics['loss']:.2f}"} if "loss" in metrics else {}
+        if "test/accuracy" in metrics:
+            shown["test"] = f"{100 * metrics['test/accuracy']:.0f}%"
         return shown
 
 
@@ -195,7 +201,11 @@ def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -
             group=cfg.logger.group,
             name=cfg.logger.name,
             tags=[
-                *(word for word in (cell.data, cell.target, cell.guess, cell.aux, cell.perturb) if word),
+                *(
+                    word
+                    for word in (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb)
+                    if word
+                ),
                 *cfg.logger.tags,
             ],
             config={**run_settings(cfg), "cell": asdict(cell)},

@@ -128,7 +128,7 @@ def layer_outputs(call: LayerCall, name: str, values: Tensor) -> Tensor:
     # Along the last dimensions, or along the channels.
     behind = 0 if isinstance(layer, nn.LayerNorm | nn.Linear) else len(shape) - 2
     before = len(shape) - values.dim() - behind
-    spread = values.view(len(values), *[1] * before, *values.shape[1:], *[1] * behind).expand(shape)
+    spread = values.reshape(len(values), *[1] * before, *values.shape[1:], *[1] * behind).expand(shape)
     return spread * _normalize(layer, call.input) if name == "weight" else spread
 
 

@@ -219,8 +219,8 @@ class WeightPerturbation(Perturbation):
 
     The target enters through its inner product with the guess alone, and so the gradients of convolution and linear
     weights are never computed: with cotangent d at the layer's output and guess g, <t, g> = <d, layer(x; g)>, a forward
-    pass of the layer with the guess for a weight (its Jacobian-vector product). For the cosine, which needs the norm of
-    the target, and for several directions the target itself is the better way.
+    pass of the layer with the guess for a weight (its Jacobian-vector product). For several directions the target
+    itself is the better way, and the cosine, which needs the norm of the target, takes it too.
     """
 
     granularities = ("tensor", "block", "network", "filter")
@@ -234,8 +234,10 @@ class WeightPerturbation(Perturbation):
 
     def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """See ``Perturbation``: parameters, or in their place the outputs of layers that they are the weights of."""
-        calls = {} if _explicit(guess, cosine) else here.weight_calls
-        return [calls.get(p, p) for p in here.parameters]
+        if guess.directions > 1:
+            return here.parameters
+        # Estimates are the same to the last bit with and without cosine.
+        return [here.weight_calls.get(p, p) for p in here.parameters] + (here.parameters if cosine else [])
 
     def reuses_graph(self, guess: Guess) -> bool:
         """See ``Perturbation``."""
@@ -251,12 +253,14 @@ class WeightPerturbation(Perturbation):
             directions = [self.directions(here, guess) for here, _ in group]
             products, squares = [], []
             for (here, target), d in zip(group, directions):
-                if _explicit(guess, cosine):
-                    gradients = here.batch.mean(target.inside)
-                    products.append([linalg.products(self.units(t)[:, 0], g) for t, g in zip(_alone(gradients), d)])
-                    squares.append([self.units(t).square().sum() for t in _alone(gradients)])
+                exact = target.inside[-len(here.parameters) :]
+                if guess.directions > 1:
+                    local = [linalg.products(self.units(t.unsqueeze(0))[:, 0], g) for t, g in zip(exact, d)]
                 else:
-                    products.append(here.batch.mean(self._products_by_layer(here, target, d)))
+                    local = self._products_by_layer(here, target, d)
+                products.append(here.batch.mean(local))
+                if cosine:
+                    squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.batch.mean(exact)])
             grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
             coefficients = self.coefficients(products, grams, guess)
             for j, (here, _) in enumerate(group):
@@ -362,12 +366,3 @@ def combine(parameters: Sequence[Tensor], coefficients: Sequence[Tensor], direct
         linalg.combine(c, g).view(parameter.shape).to(parameter.dtype)
         for parameter, c, g in zip(parameters, coefficients, directions)
     ]
-
-
-def _explicit(guess: Guess, cosine: bool) -> bool:
-    """Whether the target itself is computed, and not only its inner product with a single direction."""
-    return cosine or guess.directions > 1
-
-
-def _alone(gradients: Sequence[Tensor]) -> list[Tensor]:
-    return [gradient.unsqueeze(0) for gradient in gradients]
