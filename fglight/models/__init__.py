@@ -1,7 +1,14 @@
 """Networks as sequences of blocks, and the auxiliary networks that give each block a local loss."""
 
-from fglight.models.auxiliaries import CNNAuxiliary, Head, LinearAuxiliary, MLPAuxiliary, PredSimAuxiliary
-from fglight.models.blocks import Block, BlockNetwork
+from fglight.models.auxiliaries import (
+    CNNAuxiliary,
+    Head,
+    LinearAuxiliary,
+    MLPAuxiliary,
+    PooledAuxiliary,
+    PredSimAuxiliary,
+)
+from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
 from fglight.models.resnet import ResNet18
 
@@ -12,7 +19,9 @@ __all__ = [
     "Head",
     "LinearAuxiliary",
     "MLPAuxiliary",
+    "PooledAuxiliary",
     "PredSimAuxiliary",
     "ResNet18",
     "reset_parameters",
+    "split",
 ]

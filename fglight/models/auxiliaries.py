@@ -1,8 +1,9 @@
 """Auxiliary networks a_j (Sec. 4.1, App. A.2 and B.2) and the classifier head.
 
-Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``. All constructors take
-``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the network is cut into), ``width`` (the
-network's width factor) and ``hidden`` (None: the paper's), so that a network builds any of them in the same way.
+Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``. The constructors of the
+paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the network is cut into),
+``width`` (the network's width factor) and ``hidden`` (None: the paper's), so that a network builds any of them in the
+same way. ``PooledAuxiliary`` takes outputs of any shape.
 """
 
 import math
@@ -114,6 +115,27 @@ def _similarity(features: Tensor) -> Tensor:
     centred = features - features.mean(dim=1, keepdim=True)
     unit = F.normalize(centred, dim=1, eps=1e-8)
     return (unit @ unit.T).clamp(-1, 1)
+
+
+class PooledAuxiliary(nn.Module):
+    """The mean over all positions, then a linear layer: for outputs of any kind.
+
+    Args:
+        example: of the block's output: images ``(batch, channels, height, width)``, or with any number of dimensions
+            from two up behind the channels; tokens ``(batch, tokens, channels)``; or plain ``(batch, channels)``.
+        num_classes: number of classes.
+    """
+
+    def __init__(self, example: Tensor, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(example.shape[1 if example.dim() > 3 else -1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(batch, classes)``."""
+        positions = (
+            x.flatten(2).mT if x.dim() > 3 else x.reshape(len(x), -1, x.shape[-1])
+        )  # (batch, positions, channels)
+        return self.linear(positions.mean(1))
 
 
 class PredSimAuxiliary(nn.Module):

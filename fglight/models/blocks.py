@@ -1,9 +1,13 @@
 """A network cut into blocks, each with its own small network on top that turns the block's output into a loss."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fglight.models.auxiliaries import PooledAuxiliary
 
 
 class Block(nn.Module):
@@ -54,3 +58,54 @@ class BlockNetwork(nn.Module):
         for block in self.blocks:
             hidden = block.body(hidden)
         return self.blocks[-1].aux(hidden)
+
+
+def split(
+    layers: Iterable[nn.Module],
+    blocks: int | Sequence[int],
+    example: Tensor,
+    auxiliary: Callable[[Tensor, int], nn.Module] = PooledAuxiliary,
+) -> BlockNetwork:
+    """Cut a chain of layers, such as an ``nn.Sequential``, into blocks, and put an auxiliary network on each.
+
+    The layers stay the same objects with the same parameters: to train the blocks is to train the network they are
+    from. They are run once on ``example``, as copies, so that no running statistics move.
+
+    Args:
+        layers: from the images to the classes, each a module of one tensor; the last is the classifier head.
+        blocks: how many blocks, of about equal numbers of layers (the head does not count); or the positions of the
+            layers with which blocks 1, 2, ... begin.
+        example: a batch of images, ``(batch, channels, height, width)`` or whatever the first layer takes.
+        auxiliary: makes the auxiliary network of a block j < J-1 from an example of its output h_j, ``(batch, ...)``,
+            and the number of classes.
+
+    Returns:
+        The blocks; auxiliary networks have the dtype and device of the example.
+
+    Raises:
+        ValueError: for cuts that leave a block empty, a head that does not give ``(batch, classes)``, a layer that
+            changes the input of a block in place, or parameters that two blocks share.
+    """
+    *layers, head = layers
+    starts = [j * len(layers) // blocks for j in range(blocks)] if isinstance(blocks, int) else [0, *blocks]
+    ends = [*starts[1:], len(layers)]
+    if not starts or any(start >= end for start, end in zip(starts, ends)):
+        raise ValueError(f"blocks={blocks} of {len(layers)} layers and a head: every block needs at least one layer")
+    bodies = [nn.Sequential(*layers[start:end]) for start, end in zip(starts, ends)]
+    outputs = [example.clone()]
+    with torch.no_grad():
+        for body, start in zip(bodies, starts):
+            version = outputs[-1]._version
+            outputs.append(deepcopy(body).eval()(outputs[-1]))
+            if outputs[-2]._version != version:
+                raise ValueError(
+                    f"the block from layer {start} on changes its input in place: cut elsewhere, or copy it"
+                )
+        logits = deepcopy(head).eval()(outputs[-1])
+    if logits.dim() != 2 or len(logits) != len(example):
+        raise ValueError(f"the last layer is no classifier: it gives {tuple(logits.shape)}, and not (batch, classes)")
+    auxiliaries = [auxiliary(output, logits.shape[1]).to(example) for output in outputs[1:-1]]
+    network = BlockNetwork(Block(body, aux) for body, aux in zip(bodies, [*auxiliaries, head]))
+    if sum(len(list(block.parameters())) for block in network.blocks) > len(list(network.parameters())):
+        raise ValueError("two blocks share parameters: cut so that all uses of a layer are in one block")
+    return network
