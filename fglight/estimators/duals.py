@@ -80,6 +80,21 @@ def still(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep ``nn.MultiheadAttention`` from its fast path for evaluation without gradients.
+
+    It has no forward-mode derivative, and its output lies in memory in another order, in which random directions would
+    be drawn.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
 def _dual_numbers() -> Iterator[None]:
     # Of the attention kernels only this one has a forward-mode derivative.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from fglight.estimators.batch import Batch
-from fglight.estimators.duals import pushforward_all, still
+from fglight.estimators.duals import plain_attention, pushforward_all, still
 from fglight.estimators.estimator import GradientEstimator, Step
 from fglight.estimators.guesses import ExactGuess, Guess
 from fglight.estimators.passes import BlockPass, local_loss
@@ -64,6 +63,7 @@ class ForwardModeEstimator(GradientEstimator):
             )
 
     @torch.no_grad()
+    @plain_attention()
     def estimate(
         self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
     ) -> Step:
@@ -76,7 +76,7 @@ class ForwardModeEstimator(GradientEstimator):
             cosine: without effect, since forward mode does not know how long a target is.
 
         Raises:
-            ValueError: for a body with dropout.
+            ValueError: for a body with dropout or stochastic depth.
         """
         blocks, batch = self._begin(model, images, labels)
         _check_deterministic(blocks)
@@ -170,11 +170,14 @@ def _set(here: BlockPass, gradients: Sequence[Tensor]) -> None:
 def _check_deterministic(blocks: Sequence[Block]) -> None:
     for index, block in enumerate(blocks[:-1]):
         for name, module in block.body.named_modules():
-            if isinstance(module, _DropoutNd) and module.training and module.p > 0:
-                raise ValueError(
-                    "engine=forward runs a block several times and needs the same output each time, but "
-                    f"{name} of block {index} is {module}: accepted is p=0"
-                )
+            # Dropout and stochastic depth have a probability p, attention and recurrent layers one named dropout.
+            for setting in ("p", "dropout"):
+                value = getattr(module, setting, None)
+                if module.training and isinstance(value, float | int) and 0 < value <= 1:
+                    raise ValueError(
+                        "engine=forward runs a block several times and needs the same output each time, but "
+                        f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: accepted is 0"
+                    )
 
 
 def _push(here: BlockPass, moving: dict[int, Tensor]) -> dict[int, Tensor]:
