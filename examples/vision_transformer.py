@@ -59,10 +59,16 @@ class ClassToken(nn.Module):
         return tokens[:, 0]
 
 
+def auxiliary(tokens: Tensor, classes: int) -> nn.Module:
+    """What the transformer itself ends with: a norm and a linear layer on the class token."""
+    channels = tokens.shape[2]
+    return nn.Sequential(ClassToken(), nn.LayerNorm(channels), nn.Linear(channels, classes))
+
+
 def in_blocks(vit: VisionTransformer, example: Tensor) -> BlockNetwork:
     """Embedding and first encoder layer, then a block for each encoder layer; the last one has the classifier."""
     chain = [Embedding(vit), *vit.encoder.layers, nn.Sequential(vit.encoder.ln, ClassToken()), vit.heads]
-    return split(chain, range(2, len(vit.encoder.layers) + 1), example)
+    return split(chain, range(2, len(vit.encoder.layers) + 1), example, auxiliary)
 
 
 def main(epochs: int = 4) -> None:
@@ -77,12 +83,12 @@ def main(epochs: int = 4) -> None:
             rows.append((name, ForwardModeEstimator(GlobalTarget(), LocalGuess(), perturbation)))
     for name, estimator in rows:
         torch.manual_seed(0)
-        vit = VisionTransformer(8, 2, num_layers=4, num_heads=2, hidden_dim=24, mlp_dim=48, num_classes=10)
+        vit = VisionTransformer(8, 4, num_layers=4, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10)
         model = in_blocks(vit, images[:2])
-        optimizer = torch.optim.AdamW(estimator.trained_parameters(model), lr=3e-3)
+        optimizer = torch.optim.AdamW(estimator.trained_parameters(model), lr=2e-3)
         start = time.perf_counter()
         for _ in range(epochs):
-            for batch in torch.randperm(len(images)).split(64):
+            for batch in torch.randperm(len(images)).split(32):
                 estimator.estimate(model, images[batch], labels[batch])  # leaves the estimate in .grad
                 optimizer.step()
         took = time.perf_counter() - start
