@@ -10,6 +10,9 @@ from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
+SAMPLES = 8
+"""How many samples' own tangents one run of a block carries at most; each takes as much memory as a whole batch."""
+
 
 def pushforward(
     body: nn.Module, x: Tensor, tangent: Tensor | None = None, parameters: Mapping[str, Tensor] | None = None
@@ -64,6 +67,28 @@ def pushforward_all(body: nn.Module, x: Tensor, tangents: Tensor) -> Tensor:
         return pushforward(body, x, tangents[0])[1].unsqueeze(0)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         return vmap(lambda tangent: jvp(body, (x,), (tangent,))[1])(tangents)
+
+
+def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor) -> Tensor:
+    """The tangent of each sample's output as one parameter moves along that sample's direction.
+
+    Args:
+        body: the block's layers, under ``still``.
+        x: what they take in, ``(batch, ...)``.
+        name: of the parameter.
+        directions: ``(batch, *parameter.shape)``.
+
+    Returns:
+        A tangent of the output, ``(batch, ...)``.
+    """
+    parameter = body.get_parameter(name).detach()
+
+    def row(i: Tensor, direction: Tensor) -> Tensor:
+        tangent = jvp(lambda p: functional_call(body, {name: p}, (x,)), (parameter,), (direction,))[1]
+        return tangent.index_select(0, i.view(1)).squeeze(0)
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        return vmap(row, chunk_size=SAMPLES)(torch.arange(len(x), device=x.device), directions)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from fglight.estimators import linalg
-from fglight.estimators.duals import pushforward, pushforward_from, still
+from fglight.estimators.duals import pushforward_each, pushforward_from, still
 from fglight.estimators.guesses import Guess
 from fglight.estimators.layers import (
     LayerCall,
@@ -76,11 +76,10 @@ class WeightPerSamplePerturbation(Perturbation):
                     moved = images(call, name, parameter, direction, guess)
                     tangents.append(pushforward_from(body, call.layer, here.input, moved))
                     continue
-            g = _directions(call, name, parameter, direction, guess)  # one run a sample for other parameters
+            g = _directions(call, name, parameter, direction, guess)
             path = next(path for path, p in body.named_parameters() if p is parameter)
             with still(body):
-                rows = [pushforward(body, here.input, parameters={path: g[i]})[1][i] for i in range(len(g))]
-            tangents.append(torch.stack(rows))
+                tangents.append(pushforward_each(body, here.input, path, g))
         return torch.stack(tangents)
 
     def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
