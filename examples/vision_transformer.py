@@ -1,7 +1,9 @@
 """Train torchvision's vision transformer with forward gradients, on digits: every perturbation, both engines.
 
-python examples/vision_transformer.py    (about two minutes, most of them in the two rows of weight_per_sample: attention
-has parameters that no single layer stands for, and they take a product with the block's Jacobian for each sample)
+python examples/vision_transformer.py
+
+It takes about two minutes, most of them for weight_per_sample: attention has parameters that no single layer stands
+for, and each of them takes a product with the block's Jacobian for every sample.
 """
 
 import time
