@@ -77,7 +77,7 @@ def build_network(blocks: int, width: float, device: torch.device) -> BlockNetwo
         device: where it lies.
     """
     torch.manual_seed(0)
-    return build_model(load_config(_common(blocks, width))).to(device)
+    return build_model(load_config([f"model=resnet18_{blocks}", f"model.width={width}", "data=cifar10"])).to(device)
 
 
 def random_batch(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -97,9 +97,5 @@ def backpropagation(model: BlockNetwork, images: Tensor, labels: Tensor) -> Step
 
 def estimation(case: Case, model: BlockNetwork, images: Tensor, labels: Tensor) -> Step:
     """A step of a case's estimator."""
-    estimator = build_estimator(load_config([*_common(len(model.blocks), 1.0), *case.overrides]))
+    estimator = build_estimator(load_config(list(case.overrides)))
     return lambda: estimator.estimate(model, images, labels, cosine=case.cosine)
-
-
-def _common(blocks: int, width: float) -> list[str]:
-    return [f"model=resnet18_{blocks}", f"model.width={width}", "data=cifar10"]
