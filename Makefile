@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test lint format bench report clean
+.PHONY: help setup demo demo-short test lint format bench bench-depth bench-gpu table1 report clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,17 @@ format: $(READY)  ## format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(READY)  ## time every estimator against backpropagation, into benchmarks/RESULTS.md
+bench: $(READY)  ## time and memory of every estimator against backpropagation, into benchmarks/RESULTS.md
 	$(PY) benchmarks/step_time.py --write
+
+bench-depth: $(READY)  ## memory of a step over depth, into benchmarks/DEPTH.md and docs/figures
+	$(PY) benchmarks/depth.py --write
+
+bench-gpu: $(READY)  ## everything worth measuring on a GPU, in nine minutes, into benchmarks/GPU.md
+	$(PY) benchmarks/gpu.py
+
+table1: $(READY)  ## the paper's Table 1 with measured costs, into benchmarks/TABLE1.md
+	$(PY) benchmarks/table1.py --write
 
 TABLES := $(addprefix table,2 3 4 5 6 7 8 9 10 11 12)
 FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
