@@ -135,20 +135,19 @@ class GradientEstimator:
         return self._finish(passes, cosines if cosine and not isinstance(self.guess, ExactGuess) else None)
 
     def forward(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
-        """Run every block once, each on its own graph, with the local losses that are needed.
+        """Run every block once, each on its own graph.
 
-        The last block's exact gradient is taken on the way, and so are the gradients that train auxiliary networks.
+        The last block's exact gradient is taken on the way.
         """
         passes = []
         hidden = batch.images
         for index, block in enumerate(blocks):
             crosses = self.target.crosses_blocks and block is not blocks[0]
-            here = self._pass(index, block, batch, hidden.detach().requires_grad_(crosses))
+            last = block is blocks[-1]
+            here = self._pass(index, block, batch, hidden.detach().requires_grad_(crosses), last=last)
             self._run(here)
-            if block is blocks[-1]:
+            if last:
                 self._head(here)
-            elif self.evaluates_auxiliaries:
-                self._evaluate_auxiliary(here)
             passes.append(here)
             hidden = here.output
         return passes
@@ -163,24 +162,19 @@ class GradientEstimator:
         self.guess.prepare(blocks)
         return blocks, Batch.of(images, labels)
 
-    def _pass(self, index: int, block: Block, batch: Batch, x: Tensor) -> BlockPass:
+    def _pass(self, index: int, block: Block, batch: Batch, x: Tensor, *, last: bool = False) -> BlockPass:
         """One block before it has run."""
-        return BlockPass(index, block, batch, x, None, trainable(block.body))
+        evaluate = None
+        if self.evaluates_auxiliaries and not last:
+            evaluate = partial(
+                local_loss, block, labels=batch.labels, to_output=self.needs_auxiliaries, train=self.trains_auxiliaries
+            )
+        return BlockPass(index, block, batch, x, None, trainable(block.body), evaluate=evaluate)
 
     def _run(self, here: BlockPass) -> None:
         """Run one block, on a graph of its own."""
         with self.perturbation.recording(here.block.body) as here.calls:
             here.output = here.block.body(here.input)
-
-    def _evaluate_auxiliary(self, here: BlockPass) -> None:
-        """Set the local loss of a block, and the gradients that train its auxiliary network."""
-        here.local = local_loss(
-            here.block,
-            here.output,
-            here.batch.labels,
-            to_output=self.needs_auxiliaries,
-            train=self.trains_auxiliaries,
-        )
 
     def _head(self, last: BlockPass) -> None:
         """Set the exact gradients of the last block, and of its input where that takes one."""

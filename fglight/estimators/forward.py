@@ -1,6 +1,7 @@
 """The same estimates by forward-mode automatic differentiation, without a backward pass through the network."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from fglight.estimators.batch import Batch
 from fglight.estimators.duals import plain_attention, pushforward_all, still
 from fglight.estimators.estimator import GradientEstimator, Step
 from fglight.estimators.guesses import ExactGuess, Guess
-from fglight.estimators.passes import BlockPass, local_loss
+from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations import Perturbation
 from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
@@ -102,37 +103,29 @@ class ForwardModeEstimator(GradientEstimator):
         hidden = batch.images
         for index, block in enumerate(blocks[:-1]):
             here = self._pass(index, block, batch, hidden.detach())
-            runs_with_tangents = not (self.perturbation.by_sample or self.guess.uses_auxiliaries)
-            if not runs_with_tangents:
-                self._run_and_evaluate(here)
+            if self.perturbation.by_sample or self.guess.uses_auxiliaries:  # others run together with their tangents
+                with torch.set_grad_enabled(bool(here.parameters) and self.perturbation.inside_block):
+                    self._run(here)
             if self._joint:
                 moving = {0: self.perturbation.tangents(here, self.guess, moving.get(0))}
             else:
                 earlier = _push(here, moving)
                 moving = earlier | ({index: self.perturbation.tangents(here, self.guess)} if here.parameters else {})
-            if runs_with_tangents:
-                self._run_and_evaluate(here)
+            if here.output is None:
+                self._run(here)
             if self.target.reach is not None and index - self.target.reach in moving:
                 arrived = index - self.target.reach
                 products[arrived] = _read(moving.pop(arrived), here.local_gradient)
             hidden = here.output
             here.release()
             passes.append(here)
-        last = self._pass(len(blocks) - 1, blocks[-1], batch, hidden.detach().requires_grad_(len(blocks) > 1))
+        x = hidden.detach().requires_grad_(len(blocks) > 1)
+        last = self._pass(len(blocks) - 1, blocks[-1], batch, x, last=True)
         with torch.enable_grad():
             self._run(last)
             self._head(last)
         products |= {index: _read(tangents, last.input_gradient) for index, tangents in moving.items()}
         return [*passes, last], products
-
-    def _run_and_evaluate(self, here: BlockPass) -> None:
-        """Run a block unless it has, with a graph where guesses are taken inside it, and its auxiliary network."""
-        if here.output is None:
-            with torch.set_grad_enabled(bool(here.parameters) and self.perturbation.inside_block):
-                self._run(here)
-        if self.evaluates_auxiliaries:
-            with torch.enable_grad():
-                self._evaluate_auxiliary(here)
 
     def _combine(self, passes: Sequence[BlockPass], products: Products) -> None:
         """Scale the directions of weights that the passes have kept."""
@@ -153,10 +146,10 @@ class ForwardModeEstimator(GradientEstimator):
         hidden = passes[-1].batch.images
         for before in passes[:-1]:
             here = self._pass(before.index, before.block, before.batch, hidden.detach())
+            if here.evaluate is not None:
+                here.evaluate = partial(here.evaluate, train=False)
             with torch.enable_grad(), still(here.block):
                 self._run(here)
-                if self.guess.uses_auxiliaries:
-                    here.local = local_loss(here.block, here.output, here.batch.labels, to_output=True, train=False)
                 if here.parameters:
                     _set(here, self.perturbation.from_products(here, self.guess, products[here.index]))
             hidden = here.output

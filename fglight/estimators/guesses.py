@@ -26,14 +26,14 @@ class Guess(ABC):
     """One or several directions in the space of a block's output or of its parameters.
 
     Args:
-        directions: how many directions k the target is projected on; one for all guesses that are not ``drawn``.
+        directions: how many directions k the target is projected on.
         combine: what becomes of k projections: their ``mean``, or the orthogonal projection on the ``span`` of the
             directions (Flügel et al. 2024, arXiv 2410.17764).
 
     Attributes:
         uses_auxiliaries: whether the direction comes from the block's local loss.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
-        drawn: whether directions are drawn at random.
+        several: whether there can be more than one direction.
 
     Raises:
         ValueError: for more directions than the guess can have, or an unknown way to combine them.
@@ -41,17 +41,22 @@ class Guess(ABC):
 
     uses_auxiliaries = False
     trains_auxiliaries = True
-    drawn = False
+    several = False
 
     def __init__(self, directions: int = 1, combine: str = "mean") -> None:
         if type(directions) is not int or directions < 1:
             raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
-        if directions > 1 and not self.drawn:
+        if directions > 1 and not self.several:
             raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
         if combine not in COMBINATIONS:
             raise ValueError(f"guess.combine={combine} does not exist: accepted is {', '.join(COMBINATIONS)}")
         self.directions = directions
         self.combine = combine
+
+    @property
+    def drawn(self) -> bool:
+        """Whether random numbers are drawn when directions are asked for."""
+        return self.directions > 1
 
     def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
         """Called before every step's forward pass with all blocks of the network."""
@@ -124,7 +129,7 @@ class NTKGuess(FixedNTKGuess):
     With several directions, each comes from an auxiliary network of its own.
     """
 
-    drawn = True
+    several = True
 
     def prepare(self, blocks: Sequence[Block]) -> None:
         """Redraw every auxiliary network but the head."""
@@ -146,6 +151,7 @@ class NTKGuess(FixedNTKGuess):
 class RandomGuess(Guess):
     """Random directions with mean zero and unit covariance, so that E[<t, g> g] = t."""
 
+    several = True
     drawn = True
 
     @abstractmethod

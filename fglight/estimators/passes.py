@@ -1,6 +1,6 @@
 """One forward pass, kept block by block, and the vector-Jacobian products that everything else is made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,7 +43,7 @@ class BlockPass:
         input: x_j = h_{j-1} without graph (the images for block 0).
         output: h_j = f_j(x_j), with the graph of this block alone; None before the block has run.
         parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
-        local: the local loss on h_j, where it was evaluated.
+        evaluate: computes the local loss on h_j; None where no auxiliary network takes part.
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
         directions: the guess in the space of theta_j, where it is kept (forward mode).
@@ -56,7 +56,7 @@ class BlockPass:
     output: Tensor | None
     parameters: list[nn.Parameter]
     calls: list[LayerCall] = field(default_factory=list)
-    local: LocalLoss | None = None
+    evaluate: Callable[[Tensor], LocalLoss] | None = None
     input_gradient: Tensor | None = None
     directions: list[Tensor] = field(default_factory=list)
 
@@ -77,6 +77,11 @@ class BlockPass:
             for parameter, uses in self.owners.items()
             if len(uses) == 1 and uses[0][1] == "weight" and type(uses[0][0].layer) in (nn.Linear, *CONVOLUTIONS)
         }
+
+    @cached_property
+    def local(self) -> LocalLoss | None:
+        """The local loss on h_j, evaluated when it is first asked for; after ``release`` without its gradient."""
+        return None if self.evaluate is None else self.evaluate(self.output)
 
     @property
     def local_gradient(self) -> Tensor:
@@ -107,7 +112,9 @@ class BlockPass:
         ]
 
     def release(self) -> None:
-        """Let go of all activations and the graph, for the memory."""
+        """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
+        if self.local is not None:
+            self.local.gradient = None
         del self.input, self.output
         self.calls.clear()
         self.__dict__.pop("owners", None)

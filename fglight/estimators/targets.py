@@ -69,8 +69,9 @@ class GlobalTarget(Target):
         for here in reversed(passes[:-1]):
             below = [here.input] if here.input.requires_grad else []
             gradients = here.vjp(cotangent, [*below, *points(here)], keep=keep)
-            yield here, TargetGradient(cotangent, gradients[len(below) :])
-            cotangent = gradients[0] if below else None
+            crossing = gradients.pop(0) if below else None
+            yield here, TargetGradient(cotangent, gradients)  # nothing else holds what the perturbation lets go of
+            cotangent = crossing
 
 
 class LocalTarget(Target):

@@ -5,6 +5,7 @@ Two backward passes that compute activations only, one for the target and one fo
 that comes after concerns one layer and a few samples at a time.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fglight.estimators import linalg
 from fglight.estimators.duals import pushforward_each, pushforward_from, still
 from fglight.estimators.guesses import Guess
 from fglight.estimators.layers import (
+    CONVOLUTIONS,
     LayerCall,
     has_outputs,
     layer_outputs,
@@ -29,7 +31,7 @@ from fglight.estimators.layers import (
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations import BlockTarget, Estimate, Perturbation, in_drawing_order
 
-CHUNK = 2**24
+CHUNK = 2**22
 """How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
 
 
@@ -59,18 +61,19 @@ class WeightPerSamplePerturbation(Perturbation):
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
         for here, target in in_drawing_order(targets, guess):
             whole = whole_block(here)
-            cotangents = dict(zip([*here.calls, whole], [*target.inside, target.output]))
-            gradients, cosines = [], []
-            for parameter, call, name, direction in parameter_guesses(here, whole, guess):
-                gradient, similarity = project(call, name, parameter, cotangents[call], direction, guess, cosine=cosine)
-                gradients.append(gradient)
+            at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
+            target.inside.clear()
+            gradients, cosines = {}, []
+            for parameter, call, name, t, g in parameter_guesses(here, whole, guess, at_outputs):
+                gradients[parameter], similarity = project(call, name, parameter, t, g, guess, cosine=cosine)
                 cosines += [] if similarity is None else [similarity]
-            yield here, Estimate(gradients, here.batch.mean([torch.stack(cosines).mean()])[0] if cosines else None)
+            similarity = here.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
+            yield here, Estimate([gradients[parameter] for parameter in here.parameters], similarity)
 
     def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
         """See ``Perturbation``; for each parameter all samples along their own directions at once."""
         body, whole, tangents = here.block.body, whole_block(here), []
-        for parameter, call, name, direction in parameter_guesses(here, whole, guess):
+        for parameter, call, name, _, direction in parameter_guesses(here, whole, guess):
             with torch.no_grad(), still(body):
                 if has_outputs(call, name):
                     moved = images(call, name, parameter, direction, guess)
@@ -84,11 +87,12 @@ class WeightPerSamplePerturbation(Perturbation):
 
     def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
         """See ``Perturbation``."""
-        guesses = parameter_guesses(here, whole_block(here), guess)
-        return [
-            project(call, name, parameter, None, direction, guess, products=product)[0]
-            for (parameter, call, name, direction), product in zip(guesses, products)
-        ]
+        guesses = zip(parameter_guesses(here, whole_block(here), guess), products)
+        gradients = {
+            parameter: project(call, name, parameter, None, direction, guess, products=product)[0]
+            for (parameter, call, name, _, direction), product in guesses
+        }
+        return [gradients[parameter] for parameter in here.parameters]
 
 
 def whole_block(here: BlockPass) -> LayerCall:
@@ -97,21 +101,38 @@ def whole_block(here: BlockPass) -> LayerCall:
 
 
 def parameter_guesses(
-    here: BlockPass, whole: LayerCall, guess: Guess
-) -> Iterator[tuple[nn.Parameter, LayerCall, str, Tensor | None]]:
-    """Each trained parameter of a block with the use of the layer that owns it, its name there, and its guess.
+    here: BlockPass, whole: LayerCall, guess: Guess, targets: dict[LayerCall, Tensor] | None = None
+) -> Iterator[tuple[nn.Parameter, LayerCall, str, Tensor | None, Tensor | None]]:
+    """Each trained parameter of a block with the use of the layer that owns it, its name there, target and guess.
 
-    The guess is a cotangent of that layer's output; None where directions are to be drawn for the parameter itself, for
-    which the parameters come in the order of ``body.parameters()``.
+    Target and guess are cotangents of that layer's output, and let go of after the layer's last parameter. Where
+    directions are to be drawn for the parameter itself, the guess is None and the parameters come in the order of
+    ``body.parameters()``; else convolutions and linear layers, which take more memory, come last.
+
+    Args:
+        here: the block.
+        whole: the block as if it were a layer.
+        guess: where the guesses come from.
+        targets: the target's cotangents at the outputs of layers; None where they are not needed.
     """
+    targets = {} if targets is None else targets
     directions: dict[LayerCall, Tensor] = {}
+    uses = []
+    for parameter in here.parameters:
+        calls = here.owners.get(parameter, [])
+        uses.append((parameter, *(calls[0] if len(calls) == 1 else (whole, ""))))
     if guess.uses_auxiliaries:
+        uses.sort(key=lambda use: type(use[1].layer) in (nn.Linear, *CONVOLUTIONS))
         at_output = guess.activity(here).squeeze(0)
         directions = dict(zip([*here.calls, whole], [*here.vjp(at_output, here.calls), at_output]))
-    for parameter in here.parameters:
-        uses = here.owners.get(parameter, [])
-        call, name = uses[0] if len(uses) == 1 else (whole, "")
-        yield parameter, call, name, directions.get(call)
+    left = Counter(call for _, call, _ in uses)
+    for parameter, call, name in uses:
+        left[call] -= 1
+        t, g = targets.get(call), directions.get(call)
+        if not left[call]:
+            targets.pop(call, None)
+            directions.pop(call, None)
+        yield parameter, call, name, t, g
 
 
 def project(
