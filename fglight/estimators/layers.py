@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fglight.estimators import linalg
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -153,11 +155,17 @@ def per_sample_gradients(
     if name == "bias" and type(layer) in (nn.Conv2d, nn.Linear):
         return [unfold_cotangent(layer, d).sum(3).flatten(1) for d in cotangents]
     if name in ("weight", "bias") and (normalized := _normalize(layer, call.input)) is not None:
-        scaled = [d * normalized for d in cotangents] if name == "weight" else cotangents
-        # Scale and shift act on the channels, or for LayerNorm on the last dimensions.
+        # Scale and shift act on the last dimensions (LayerNorm), or on the channels.
         if isinstance(layer, nn.LayerNorm):
+            scaled = (d * normalized if name == "weight" else d for d in cotangents)
             return [d.reshape(len(d), -1, *parameter.shape).sum(1) for d in scaled]
-        return [d.reshape(len(d), len(parameter), -1).sum(2) for d in scaled]
+        channels = (len(parameter), -1)
+        if name == "bias":
+            return [d.reshape(len(d), *channels).sum(2) for d in cotangents]
+        rows = normalized.reshape(-1, normalized.shape[2:].numel())  # (batch * channels, positions)
+        return [
+            linalg.products(d.reshape(rows.shape), rows.unsqueeze(1)).view(len(d), -1).to(d.dtype) for d in cotangents
+        ]
     return [_by_loop(call, parameter, d) for d in cotangents]
 
 

@@ -74,17 +74,24 @@ class Perturbation(ABC):
         """Whether a block's graph is needed once its target is known."""
         return True
 
-    @abstractmethod
     def __call__(
         self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
     ) -> Iterator[tuple[BlockPass, Estimate]]:
-        """The estimates of blocks 0..J-2, in any order.
+        """The estimates of blocks 0..J-2, in any order; those without parameters are left out.
 
         Args:
             targets: blocks J-2 down to 0 with their targets.
             guess: where the guesses come from.
             cosine: whether the cosine similarity of guess and target is wanted too.
         """
+        for here, target in in_drawing_order(targets, guess):
+            estimate = self.estimate(here, target, guess, cosine=cosine)
+            target.release()
+            yield here, estimate
+
+    @abstractmethod
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+        """The estimate of one block; arguments as in ``__call__``."""
 
     def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
         """Forward mode: how a block's output moves along its directions, ``(count, batch, ...)``."""
@@ -121,12 +128,9 @@ class Unprojected(Perturbation):
         """See ``Perturbation``."""
         return False
 
-    def __call__(
-        self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
-    ) -> Iterator[tuple[BlockPass, Estimate]]:
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; a cosine similarity of one would be no news and is left out."""
-        for here, target in targets:
-            yield here, Estimate(target.inside)
+        return Estimate(list(target.inside))
 
 
 class ActivityPerturbation(Perturbation):
@@ -140,23 +144,14 @@ class ActivityPerturbation(Perturbation):
     forward_granularities = ("sample",)
     inside_block = False
 
-    def __call__(
-        self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
-    ) -> Iterator[tuple[BlockPass, Estimate]]:
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples."""
-        for here, target in in_drawing_order(targets, guess):
-            directions = self.units(guess.activity(here))  # (units, k, features)
-            t = self.units(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
-            products, gram = linalg.products(t, directions), linalg.gram(directions)
-            coefficients = guess.coefficients(products, gram)
-            estimate = self.project(here, t, directions, coefficients)
-            yield (
-                here,
-                Estimate(
-                    self._to_parameters(here, estimate),
-                    self._cosine(here, t, products, gram, coefficients) if cosine else None,
-                ),
-            )
+        directions = self.units(guess.activity(here))  # (units, k, features)
+        t = self.units(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
+        products, gram = linalg.products(t, directions), linalg.gram(directions)
+        coefficients = guess.coefficients(products, gram)
+        similarity = self._cosine(here, t, products, gram, coefficients) if cosine else None
+        return Estimate(self._to_parameters(here, self.project(here, t, directions, coefficients)), similarity)
 
     def units(self, tensors: Tensor) -> Tensor:
         """Cut activities ``(k, batch, ...)`` into what one coefficient stands for: ``(units, k, features)``."""
@@ -246,29 +241,37 @@ class WeightPerturbation(Perturbation):
     def __call__(
         self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
     ) -> Iterator[tuple[BlockPass, Estimate]]:
+        """See ``Perturbation``; only one coefficient for the network needs all blocks' guesses at once."""
+        if self.granularity != "network":
+            yield from super().__call__(targets, guess, cosine=cosine)
+        elif group := list(in_drawing_order(targets, guess)):
+            yield from zip([here for here, _ in group], self._estimate_jointly(group, guess, cosine=cosine))
+
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over parameter tensors."""
-        targets = in_drawing_order(targets, guess)
-        # Only one coefficient for the network needs all blocks' guesses at once.
-        for group in filter(None, [list(targets)] if self.granularity == "network" else ([b] for b in targets)):
-            directions = [self.directions(here, guess) for here, _ in group]
-            products, squares = [], []
-            for (here, target), d in zip(group, directions):
-                exact = target.inside[-len(here.parameters) :]
-                if guess.directions > 1:
-                    local = [linalg.products(self.units(t.unsqueeze(0))[:, 0], g) for t, g in zip(exact, d)]
-                else:
-                    local = self._products_by_layer(here, target, d)
-                products.append(here.batch.mean(local))
-                if cosine:
-                    squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.batch.mean(exact)])
-            grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
-            coefficients = self.coefficients(products, grams, guess)
-            for j, (here, _) in enumerate(group):
-                similarity = None
-                if cosine:
-                    tensors = zip(products[j], grams[j], coefficients[j], squares[j])
-                    similarity = torch.stack([linalg.cosine(*tensor) for tensor in tensors]).mean()
-                yield here, Estimate(combine(here.parameters, coefficients[j], directions[j]), similarity)
+        return self._estimate_jointly([(here, target)], guess, cosine=cosine)[0]
+
+    def _estimate_jointly(self, group: Sequence[BlockTarget], guess: Guess, *, cosine: bool) -> list[Estimate]:
+        """The estimates of several blocks, which may share a coefficient."""
+        directions = [self.directions(here, guess) for here, _ in group]
+        products, squares = [], []
+        for (here, target), d in zip(group, directions):
+            exact = target.inside[-len(here.parameters) :]
+            if guess.directions > 1:
+                local = [linalg.products(self.units(t.unsqueeze(0))[:, 0], g) for t, g in zip(exact, d)]
+            else:
+                local = self._products_by_layer(here, target, d)
+            products.append(here.batch.mean(local))
+            if cosine:
+                squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.batch.mean(exact)])
+        grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
+        coefficients = self.coefficients(products, grams, guess)
+        estimates = [
+            Estimate(combine(here.parameters, c, d)) for (here, _), c, d in zip(group, coefficients, directions)
+        ]
+        for estimate, *tensors in zip(estimates, products, grams, coefficients, squares):
+            estimate.cosine = torch.stack([linalg.cosine(*tensor) for tensor in zip(*tensors)]).mean()
+        return estimates
 
     def directions(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""

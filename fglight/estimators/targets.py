@@ -25,6 +25,11 @@ class TargetGradient:
     output: Tensor
     inside: list[Tensor]
 
+    def release(self) -> None:
+        """Let go of all of it, for the memory, before the next block's target is computed."""
+        self.__dict__.pop("output", None)
+        self.inside.clear()
+
 
 class Target(ABC):
     """A gradient target: which loss is differentiated for block j.

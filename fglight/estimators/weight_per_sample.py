@@ -6,7 +6,7 @@ that comes after concerns one layer and a few samples at a time.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -29,7 +29,8 @@ from fglight.estimators.layers import (
     unfolded_shape,
 )
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import BlockTarget, Estimate, Perturbation, in_drawing_order
+from fglight.estimators.perturbations import Estimate, Perturbation
+from fglight.estimators.targets import TargetGradient
 
 CHUNK = 2**22
 """How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
@@ -55,20 +56,17 @@ class WeightPerSamplePerturbation(Perturbation):
         """See ``Perturbation``: the outputs of the layers."""
         return here.calls
 
-    def __call__(
-        self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
-    ) -> Iterator[tuple[BlockPass, Estimate]]:
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
-        for here, target in in_drawing_order(targets, guess):
-            whole = whole_block(here)
-            at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
-            target.inside.clear()
-            gradients, cosines = {}, []
-            for parameter, call, name, t, g in parameter_guesses(here, whole, guess, at_outputs):
-                gradients[parameter], similarity = project(call, name, parameter, t, g, guess, cosine=cosine)
-                cosines += [] if similarity is None else [similarity]
-            similarity = here.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
-            yield here, Estimate([gradients[parameter] for parameter in here.parameters], similarity)
+        whole = whole_block(here)
+        at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
+        target.release()
+        gradients, cosines = {}, []
+        for parameter, call, name, t, g in parameter_guesses(here, whole, guess, at_outputs):
+            gradients[parameter], similarity = project(call, name, parameter, t, g, guess, cosine=cosine)
+            cosines += [] if similarity is None else [similarity]
+        similarity = here.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
+        return Estimate([gradients[parameter] for parameter in here.parameters], similarity)
 
     def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
         """See ``Perturbation``; for each parameter all samples along their own directions at once."""
