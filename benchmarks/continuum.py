@@ -148,7 +148,7 @@ def draw(
         },
     }
     with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False}):
-        canvas, (above, below) = plt.subplots(2, 1, figsize=(6.4, 7), sharex=True, layout="constrained")
+        canvas, (above, below) = plt.subplots(2, 1, figsize=(6.4, 7.6), sharex=True, layout="constrained")
         for label, (colour, marker, points) in lines.items():
             x = [counts[p] for p in points]
             above.plot(x, [statistics.mean(accuracy[p]) for p in points], marker + "-", color=colour, label=label)
@@ -164,7 +164,7 @@ def draw(
         below.set_ylabel("cosine similarity with the exact gradient")
         below.set_xscale("log")
         below.set_xlabel("directional derivatives a step")
-        above.legend(fontsize=8, loc="lower right")
+        canvas.legend(fontsize=8, loc="outside lower center", ncols=2)
         path.parent.mkdir(exist_ok=True)
         canvas.savefig(path, dpi=150)
 

@@ -159,9 +159,8 @@ def per_sample_gradients(
         if isinstance(layer, nn.LayerNorm):
             scaled = (d * normalized if name == "weight" else d for d in cotangents)
             return [d.reshape(len(d), -1, *parameter.shape).sum(1) for d in scaled]
-        channels = (len(parameter), -1)
         if name == "bias":
-            return [d.reshape(len(d), *channels).sum(2) for d in cotangents]
+            return [d.reshape(len(d), len(parameter), -1).sum(2) for d in cotangents]
         rows = normalized.reshape(-1, normalized.shape[2:].numel())  # (batch * channels, positions)
         return [
             linalg.products(d.reshape(rows.shape), rows.unsqueeze(1)).view(len(d), -1).to(d.dtype) for d in cotangents
