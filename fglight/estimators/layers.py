@@ -149,6 +149,8 @@ def per_sample_gradients(
         For each cotangent ``(batch, *parameter.shape)``; its sum over the batch is the gradient.
     """
     layer = call.layer
+    if not cotangents:
+        return []
     if name == "weight" and (columns := unfold(layer, call.input)) is not None:
         rows = columns.mT  # (batch, groups, P, K)
         return [(unfold_cotangent(layer, d) @ rows).reshape(len(d), *parameter.shape) for d in cotangents]

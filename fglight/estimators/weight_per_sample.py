@@ -168,8 +168,10 @@ def project(
         if by_gram:
             product, square, length = _gram_products(part, t, g, cosine=cosine)
         else:
-            t = None if t is None else per_sample_gradients(part, name, parameter, [t])[0].flatten(1)
-            g = _directions(part, name, parameter, g, guess).flatten(1)  # (rows, features)
+            # Both at once, for they have the layer's input in common.
+            rows = iter(per_sample_gradients(part, name, parameter, [x for x in (t, g) if x is not None]))
+            t = None if t is None else next(rows).flatten(1)  # (rows, features)
+            g = (_draw(part, parameter, guess) if g is None else next(rows)).flatten(1)
             product = None if t is None else linalg.products(t, g.unsqueeze(1))[:, 0]  # (rows,)
             square = linalg.gram(g.unsqueeze(1))[:, 0, 0]
             length = linalg.gram(t.unsqueeze(1))[:, 0] if cosine else None
@@ -213,8 +215,13 @@ def images(call: LayerCall, name: str, parameter: nn.Parameter, direction: Tenso
 def _directions(call: LayerCall, name: str, parameter: nn.Parameter, cotangent: Tensor | None, guess: Guess) -> Tensor:
     """The guesses g_i of a parameter, ``(rows, *parameter.shape)``."""
     if cotangent is None:
-        return guess.sample(parameter.detach().expand(len(call.input), *parameter.shape))
+        return _draw(call, parameter, guess)
     return per_sample_gradients(call, name, parameter, [cotangent])[0]
+
+
+def _draw(call: LayerCall, parameter: nn.Parameter, guess: Guess) -> Tensor:
+    """A random direction for each sample, ``(rows, *parameter.shape)``."""
+    return guess.sample(parameter.detach().expand(len(call.input), *parameter.shape))
 
 
 def _plan(call: LayerCall, name: str, parameter: nn.Parameter, *, drawn: bool) -> tuple[bool, list[slice]]:
