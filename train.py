@@ -6,8 +6,10 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fglight.config import devices
 from fglight.errors import ConfigError, FglightError, RunBusyError
 from fglight.rundir import SWEEP_SETTINGS
 from fglight.training import train
@@ -23,6 +25,11 @@ def main(cfg: DictConfig) -> float | None:
         for setting in SWEEP_SETTINGS:
             if cfg[setting]:
                 raise ConfigError(f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=...")
+        if HydraConfig.get().mode == RunMode.MULTIRUN and devices(cfg) > 1:
+            raise ConfigError(
+                f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
+                "sweep anew: accepted is 1 (hydra/launcher=ray puts one run on each GPU)"
+            )
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
     except RunBusyError as busy:
         print(busy)

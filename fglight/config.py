@@ -107,6 +107,10 @@ def check_config(cfg: DictConfig) -> None:
             f"data.batch_size={cfg.data.batch_size} is too small for trainer.devices={cfg.trainer.devices}, which "
             f"share a batch: accepted is {2 * count} or more"
         )
+    if cfg.trainer.sync_batchnorm and cfg.engine.name == "forward":
+        raise ConfigError(
+            "trainer.sync_batchnorm=true has no forward-mode derivative: accepted is false with engine=forward"
+        )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
     build_estimator(cfg)

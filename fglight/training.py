@@ -17,13 +17,14 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from fglight.cells import Cell
 from fglight.checkpoint import LastCheckpoint
 from fglight.config import build_estimator, build_model, check_config
-from fglight.errors import FglightError
+from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ExactGuess, GradientEstimator
 from fglight.models import BlockNetwork
 from fglight.module import ForwardGradientModule
@@ -117,16 +118,22 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     checkpoint.wandb_id = wandb.run.id if wandb.run else None
     # Every refresh waits for the device.
     progress = ProgressBar(refresh_rate=cfg.trainer.log_every_n_steps)
-    trainer = L.Trainer(
-        **cfg.trainer,
-        use_distributed_sampler=False,  # the data modules share batches out
-        default_root_dir=run_dir,
-        logger=loggers,
-        callbacks=[checkpoint, *([progress] if cfg.trainer.enable_progress_bar else [])],
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        enable_model_summary=False,
-    )
+    try:
+        trainer = L.Trainer(
+            **cfg.trainer,
+            use_distributed_sampler=False,  # the data modules share batches out
+            default_root_dir=run_dir,
+            logger=loggers,
+            callbacks=[checkpoint, *([progress] if cfg.trainer.enable_progress_bar else [])],
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:  # no such device, or not so many
+        chosen = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"
+        raise ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}") from error
+    if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
     Console(quiet=not first).print(
         f"[bold]{cell}[/bold] seed {cfg.seed}: {cfg.trainer.max_epochs} epochs, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}",

@@ -182,3 +182,10 @@ def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
     saved = torch.load(checkpoint, weights_only=True)
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_several_devices_and_a_sweep_are_refused_together(tmp_path):
+    status, out, err = run(tmp_path, "trainer.devices=2", "trainer.accelerator=cpu", "seed=0,1", *QUIET, "-m")
+    assert status != 0
+    assert "trainer.devices=2 cannot go with -m" in out + err
+    assert "Traceback" not in out + err

@@ -123,6 +123,11 @@ OUT_OF_RANGE = {
     "trainer.log_every_n_steps": (0, -1),
     "trainer.precision": ("16-mixed", "16-true", 8),
     "trainer.devices": (0, "auto", -1, []),
+    "trainer.strategy": ("fsdp", None),
+    "trainer.sync_batchnorm": (1, "yes"),
+    "optim.fused": (1, "yes"),
+    "compile": ("max", 1),
+    "channels_last": (1,),
     "logger.mode": ("sometimes", None),
 }
 

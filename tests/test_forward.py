@@ -147,6 +147,14 @@ def test_bodies_with_and_without_parameters_frozen_or_not(guess, perturb):
     assert_same_gradients(results[1], results[0])
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_bodies_without_parameters_leave_the_last_block_alone_to_train(granularity):
+    blocks = [Block(nn.Tanh(), nn.Linear(3, 2)), Block(nn.Tanh(), nn.Linear(3, 2)), Block(nn.Tanh(), nn.Linear(3, 2))]
+    estimator = estimator_of({"perturb.granularity": granularity}, guess="gaussian", engine="forward")
+    estimator.estimate(blocks, torch.randn(4, 3), torch.randint(2, (4,)))
+    assert [p.grad is not None for block in blocks for p in block.parameters()] == [False] * 4 + [True] * 2
+
+
 @pytest.mark.parametrize(
     ("choices", "settings", "named"),
     [

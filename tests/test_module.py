@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
 from fglight.config import load_config
-from fglight.errors import NonFiniteLossError
+from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.module import BlockMetrics, ForwardGradientModule
 from fglight.training import LastCheckpoint, compile_blocks, train
 
@@ -284,3 +284,10 @@ def test_the_layout_in_memory_changes_no_estimate(guess, perturb):
         estimator.estimate(model, images.contiguous(memory_format=layout), labels, cosine=True)
         results.append(gradients(model))
     assert_same_gradients(results[1], results[0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_devices_that_are_not_there_are_named(tmp_path):
+    cfg = load_config(["trainer.accelerator=gpu", "logger.mode=disabled", "trainer.max_epochs=1"])
+    with pytest.raises(ConfigError, match=r"trainer\.accelerator=gpu trainer\.devices=1 is not possible here"):
+        train(cfg, tmp_path)

@@ -3,6 +3,7 @@
 Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
 """
 
+from fglight.estimators.activity import ActivityPerturbation, ActivitySpanPerturbation
 from fglight.estimators.estimator import GradientEstimator, Step
 from fglight.estimators.forward import ForwardModeEstimator
 from fglight.estimators.guesses import (
@@ -15,14 +16,9 @@ from fglight.estimators.guesses import (
     RademacherGuess,
     RandomGuess,
 )
-from fglight.estimators.perturbations import (
-    ActivityPerturbation,
-    ActivitySpanPerturbation,
-    Perturbation,
-    Unprojected,
-    WeightPerturbation,
-)
+from fglight.estimators.perturbations import Perturbation, Unprojected
 from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
+from fglight.estimators.weight import WeightPerturbation
 from fglight.estimators.weight_per_sample import WeightPerSamplePerturbation
 
 __all__ = [

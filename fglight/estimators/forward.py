@@ -130,12 +130,13 @@ class ForwardModeEstimator(GradientEstimator):
     def _combine(self, passes: Sequence[BlockPass], products: Products) -> None:
         """Scale the directions of weights that the passes have kept."""
         sums = {index: product.sum(1) for index, product in products.items()}
-        groups = [[here] for here in passes[:-1] if here.index in sums]
-        if self.perturbation.granularity == "network" and sums:
+        parts = [here for here in passes[:-1] if here.parameters]
+        groups = [[here] for here in parts]
+        if self.perturbation.granularity == "network" and parts:
+            groups = [parts]
             total = torch.stack(list(sums.values())).sum(0)
-            groups = [[here for here in passes[:-1] if here.parameters]]
             # Of all coefficients there is the sum, and the first has it.
-            sums = {here.index: torch.zeros_like(total) for here in groups[0]} | {groups[0][0].index: total}
+            sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
         for group in groups:
             known = group[0].batch.mean([sums[here.index] for here in group])
             for here, gradients in zip(group, self.perturbation.from_sums(group, self.guess, known)):
