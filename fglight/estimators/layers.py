@@ -106,7 +106,8 @@ def has_outputs(call: LayerCall, name: str) -> bool:
     """Whether ``layer_outputs`` knows this parameter of this layer."""
     if name not in ("weight", "bias"):
         return False
-    return type(call.layer) in (nn.Conv2d, nn.Linear) or _normalize(call.layer, call.input) is not None
+    layer = call.layer
+    return isinstance(layer, _BatchNorm) or type(layer) in (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm)
 
 
 def layer_outputs(call: LayerCall, name: str, values: Tensor) -> Tensor:
