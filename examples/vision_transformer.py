@@ -82,7 +82,7 @@ def main(epochs: int = 2) -> None:
     rows = [("none: backpropagation", GradientEstimator(GlobalTarget(), ExactGuess(), WeightPerturbation()))]
     for name, perturbation in PERTURBATIONS.items():
         rows.append((name, GradientEstimator(GlobalTarget(), LocalGuess(), perturbation)))
-        if perturbation.granularity in perturbation.forward_granularities:
+        if name != "weight, filter":  # a derivative for each filter: one engine shows enough
             rows.append((name, ForwardModeEstimator(GlobalTarget(), LocalGuess(), perturbation)))
     for name, estimator in rows:
         torch.manual_seed(0)

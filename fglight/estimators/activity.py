@@ -1,11 +1,13 @@
 """Activity perturbation: the projection takes place in the space of a block's output."""
 
+import torch
 from torch import Tensor
 
 from fglight.estimators import linalg
+from fglight.estimators.duals import TANGENTS
 from fglight.estimators.guesses import Guess
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import Estimate, Perturbation
+from fglight.estimators.perturbations import BlockDerivative, Estimate, Perturbation
 from fglight.estimators.targets import TargetGradient
 
 
@@ -17,8 +19,6 @@ class ActivityPerturbation(Perturbation):
 
     granularities = ("sample", "channel")
     several_directions = True
-    forward_granularities = ("sample",)
-    inside_block = False
 
     def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples."""
@@ -48,14 +48,17 @@ class ActivityPerturbation(Perturbation):
         """
         return linalg.combine(coefficients, directions)
 
-    def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
-        """See ``Perturbation``: the directions themselves, all samples at once."""
-        return guess.activity(here)
-
-    def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
-        """See ``Perturbation``."""
-        directions = self.units(guess.activity(here))  # (batch, k, features)
-        coefficients = guess.coefficients(products.mT, linalg.gram(directions))
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """See ``Perturbation``; with all samples moving along their own directions at once."""
+        tangents = guess.activity(here)  # (k, batch, ...)
+        directions = self.units(tangents)  # (units, k, features)
+        channels = tangents.shape[2] if self.granularity == "channel" else 1
+        masks = torch.eye(channels, dtype=tangents.dtype, device=tangents.device)
+        masks = masks.view(channels, 1, channels, *[1] * (tangents.dim() - 3))  # what moves by itself
+        products = [
+            torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in tangents
+        ]  # k of (channels, batch)
+        coefficients = guess.coefficients(torch.stack(products).mT.flatten(1).mT, linalg.gram(directions))
         return self._to_parameters(here, linalg.combine(coefficients, directions))
 
     def _to_parameters(self, here: BlockPass, estimate: Tensor) -> list[Tensor]:
@@ -74,8 +77,15 @@ class ActivitySpanPerturbation(ActivityPerturbation):
 
     granularities = ("sample",)
     several_directions = False
-    forward_granularities = ()
 
     def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
         return linalg.project_on_span(target, here.batch.gather(directions.squeeze(1)))
+
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
+        own = guess.activity(here).squeeze(0)
+        basis = linalg.unit_rows(here.batch.gather(own.flatten(1)))  # (whole batch, features)
+        moves = basis.to(own.dtype).view(-1, 1, *own.shape[1:])
+        products = torch.cat([derivative(move.expand(-1, *own.shape)) for move in moves.split(TANGENTS)])
+        return self._to_parameters(here, linalg.combine_in_span(products.mT, basis))

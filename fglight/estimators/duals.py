@@ -10,8 +10,8 @@ from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
-SAMPLES = 8
-"""How many samples' own tangents one run of a block carries at most; each takes as much memory as a whole batch."""
+TANGENTS = 8
+"""How many tangents one run of a block carries where there are many; each takes as much memory as a whole batch."""
 
 
 def pushforward(
@@ -52,21 +52,33 @@ def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tens
         hook.remove()
 
 
-def pushforward_all(body: nn.Module, x: Tensor, tangents: Tensor) -> Tensor:
-    """Jacobian-vector products of a block's output with several tangents of its input, in one run.
+def pushforward_all(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Jacobian-vector products of a block's output with several directions, in one run.
 
     Args:
         body: the block's layers, under ``still``.
         x: what they take in, ``(batch, ...)``.
-        tangents: ``(count, batch, ...)``.
+        tangents: of ``x``, ``(count, batch, ...)``, or of parameters by their names, ``(count, *parameter.shape)``. A
+            run takes as much memory as ``count`` batches; callers with many directions take ``TANGENTS`` at a time.
 
     Returns:
-        Tangents of the output, ``(count, batch, ...)``.
+        The output, ``(batch, ...)``, and its tangents, ``(count, batch, ...)``.
     """
-    if len(tangents) == 1:  # batching rules cost more than they save
-        return pushforward(body, x, tangents[0])[1].unsqueeze(0)
+    of_input = isinstance(tangents, Tensor)
+    if len(tangents if of_input else next(iter(tangents.values()))) == 1:  # batching rules cost more than they save
+        alone = (tangents[0], None) if of_input else (None, {name: t[0] for name, t in tangents.items()})
+        output, tangent = pushforward(body, x, *alone)
+        return output, tangent.unsqueeze(0)
+    if of_input:
+        function, start = body, x
+    else:
+        start = {name: body.get_parameter(name).detach() for name in tangents}
+
+        def function(parameters: Mapping[str, Tensor]) -> Tensor:
+            return functional_call(body, parameters, (x,))
+
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return vmap(lambda tangent: jvp(body, (x,), (tangent,))[1])(tangents)
+        return vmap(lambda tangent: jvp(function, (start,), (tangent,)), out_dims=(None, 0))(tangents)
 
 
 def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor) -> Tensor:
@@ -88,7 +100,7 @@ def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor) 
         return tangent.index_select(0, i.view(1)).squeeze(0)
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return vmap(row, chunk_size=SAMPLES)(torch.arange(len(x), device=x.device), directions)
+        return vmap(row, chunk_size=TANGENTS)(torch.arange(len(x), device=x.device), directions)
 
 
 @contextmanager

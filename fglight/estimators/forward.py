@@ -1,47 +1,46 @@
 """The same estimates by forward-mode automatic differentiation, without a backward pass through the network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
-from fglight.estimators.duals import plain_attention, pushforward_all, still
+from fglight.estimators.duals import TANGENTS, plain_attention, pushforward_all, still
 from fglight.estimators.estimator import GradientEstimator, Step
 from fglight.estimators.guesses import ExactGuess, Guess
-from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import Perturbation
+from fglight.estimators.passes import BlockPass, local_loss
+from fglight.estimators.perturbations import BlockDerivative, Perturbation
 from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
-
-Products = dict[int, Tensor]
-"""Inner products of targets and directions by block and sample, ``(count, batch)``."""
 
 
 class ForwardModeEstimator(GradientEstimator):
     """As ``GradientEstimator``, with directional derivatives of the target taken in forward mode (Sec. 3.3).
 
-    Every block hands on, with its output, tangents: how the output moves along the directions of the blocks so far.
-    They meet the gradient of the loss where the target has it: at the block's own auxiliary network, the next block's,
-    or the input of the last block, all of which take a backward pass of their own anyway. No other backward pass
-    leaves a block, and no more than one block's activations are kept.
+    Tangents, how the output of a block moves along its directions, are pushed through the later blocks. They meet the
+    gradient of the loss where the target has it: at the block's own auxiliary network, the next block's, or the input
+    of the last block, all of which take a backward pass of their own anyway. No other backward pass leaves a block, and
+    no more than one block's activations are kept.
 
-    For ``weight`` the estimates are those of ``GradientEstimator``. Perturbations with coefficients for every sample
-    run the network twice, for the coefficients and then for the estimates. Where batch norm couples the samples, their
-    coefficients are others: forward mode has the derivative of what sample i adds to the loss with *all* samples
+    Where a coefficient stands for a tensor of weights or more, one run carries all tangents. Finer coefficients take a
+    first run for the loss and a second one, in which a few tangents of one block at a time go through the rest.
+
+    For ``weight`` the estimates are those of ``GradientEstimator``. Where batch norm couples the samples, coefficients
+    for every sample are others: forward mode has the derivative of what sample i adds to the loss with *all* samples
     moving along their directions, reverse mode that of the whole loss with sample i moving alone. Over the batch both
     sum to the same.
 
     Args:
         target: see ``GradientEstimator``.
         guess: see ``GradientEstimator``; not ``ExactGuess``, since only directional derivatives are known.
-        perturbation: see ``GradientEstimator``, with one of its ``forward_granularities``.
+        perturbation: see ``GradientEstimator``. The finer its coefficients, the more directional derivatives it takes.
         train_auxiliaries: see ``GradientEstimator``.
         probe: see ``GradientEstimator``.
 
     Raises:
-        ValueError: for what forward mode does not have.
+        ValueError: for an exact guess.
     """
 
     def __init__(
@@ -56,12 +55,6 @@ class ForwardModeEstimator(GradientEstimator):
         super().__init__(target, guess, perturbation, train_auxiliaries=train_auxiliaries, probe=probe)
         if isinstance(guess, ExactGuess):
             raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
-        if perturbation.granularity not in perturbation.forward_granularities:
-            accepted = ", ".join(perturbation.forward_granularities) or "engine=reverse"
-            raise ValueError(
-                f"perturb.granularity={perturbation.granularity} of {type(perturbation).__name__} takes too many "
-                f"directional derivatives for engine=forward: accepted is {accepted}"
-            )
 
     @torch.no_grad()
     @plain_attention()
@@ -81,55 +74,43 @@ class ForwardModeEstimator(GradientEstimator):
         """
         blocks, batch = self._begin(model, images, labels)
         _check_deterministic(blocks)
-        devices = [images.device] if images.device.type != "cpu" else []
-        with torch.random.fork_rng(devices, enabled=self.perturbation.by_sample, device_type=images.device.type):
-            passes, products = self._derivatives(blocks, batch)
-        if self.perturbation.by_sample:
-            self._run_again(passes, products)
-        else:
-            self._combine(passes, products)
+        passes = (self._in_one_run if self.perturbation.in_one_run else self._in_two_runs)(blocks, batch)
         return self._finish(passes, None)
 
-    @property
-    def _joint(self) -> bool:
-        """Whether a single tangent carries the directions of all blocks."""
-        return self.perturbation.granularity == "network" and self.target.reach is None
-
-    def _derivatives(self, blocks: Sequence[Block], batch: Batch) -> tuple[list[BlockPass], Products]:
-        """Run the network once with its tangents."""
-        passes: list[BlockPass] = []
-        products: Products = {}
+    def _in_one_run(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
+        """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
+        joint = self.perturbation.granularity == "network" and self.target.reach is None  # a single tangent does
+        directions: dict[int, list[Tensor]] = {}
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
-        hidden = batch.images
-        for index, block in enumerate(blocks[:-1]):
-            here = self._pass(index, block, batch, hidden.detach())
-            if self.perturbation.by_sample or self.guess.uses_auxiliaries:  # others run together with their tangents
-                with torch.set_grad_enabled(bool(here.parameters) and self.perturbation.inside_block):
-                    self._run(here)
-            if self._joint:
-                moving = {0: self.perturbation.tangents(here, self.guess, moving.get(0))}
-            else:
-                earlier = _push(here, moving)
-                moving = earlier | ({index: self.perturbation.tangents(here, self.guess)} if here.parameters else {})
-            if here.output is None:
-                self._run(here)
-            if self.target.reach is not None and index - self.target.reach in moving:
-                arrived = index - self.target.reach
-                products[arrived] = _read(moving.pop(arrived), here.local_gradient)
-            hidden = here.output
-            here.release()
-            passes.append(here)
-        x = hidden.detach().requires_grad_(len(blocks) > 1)
-        last = self._pass(len(blocks) - 1, blocks[-1], batch, x, last=True)
-        with torch.enable_grad():
-            self._run(last)
-            self._head(last)
-        products |= {index: _read(tangents, last.input_gradient) for index, tangents in moving.items()}
-        return [*passes, last], products
+        sums: dict[int, Tensor] = {}
 
-    def _combine(self, passes: Sequence[BlockPass], products: Products) -> None:
-        """Scale the directions of weights that the passes have kept."""
-        sums = {index: product.sum(1) for index, product in products.items()}
+        def run(here: BlockPass) -> None:
+            index = here.index
+            if self.guess.uses_auxiliaries:  # others run together with their tangents
+                self._run_on_graph(here)
+            directions[index] = self.perturbation.directions(here, self.guess)
+            if joint:
+                moving[0] = self.perturbation.tangents(here, directions[index], self.guess, moving.get(0))
+                return
+            if moving:
+                with still(here.block.body):
+                    pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())))[1]
+                moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
+            if here.parameters:
+                moving[index] = self.perturbation.tangents(here, directions[index], self.guess)
+            elif here.output is None:
+                self._run(here)
+            arrived = None if self.target.reach is None else moving.pop(index - self.target.reach, None)
+            if arrived is not None:
+                sums[index - self.target.reach] = _read(arrived, here.local_gradient).sum(1)
+
+        passes = self._network(blocks, batch, run)
+        sums |= {index: _read(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
+        self._scale(passes, directions, sums)
+        return passes
+
+    def _scale(self, passes: Sequence[BlockPass], directions: dict[int, list[Tensor]], sums: dict[int, Tensor]) -> None:
+        """Make directions of weights the estimates, from inner products by block and coefficient."""
         parts = [here for here in passes[:-1] if here.parameters]
         groups = [[here] for here in parts]
         if self.perturbation.granularity == "network" and parts:
@@ -139,21 +120,89 @@ class ForwardModeEstimator(GradientEstimator):
             sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
         for group in groups:
             known = group[0].batch.mean([sums[here.index] for here in group])
-            for here, gradients in zip(group, self.perturbation.from_sums(group, self.guess, known)):
+            own = [directions.pop(here.index) for here in group]
+            for here, gradients in self.perturbation.from_sums(group, own, known, self.guess):
                 _set(here, gradients)
 
-    def _run_again(self, passes: Sequence[BlockPass], products: Products) -> None:
-        """Run all blocks but the last once more, each with a graph of its own, now that its coefficients are known."""
+    def _in_two_runs(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
+        """One run for the loss, and another one that takes one block's derivatives at a time."""
+
+        def run(here: BlockPass) -> None:
+            here.evaluate = here.evaluate and partial(here.evaluate, to_output=False)
+            here.output = here.block.body(here.input)
+
+        passes = self._network(blocks, batch, run)
+        for here, derivative in self._derivatives(passes):
+            _set(here, self.perturbation.estimate_forward(here, derivative, self.guess))
+        return passes
+
+    def _network(self, blocks: Sequence[Block], batch: Batch, run: Callable[[BlockPass], None]) -> list[BlockPass]:
+        """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
+        passes = []
+        hidden = batch.images
+        for index, block in enumerate(blocks[:-1]):
+            here = self._pass(index, block, batch, hidden.detach())
+            run(here)
+            hidden = here.output
+            here.release()
+            passes.append(here)
+        x = hidden.detach().requires_grad_(len(blocks) > 1)
+        last = self._pass(len(blocks) - 1, blocks[-1], batch, x, last=True)
+        with torch.enable_grad():
+            self._run(last)
+            self._head(last)
+        return [*passes, last]
+
+    def _run_on_graph(self, here: BlockPass) -> None:
+        with torch.set_grad_enabled(bool(here.parameters)):
+            self._run(here)
+
+    def _derivatives(self, passes: Sequence[BlockPass]) -> Iterator[tuple[BlockPass, BlockDerivative]]:
+        """Run blocks 0..J-2 once more, each with what takes derivatives of its target along tangents of its output."""
         hidden = passes[-1].batch.images
         for before in passes[:-1]:
             here = self._pass(before.index, before.block, before.batch, hidden.detach())
-            if here.evaluate is not None:
-                here.evaluate = partial(here.evaluate, train=False)
-            with torch.enable_grad(), still(here.block):
-                self._run(here)
+            here.evaluate = here.evaluate and partial(here.evaluate, train=False)
+            with still(here.block):
+                if self.perturbation.reuses_graph(self.guess):
+                    self._run_on_graph(here)
+                else:
+                    here.output = here.block.body(here.input)
+                hidden = here.output
                 if here.parameters:
-                    _set(here, self.perturbation.from_products(here, self.guess, products[here.index]))
-            hidden = here.output
+                    yield here, self._derivative(here, passes)
+                here.release()
+
+    def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
+        """What takes derivatives of the target of one block along tangents of its output."""
+        x, reach = here.output.detach(), self.target.reach
+        rest = [later.block for later in passes[here.index + 1 : -1]][:reach]
+        if reach == 0:
+            gradient = here.local_gradient
+        elif reach is None or len(rest) < reach:
+            gradient = passes[-1].input_gradient
+        else:
+            gradient = self._local_gradient(x, rest, here.batch.labels)
+
+        def derivative(tangents: Tensor) -> Tensor:
+            products = []
+            for moving in tangents.split(TANGENTS):
+                output = x
+                for block in rest:
+                    with still(block.body):
+                        output, moving = pushforward_all(block.body, output, moving)
+                products.append(_read(moving, gradient))
+            return torch.cat(products)
+
+        return derivative
+
+    def _local_gradient(self, x: Tensor, blocks: Sequence[Block], labels: Tensor) -> Tensor:
+        """The gradient of the last of several blocks' local loss with respect to its output."""
+        for block in blocks:
+            with still(block.body):
+                x = block.body(x)
+        with still(blocks[-1].aux):
+            return local_loss(blocks[-1], x, labels, to_output=True, train=False).gradient
 
 
 def _set(here: BlockPass, gradients: Sequence[Tensor]) -> None:
@@ -172,15 +221,6 @@ def _check_deterministic(blocks: Sequence[Block]) -> None:
                         "engine=forward runs a block several times and needs the same output each time, but "
                         f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: accepted is 0"
                     )
-
-
-def _push(here: BlockPass, moving: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Tangents of a block's output from those of its input."""
-    if not moving:
-        return {}
-    with still(here.block.body):
-        pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())))
-    return dict(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
 
 
 def _read(tangents: Tensor, gradient: Tensor) -> Tensor:

@@ -77,8 +77,25 @@ def project_on_span(targets: Tensor, directions: Tensor) -> Tensor:
     Returns:
         The projections, ``(targets, features)``.
     """
-    unit = normalize(directions, dim=1, eps=torch.finfo(directions.dtype).tiny)  # squares of small ones would underflow
-    return span_coefficients(targets @ unit.mT, (unit @ unit.mT).unsqueeze(0)) @ unit
+    unit = unit_rows(directions)
+    return combine_in_span(targets @ unit.mT, unit)
+
+
+@in_full_precision
+def unit_rows(directions: Tensor) -> Tensor:
+    """Directions ``(directions, features)`` scaled to unit length: squares of small ones would underflow."""
+    return normalize(directions, dim=1, eps=torch.finfo(directions.dtype).tiny)
+
+
+@in_full_precision
+def combine_in_span(products: Tensor, unit: Tensor) -> Tensor:
+    """Orthogonal projections on a span, ``(targets, features)``, of targets known by their products with it.
+
+    Args:
+        products: of targets and directions, ``(targets, directions)``.
+        unit: the directions, ``(directions, features)``, of unit length.
+    """
+    return span_coefficients(products, (unit @ unit.mT).unsqueeze(0)) @ unit
 
 
 def cosine(products: Tensor, gram: Tensor, coefficients: Tensor, target_squares: Tensor) -> Tensor:

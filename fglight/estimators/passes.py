@@ -33,6 +33,24 @@ class LocalLoss:
 
 
 @dataclass
+class Step:
+    """What one step computed besides the gradients; nothing here carries a graph.
+
+    Attributes:
+        loss: the network's loss L, a scalar.
+        logits: of the head, ``(batch, classes)``.
+        local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
+        cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
+            not asked for or the guess is exact.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    local: list[LocalLoss | None]
+    cosine: Tensor | None
+
+
+@dataclass
 class BlockPass:
     """Block j in one forward pass: its input, its output and the graph between them, cut off from all other blocks.
 
@@ -46,7 +64,6 @@ class BlockPass:
         evaluate: computes the local loss on h_j; None where no auxiliary network takes part.
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
-        directions: the guess in the space of theta_j, where it is kept (forward mode).
     """
 
     index: int
@@ -58,7 +75,6 @@ class BlockPass:
     calls: list[LayerCall] = field(default_factory=list)
     evaluate: Callable[[Tensor], LocalLoss] | None = None
     input_gradient: Tensor | None = None
-    directions: list[Tensor] = field(default_factory=list)
 
     @cached_property
     def owners(self) -> dict[nn.Parameter, list[tuple[LayerCall, str]]]:

@@ -1,7 +1,7 @@
 """Perturbations (Sec. 3.3): the space in which a target is projected on a guess."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,6 +13,12 @@ from fglight.estimators.passes import BlockPass
 from fglight.estimators.targets import TargetGradient
 
 BlockTarget = tuple[BlockPass, TargetGradient]
+BlockEstimate = tuple[BlockPass, list[Tensor]]
+"""A block and a tensor for each of its parameters."""
+
+BlockDerivative = Callable[[Tensor], Tensor]
+"""Takes tangents of a block's output, ``(count, batch, ...)``, to every sample's share of the target's derivative
+along them, ``(count, batch)``: inner products of tangent and target."""
 
 
 @dataclass
@@ -38,8 +44,6 @@ class Perturbation(ABC):
         granularities: what it can be.
         by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
         several_directions: whether it can project on several directions of a guess.
-        inside_block: whether guesses are taken inside a block, on its graph.
-        forward_granularities: the granularities that forward mode has, those with few directional derivatives.
 
     Raises:
         ValueError: for any other granularity.
@@ -48,8 +52,6 @@ class Perturbation(ABC):
     granularities: tuple[str, ...] = ("sample",)
     by_sample = True
     several_directions = False
-    forward_granularities: tuple[str, ...] = ()
-    inside_block = True
 
     def __init__(self, granularity: str | None = None) -> None:
         self.granularity = granularity or self.granularities[0]
@@ -90,22 +92,23 @@ class Perturbation(ABC):
     def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """The estimate of one block; arguments as in ``__call__``."""
 
-    def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
-        """Forward mode: how a block's output moves along its directions, ``(count, batch, ...)``."""
-        raise NotImplementedError
+    @property
+    def in_one_run(self) -> bool:
+        """Forward mode: whether a coefficient stands for so much that one run carries the tangents of all of them."""
+        return False
 
-    def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
-        """Forward mode, for estimates that are sums over samples: the estimate of a block that runs once more.
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """The estimate of one block by forward-mode differentiation.
 
         Args:
             here: the block.
-            guess: gives the same directions again.
-            products: each sample's inner product of target and direction, ``(count, batch)`` as ``tangents`` has them.
+            derivative: of its target.
+            guess: where the guesses come from.
 
-        Returns:
-            A tensor for each of ``here.parameters``.
+        Raises:
+            NotImplementedError: for a perturbation without forward mode.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward mode: it needs engine=reverse")
 
 
 def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[BlockTarget]:

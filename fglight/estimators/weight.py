@@ -7,11 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators import linalg
-from fglight.estimators.duals import pushforward, still
+from fglight.estimators.duals import TANGENTS, pushforward, pushforward_all, still
 from fglight.estimators.guesses import Guess, stack
 from fglight.estimators.layers import LayerCall, record_calls, weight_output
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import BlockTarget, Estimate, Perturbation, in_drawing_order
+from fglight.estimators.perturbations import (
+    BlockDerivative,
+    BlockEstimate,
+    BlockTarget,
+    Estimate,
+    Perturbation,
+    in_drawing_order,
+)
 from fglight.estimators.targets import TargetGradient
 
 
@@ -31,7 +38,6 @@ class WeightPerturbation(Perturbation):
     granularities = ("tensor", "block", "network", "filter")
     by_sample = False
     several_directions = True
-    forward_granularities = ("tensor", "block", "network")
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""
@@ -115,49 +121,73 @@ class WeightPerturbation(Perturbation):
             coefficients = iter(guess.coefficients(product, gram).split(sizes))
         return [[next(coefficients) for _ in block] for block in products]
 
-    def tangents(self, here: BlockPass, guess: Guess, carried: Tensor | None = None) -> Tensor:
-        """See ``Perturbation``; the directions are kept in ``here.directions``.
+    @property
+    def in_one_run(self) -> bool:
+        """See ``Perturbation``."""
+        return self.granularity != "filter"
+
+    def tangents(
+        self, here: BlockPass, directions: list[Tensor], guess: Guess, carried: Tensor | None = None
+    ) -> Tensor:
+        """Forward mode in one run: how a block's output moves along the directions of each of its coefficients.
 
         Args:
             here: the block; where it has not run yet, it does so now.
-            guess: where the directions come from.
+            directions: what ``directions`` gives.
+            guess: where they came from.
             carried: tangents of the block's input that go with its own, ``(k, batch, ...)``; for a coefficient that
                 stands for the whole network.
 
         Returns:
             ``(coefficients * k, batch, ...)``.
         """
-        here.directions = self.directions(here, guess)
-        names = [name for name, parameter in here.block.body.named_parameters() if parameter.requires_grad]
+        body, names = here.block.body, _names(here)
         groups = [[i] for i in range(len(names))] if self.granularity == "tensor" else [list(range(len(names)))]
         tangents = []
         for group in groups:
             for m in range(guess.directions):
-                named = {names[i]: here.directions[i][0, m].view_as(here.parameters[i]) for i in group}
-                x_tangent = None if carried is None else carried[m]
-                with nullcontext() if here.output is None else still(here.block.body):
-                    output, tangent = pushforward(here.block.body, here.input, x_tangent, named)
+                moved = {names[i]: directions[i][0, m].view_as(here.parameters[i]) for i in group}
+                with nullcontext() if here.output is None else still(body):
+                    output, tangent = pushforward(body, here.input, None if carried is None else carried[m], moved)
                 here.output = output if here.output is None else here.output
                 tangents.append(tangent)
         return stack(tangents)
 
-    def from_sums(self, passes: Sequence[BlockPass], guess: Guess, sums: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Forward mode: the estimates of several blocks, whose directions are in ``directions``.
+    def from_sums(
+        self, passes: Sequence[BlockPass], directions: Sequence[list[Tensor]], sums: Sequence[Tensor], guess: Guess
+    ) -> Iterator[BlockEstimate]:
+        """Forward mode in one run: the estimates of several blocks.
 
         Args:
             passes: the blocks; all of them where one coefficient stands for the network, else one.
-            guess: turns inner products into coefficients.
+            directions: of each block, as ``directions`` gave them.
             sums: inner products of target and directions for each of a block's coefficients, ``(coefficients * k,)``.
+            guess: turns them into coefficients of the estimate.
         """
         products = []
-        for here, known in zip(passes, sums):
+        for tensors, known in zip(directions, sums):
             known = list(known.view(-1, 1, guess.directions))
             # Where one coefficient stands for several tensors, the first has the sum over all.
-            products.append(known + [torch.zeros_like(known[0])] * (len(here.directions) - len(known)))
-        grams = [[linalg.gram(g) for g in here.directions] for here in passes]
-        for here, coefficients in zip(passes, self.coefficients(products, grams, guess)):
-            yield combine(here.parameters, coefficients, here.directions)
-            here.directions.clear()
+            products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
+        grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
+        for here, coefficients, tensors in zip(passes, self.coefficients(products, grams, guess), directions):
+            yield here, combine(here.parameters, coefficients, tensors)
+
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """See ``Perturbation``; for a coefficient for each filter, with one derivative each."""
+        directions, products = self.directions(here, guess), []
+        for name, parameter, d in zip(_names(here), here.parameters, directions):
+            rows = d.flatten(0, 1)  # (units * k, features)
+            parts = []
+            for index in torch.arange(len(rows), device=d.device).split(TANGENTS):
+                moved = d.new_zeros(len(index), len(d), d.shape[2])  # all but one unit of each stay where they are
+                moved[torch.arange(len(index), device=d.device), index // guess.directions] = rows[index]
+                moved = {name: moved.view(-1, *parameter.shape)}
+                parts.append(derivative(pushforward_all(here.block.body, here.input, moved)[1]).sum(1))
+            products.append(torch.cat(parts).view(-1, guess.directions))
+        products = here.batch.mean(products)
+        grams = [linalg.gram(g) for g in directions]
+        return combine(here.parameters, self.coefficients([products], [grams], guess)[0], directions)
 
     def _products_by_layer(self, here: BlockPass, target: TargetGradient, directions: list[Tensor]) -> list[Tensor]:
         """<t, g> of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""
@@ -171,6 +201,11 @@ class WeightPerturbation(Perturbation):
             units = len(g) if self.granularity == "filter" else 1
             products.append(linalg.products(t.reshape(units, -1), g.reshape(units, 1, -1)))
         return products
+
+
+def _names(here: BlockPass) -> list[str]:
+    """Of ``here.parameters`` in the block's body."""
+    return [name for name, parameter in here.block.body.named_parameters() if parameter.requires_grad]
 
 
 def combine(parameters: Sequence[Tensor], coefficients: Sequence[Tensor], directions: Sequence[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from fglight.estimators import linalg
-from fglight.estimators.duals import pushforward_each, pushforward_from, still
+from fglight.estimators.duals import pushforward_each, pushforward_from
 from fglight.estimators.guesses import Guess
 from fglight.estimators.layers import (
     CONVOLUTIONS,
@@ -29,7 +29,7 @@ from fglight.estimators.layers import (
     unfolded_shape,
 )
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations import Estimate, Perturbation
+from fglight.estimators.perturbations import BlockDerivative, Estimate, Perturbation
 from fglight.estimators.targets import TargetGradient
 
 CHUNK = 2**22
@@ -46,7 +46,6 @@ class WeightPerSamplePerturbation(Perturbation):
     """
 
     granularities = ("tensor",)
-    forward_granularities = ("tensor",)
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""
@@ -68,29 +67,39 @@ class WeightPerSamplePerturbation(Perturbation):
         similarity = here.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
         return Estimate([gradients[parameter] for parameter in here.parameters], similarity)
 
-    def tangents(self, here: BlockPass, guess: Guess) -> Tensor:
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for each parameter all samples along their own directions at once."""
-        body, whole, tangents = here.block.body, whole_block(here), []
-        for parameter, call, name, _, direction in parameter_guesses(here, whole, guess):
-            with torch.no_grad(), still(body):
-                if has_outputs(call, name):
-                    moved = images(call, name, parameter, direction, guess)
-                    tangents.append(pushforward_from(body, call.layer, here.input, moved))
-                    continue
-            g = _directions(call, name, parameter, direction, guess)
-            path = next(path for path, p in body.named_parameters() if p is parameter)
-            with still(body):
-                tangents.append(pushforward_each(body, here.input, path, g))
-        return torch.stack(tangents)
-
-    def from_products(self, here: BlockPass, guess: Guess, products: Tensor) -> list[Tensor]:
-        """See ``Perturbation``."""
-        guesses = zip(parameter_guesses(here, whole_block(here), guess), products)
+        whole = whole_block(here)
+        devices = [here.input.device] if here.input.device.type != "cpu" else []
+        # Directions of all samples take too much memory: they are drawn a second time to be scaled.
+        with torch.random.fork_rng(devices, enabled=guess.drawn, device_type=here.input.device.type):
+            tangents = [
+                self._tangent(here, parameter, call, name, direction, guess)
+                for parameter, call, name, _, direction in parameter_guesses(here, whole, guess)
+            ]
+        guesses = zip(parameter_guesses(here, whole, guess), derivative(torch.stack(tangents)))
         gradients = {
-            parameter: project(call, name, parameter, None, direction, guess, products=product)[0]
-            for (parameter, call, name, _, direction), product in guesses
+            parameter: project(call, name, parameter, None, direction, guess, products=products)[0]
+            for (parameter, call, name, _, direction), products in guesses
         }
         return [gradients[parameter] for parameter in here.parameters]
+
+    def _tangent(
+        self,
+        here: BlockPass,
+        parameter: nn.Parameter,
+        call: LayerCall,
+        name: str,
+        direction: Tensor | None,
+        guess: Guess,
+    ) -> Tensor:
+        """How a block's output moves at every sample along that sample's direction of one parameter."""
+        body = here.block.body
+        if has_outputs(call, name):
+            moved = images(call, name, parameter, direction, guess)
+            return pushforward_from(body, call.layer, here.input, moved)
+        path = next(path for path, p in body.named_parameters() if p is parameter)
+        return pushforward_each(body, here.input, path, _directions(call, name, parameter, direction, guess))
 
 
 def whole_block(here: BlockPass) -> LayerCall:
