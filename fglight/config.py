@@ -65,15 +65,18 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
         ConfigError: if the components do not go together.
     """
     try:
-        return _component(cfg.engine)(
+        estimator = _component(cfg.engine)(
             target=_component(cfg.target)(),
             guess=_component(cfg.guess)(),
             perturbation=_component(cfg.perturb)(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
         )
+        if cfg.compile:
+            estimator.compile()
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    return estimator
 
 
 def devices(cfg: DictConfig) -> int:
@@ -110,6 +113,11 @@ def check_config(cfg: DictConfig) -> None:
     if cfg.trainer.sync_batchnorm and cfg.engine.name == "forward":
         raise ConfigError(
             "trainer.sync_batchnorm=true has no forward-mode derivative: accepted is false with engine=forward"
+        )
+    if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":
+        raise ConfigError(
+            f"compile=true cannot go with perturb=activity_span on trainer.devices={cfg.trainer.devices}, which gathers "
+            "the guesses of batches of unknown size: accepted is compile=false"
         )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")

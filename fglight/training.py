@@ -25,8 +25,6 @@ from fglight.cells import Cell
 from fglight.checkpoint import LastCheckpoint
 from fglight.config import build_estimator, build_model, check_config
 from fglight.errors import ConfigError, FglightError
-from fglight.estimators import ExactGuess, GradientEstimator
-from fglight.models import BlockNetwork
 from fglight.module import ForwardGradientModule
 from fglight.results import build_result, summary
 from fglight.rundir import check_unchanged, claim, read_result, run_settings, write_config, write_json
@@ -109,8 +107,6 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     module = ForwardGradientModule(
         model, estimator, **cfg.optim, seed=cfg.seed, cosine=cfg.cosine, channels_last=cfg.channels_last
     )
-    if cfg.compile:
-        compile_blocks(model, estimator)
     checkpoint = LastCheckpoint(run_dir / "checkpoints")
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0
@@ -152,24 +148,6 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
         seconds=checkpoint.seconds,
         device=_device_name(trainer.strategy.root_device),
     )
-
-
-def compile_blocks(model: BlockNetwork, estimator: GradientEstimator, backend: str = "inductor") -> None:
-    """Compile, in place, what is differentiated with respect to its input and all its parameters in one go.
-
-    These are auxiliary networks and the last block, and with an exact guess all blocks. A compiled backward pass always
-    computes all of that, which for other estimators would be the very work that they do without.
-
-    Args:
-        model: the network.
-        estimator: what it is trained with.
-        backend: of ``torch.compile``.
-    """
-    once = isinstance(estimator.guess, ExactGuess) and estimator.target.reach != 1
-    for block in model.blocks:
-        block.aux.compile(backend=backend)
-        if once or block is model.blocks[-1]:
-            block.body.compile(backend=backend)
 
 
 def _share_cores() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from fglight.config import load_config
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.module import BlockMetrics, ForwardGradientModule
-from fglight.training import LastCheckpoint, compile_blocks, train
+from fglight.training import LastCheckpoint, train
 
 BATCHES, BATCH, CLASSES = 3, 8, 10
 TINY = {"model.width": 1 / 64}
@@ -258,20 +258,6 @@ def test_a_run_that_diverges_says_so_and_is_not_a_result(tmp_path):
     assert all(value.isfinite().all() for value in saved.values())
     assert (tmp_path / "failure.json").exists()
     assert not (tmp_path / "result.json").exists()
-
-
-@pytest.mark.parametrize("choices", [{"guess": "exact"}, {"guess": "local"}, {"guess": "ntk", "perturb": "activity"}])
-def test_compiled_blocks_give_the_same_estimates(choices):
-    results = []
-    for backend in (None, "aot_eager"):
-        model, estimator, batch = build(**choices)
-        if backend:
-            torch.compiler.reset()
-            compile_blocks(model, estimator, backend)
-        torch.manual_seed(1)
-        estimator.estimate(model, *batch)
-        results.append(gradients(model))
-    assert_same_gradients(results[1], results[0])
 
 
 @pytest.mark.parametrize("perturb", ["activity", "activity_span", "weight", "weight_per_sample"])

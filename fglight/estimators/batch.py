@@ -31,9 +31,7 @@ class Batch:
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return cls(images, labels, None)
         count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
-        total = count.clone()
-        dist.all_reduce(total)
-        return cls(images, labels, count / total)
+        return cls(images, labels, count / _sum(count))
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Means over the whole batch of what each process has the mean of over its own images.
@@ -46,8 +44,7 @@ class Batch:
         """
         if self.share is None or not tensors:
             return list(tensors)
-        flat = torch.cat([tensor.flatten() for tensor in tensors]) * self.share
-        dist.all_reduce(flat)
+        flat = _sum(torch.cat([tensor.flatten() for tensor in tensors]) * self.share)
         return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors)]
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -61,3 +58,10 @@ class Batch:
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts)])
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """The sum over processes, by an operation that a compiled step can contain."""
+    from torch.distributed._functional_collectives import all_reduce, wait_tensor  # not in all builds of torch
+
+    return wait_tensor(all_reduce(tensor, "sum", dist.group.WORLD))

@@ -1,36 +1,18 @@
 """The gradient estimator: one forward pass, then target, guess and projection."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
+from fglight.estimators.compiled import CompiledEstimate, Compiler, inductor
 from fglight.estimators.guesses import ExactGuess, Guess, RandomGuess
-from fglight.estimators.passes import BlockPass, LocalLoss, local_loss, trainable
+from fglight.estimators.passes import BlockPass, LocalLoss, Step, local_loss, trainable
 from fglight.estimators.perturbations import Perturbation, Unprojected
 from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
-
-
-@dataclass
-class Step:
-    """What one step computed besides the gradients; nothing here carries a graph.
-
-    Attributes:
-        loss: the network's loss L, a scalar.
-        logits: of the head, ``(batch, classes)``.
-        local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
-        cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
-            not asked for or the guess is exact.
-    """
-
-    loss: Tensor
-    logits: Tensor
-    local: list[LocalLoss | None]
-    cosine: Tensor | None
 
 
 class GradientEstimator:
@@ -133,6 +115,14 @@ class GradientEstimator:
                 cosines[here.index] = estimate.cosine
             here.release()
         return self._finish(passes, cosines if cosine and not isinstance(self.guess, ExactGuess) else None)
+
+    def compile(self, compiler: Compiler = inductor) -> None:
+        """Compile ``estimate`` in place, as ``nn.Module.compile`` compiles a module; see ``CompiledEstimate``.
+
+        Args:
+            compiler: what compiles a step.
+        """
+        self.estimate = CompiledEstimate(self.estimate, compiler)
 
     def forward(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
         """Run every block once, each on its own graph.

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
+from fglight.estimators.compiled import Compiler, inductor
 from fglight.estimators.duals import TANGENTS, plain_attention, pushforward_all, still
 from fglight.estimators.estimator import GradientEstimator, Step
 from fglight.estimators.guesses import ExactGuess, Guess
 from fglight.estimators.passes import BlockPass, local_loss
 from fglight.estimators.perturbations import BlockDerivative, Perturbation
 from fglight.estimators.targets import Target
+from fglight.estimators.weight_per_sample import WeightPerSamplePerturbation
 from fglight.models.blocks import Block
 
 
@@ -55,6 +57,19 @@ class ForwardModeEstimator(GradientEstimator):
         super().__init__(target, guess, perturbation, train_auxiliaries=train_auxiliaries, probe=probe)
         if isinstance(guess, ExactGuess):
             raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
+
+    def compile(self, compiler: Compiler = inductor) -> None:
+        """See ``GradientEstimator``.
+
+        Raises:
+            ValueError: where directions are drawn a second time, which a record cannot tell from a first time.
+        """
+        if self.guess.drawn and isinstance(self.perturbation, WeightPerSamplePerturbation):
+            raise ValueError(
+                "compile=true cannot go with engine=forward and random directions of every sample's weights: "
+                "accepted is compile=false, engine=reverse or another guess"
+            )
+        super().compile(compiler)
 
     @torch.no_grad()
     @plain_attention()

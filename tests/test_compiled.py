@@ -1,0 +1,111 @@
+"""A compiled step is the same step."""
+
+import pytest
+import torch
+from helpers import TARGETS, assert_close, assert_same_gradients, estimator_of, gradients, tapped_blocks
+from torch import nn
+
+from fglight.errors import ConfigError
+from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, WeightPerturbation
+from fglight.models import Block
+
+WAYS = [
+    ("activity", "sample"),
+    ("activity", "channel"),
+    ("activity_span", "sample"),
+    ("weight", "tensor"),
+    ("weight", "filter"),
+    ("weight", "network"),
+    ("weight_per_sample", "tensor"),
+]
+KINDS = [(5, False), (5, False), (5, False), (5, True), (4, False), (5, False), (5, True), (5, True), (5, True)]
+"""Size of the batch, and whether the cosine is wanted: two of four kinds come twice in a row."""
+
+
+def tapped():
+    """Blocks and a batch, without the parameters that fit one size of batch only."""
+    blocks, batch = tapped_blocks()
+    for block in blocks[:-1]:
+        del block.body[-1]
+    return blocks, batch
+
+
+def operations(graph, inputs):
+    """What the compiler is given, without compiling it."""
+    return graph
+
+
+def trained(compiler, settings=None, **choices):
+    """Blocks, steps and the generator's state after training."""
+    blocks, (images, labels) = tapped()
+    estimator = estimator_of(settings, **choices)
+    if compiler:
+        estimator.compile(compiler)
+    optimizer = torch.optim.SGD(estimator.trained_parameters(blocks), lr=0.01)
+    torch.manual_seed(1)
+    steps = []
+    for size, cosine in KINDS:
+        steps.append(estimator.estimate(blocks, images[:size], labels[:size], cosine=cosine))
+        optimizer.step()
+    return blocks, steps, torch.get_rng_state()
+
+
+def assert_same_training(compiler=operations, **choices):
+    (blocks, steps, state), (others, other_steps, other_state) = (trained(c, **choices) for c in (None, compiler))
+    assert_same_gradients(gradients(nn.ModuleList(others)), gradients(nn.ModuleList(blocks)))
+    for block, other in zip(blocks, others):
+        for (name, value), (_, there) in zip(block.state_dict().items(), other.state_dict().items()):
+            assert_close(there.double(), value.double(), name=name)
+    for here, there in zip(steps, other_steps):
+        assert_close(there.loss, here.loss)
+        assert_close(there.logits, here.logits)
+        assert (there.cosine is None) == (here.cosine is None)
+        if here.cosine is not None:
+            assert_close(there.cosine, here.cosine)
+        assert [local is None for local in there.local] == [local is None for local in here.local]
+        for mine, compiled in zip(here.local, there.local):
+            if mine is not None:
+                assert_close(compiled.loss, mine.loss)
+                assert_close(compiled.logits, mine.logits)
+    assert torch.equal(state, other_state)
+
+
+@pytest.mark.parametrize(("perturb", "granularity"), WAYS)
+@pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+def test_every_perturbation(engine, guess, perturb, granularity):
+    settings = {"perturb.granularity": granularity}
+    if (engine, guess, perturb) == ("forward", "gaussian", "weight_per_sample"):
+        with pytest.raises(ConfigError, match="compile=true"):
+            estimator_of({"compile": True}, engine=engine, guess=guess, perturb=perturb)
+        return
+    assert_same_training(settings=settings, engine=engine, guess=guess, perturb=perturb)
+
+
+@pytest.mark.parametrize("guess", ["exact", "local", "fixed_ntk", "rademacher"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target(target, guess):
+    assert_same_training(target=target, guess=guess)
+
+
+def test_only_what_comes_twice_in_a_row_is_compiled():
+    compiled = []
+    trained(lambda graph, inputs: compiled.append(len(inputs[0])) or graph)
+    assert compiled == [5, 5]
+
+
+def test_inductor():
+    """On a network as small as can be, for the time that it takes to compile."""
+    results = []
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        blocks = [Block(nn.Linear(3, 4), nn.Identity()), Block(nn.Linear(4, 4), nn.Linear(4, 2))]
+        estimator = GradientEstimator(GlobalTarget(), GaussianGuess(), WeightPerturbation())
+        if is_compiled:
+            estimator.compile()
+        images, labels = torch.randn(4, 3), torch.randint(2, (4,))
+        for _ in range(3):
+            step = estimator.estimate(blocks, images, labels)
+        results.append((step.loss, *[p.grad for p in estimator.trained_parameters(blocks)]))
+    for here, there in zip(*results):
+        assert_close(there, here, 1e-5)
