@@ -24,7 +24,6 @@ import flops
 import lightning
 import memory
 import torch
-import torch._functorch.config
 from cases import CASES, Step, backpropagation, build_network, estimation, random_batch
 from tables import as_markdown, machine, ratio
 from timing import compare, seconds, synchronize

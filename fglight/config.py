@@ -116,8 +116,8 @@ def check_config(cfg: DictConfig) -> None:
         )
     if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":
         raise ConfigError(
-            f"compile=true cannot go with perturb=activity_span on trainer.devices={cfg.trainer.devices}, which gathers "
-            "the guesses of batches of unknown size: accepted is compile=false"
+            f"compile=true cannot go with perturb=activity_span on trainer.devices={cfg.trainer.devices}, whose "
+            "parts of a batch may be of any size: accepted is compile=false"
         )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
