@@ -1,5 +1,6 @@
 """Train one cell, or with -m a sweep: python train.py -m table=3, python train.py -m guess=gaussian,local"""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fglight.config import devices
+from fglight.config import check_choices, devices
 from fglight.errors import ConfigError, FglightError, RunBusyError
 from fglight.rundir import SWEEP_SETTINGS
 from fglight.training import train
@@ -40,4 +41,8 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    try:
+        check_choices(sys.argv[1:])
+    except FglightError as error:
+        sys.exit(str(error))
     main()

@@ -1,7 +1,7 @@
 """From configuration to objects: composing, checking and building."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from fglight.models import BlockNetwork
 PACKAGE = Path(__file__).parent
 CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """The folder with ``config.yaml``: inside an installed package, beside it in a checkout."""
+
+GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"))
+"""What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
@@ -41,6 +44,7 @@ def load_config(overrides: list[str] | None = None) -> DictConfig:
         ConfigError: if a setting, or a combination of settings, means nothing.
         hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
     """
+    check_choices(overrides or [])
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("config", overrides or [])
@@ -84,12 +88,30 @@ def devices(cfg: DictConfig) -> int:
     return cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else len(cfg.trainer.devices)
 
 
+def check_choices(overrides: Iterable[str]) -> None:
+    """Check that no group is left without a choice, of which Hydra says nothing that could be understood.
+
+    Args:
+        overrides: a command line, Hydra's own flags included.
+
+    Raises:
+        ConfigError: naming the group and what can be chosen.
+    """
+    for override in overrides:
+        group, _, value = override.lstrip("+~").partition("=")
+        if group in GROUPS and (override.startswith("~") or "null" in value.lower().split(",")):
+            raise _no_choice(group, override)
+
+
 def check_config(cfg: DictConfig) -> None:
     """Check everything that can be checked without data.
 
     Raises:
         ConfigError: naming the first setting that is out of range, its value and what is accepted.
     """
+    for group in GROUPS:
+        if not OmegaConf.is_dict(cfg.get(group)):
+            raise _no_choice(group, f"{group}={'null' if cfg.get(group) is None else cfg.get(group)}")
     for setting, accepts, accepted in _RULES:
         value = OmegaConf.select(cfg, setting)
         try:
@@ -122,6 +144,11 @@ def check_config(cfg: DictConfig) -> None:
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
     build_estimator(cfg)
+
+
+def _no_choice(group: str, override: str) -> ConfigError:
+    choices = sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml"))
+    return ConfigError(f"{override} is not possible, a run needs one: accepted is {group}={' or '.join(choices)}")
 
 
 def _whole(minimum: int) -> Callable[[object], bool]:

@@ -127,6 +127,7 @@ def test_runs_on_small_files_of_imagenet32_and_on_fashion_mnist(tmp_path):
 # What is wrong, and all that the message has to name.
 WRONG = {
     "choice": (["guess=locl"], ["locl", "exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher"]),
+    "no choice": (["data=null"], ["data=null", "digits", "cifar10"]),
     "value": (["model.width=0.001"], ["model.width=0.001", "1/64"]),
     "type": (["model.width=wide"], ["model.width=wide", "1/64"]),
     "data": (["data=cifar10", "data.root=empty", "data.download=false"], ["data_batch_1", "empty", "data.root"]),
@@ -154,7 +155,7 @@ def test_what_is_wrong_is_said_without_a_traceback(name, refusals):
     assert status not in (0, None)
     assert "Traceback" not in message
     assert all(word in message for word in WRONG[name][1]), message
-    assert sum(words in message for words in ("Error executing job", "Could not find")) == 1
+    assert sum(words in message for words in ("Error executing job", "Could not find", "a run needs one")) == 1
     lines = [line for line in message.splitlines() if all(word in line for word in WRONG[name][1])]
     assert len(lines) == (name != "choice")  # one line says it all; choices are listed one a line
     assert not list(folder.rglob("result.json"))

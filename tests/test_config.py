@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import fglight
 from fglight import build_estimator, load_config
 from fglight.cells import Cell, recipe
-from fglight.config import check_config
+from fglight.config import CONFIG_DIR, GROUPS, check_config
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
 
@@ -141,6 +141,31 @@ def test_a_value_out_of_range_names_setting_value_and_what_is_accepted(setting, 
     assert message.startswith(f"{setting}={value} ")
     assert "accepted" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("override", ["{}=null", "{}=NULL", "+{}=null", "~{}", "{}=null,other"])
+def test_a_group_without_a_choice_is_refused_with_what_can_be_chosen(group, override):
+    choices = [file.stem for file in (CONFIG_DIR / group).glob("*.yaml")]
+    override = override.format(group)
+    with pytest.raises(ConfigError) as caught:
+        load_config([override])
+    assert str(caught.value).startswith(f"{override} is not possible")
+    cfg = compose()
+    cfg[group] = None
+    with pytest.raises(ConfigError, match=f"^{group}=null is not possible") as late:
+        check_config(cfg)
+    for error in (caught.value, late.value):
+        assert all(choice in str(error) for choice in choices)
+        assert "\n" not in str(error)
+
+
+def test_groups_are_those_of_the_configuration():
+    assert set(GROUPS) == {"aux", "data", "engine", "guess", "logger", "model", "optim", "perturb", "target", "trainer"}
+
+
+def test_settings_that_may_be_null_still_may():
+    assert load_config(["aux.hidden=null", "table=null"]).aux.hidden is None
 
 
 def test_an_override_out_of_range_is_refused_on_loading():

@@ -140,9 +140,8 @@ def _matching(entries: list[Entry], request: Request) -> list[Entry]:
         kept = [entry for entry in entries if _word(entry.cell, key) in values]
         if not kept:
             there = sorted({_word(entry.cell, key) for entry in entries} - {""})
-            raise ConfigError(
-                f"no cell of {request.words} has {' and '.join(so_far)}: accepted is {key}={', '.join(there) or 'null'}"
-            )
+            instead = f"accepted is {key}={', '.join(there)}" if there else f"leave out {key}"
+            raise ConfigError(f"no cell of {request.words} has {' and '.join(so_far)}: {instead}")
         entries = kept
     return entries
 
