@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from fglight.cells import Cell
+from fglight.words import counted
 
 PAPER_SETTINGS = {
     "aux.hidden": (None,),
@@ -80,7 +81,8 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
     table.add_row(
         "learning rate",
-        f"{recipe['lr']:g}, times {recipe['lr_gamma']:g} every {recipe['lr_step']} epochs, {recipe['epochs']} epochs",
+        f"{recipe['lr']:g}, times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}, "
+        f"{counted(recipe['epochs'], 'epoch')}",
     )
     for setting, value in result["options"].items():
         table.add_row(setting, str(value))

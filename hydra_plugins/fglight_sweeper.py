@@ -45,6 +45,7 @@ class PaperSweeper(BasicSweeper):
         from fglight.errors import FglightError
         from fglight.sweeps.request import parse
         from fglight.sweeps.runner import Sweep
+        from fglight.words import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:
@@ -67,5 +68,5 @@ class PaperSweeper(BasicSweeper):
         except FglightError as error:
             raise CompactHydraException(str(error)) from None
         if failed:
-            raise CompactHydraException(f"{failed} of {len(sweep.jobs)} runs failed")
+            raise CompactHydraException(f"{failed} of {counted(len(sweep.jobs), 'run')} failed")
         return None

@@ -70,6 +70,8 @@ def test_markdown_has_ours_the_difference_and_the_papers(runs, tmp_path):
         "| not run [33.1] | not run [38.3] |"
     )
     assert "<sup>a</sup> Scaled down: aux.hidden 8." in lines
+    assert "3 runs finished (1 scaled down, 2 seeds)," in lines
+    assert "1 file skipped. Of the paper's 462 cells, 1 at full scale and 1" in lines
     assert "- `" + str(runs / "failed") + "` (): CUDA &lt;out&gt; of \\| memory" in lines
 
 

@@ -82,6 +82,9 @@ def test_a_margin_moves_what_counts_as_holding(tmp_path):
         "cnn": (-2, True),
         "mlp": (-4, False),
     }
+    assert finding.count == "1 of 2 comparisons hold, 1 cannot be made"
+    (finding,) = judge(text_of("Projecting on the span of a batch"), scores_of(tmp_path / "one", *runs[:2])).findings
+    assert finding.count == "1 of 1 comparison holds, 2 cannot be made"
 
 
 def test_only_runs_of_one_setting_are_compared_with_one_another(tmp_path):

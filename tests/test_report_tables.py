@@ -71,6 +71,7 @@ def test_a_difference_is_near_within_the_two_deviations(tmp_path, accuracies, st
     ("trained", "changes", "options", "words"),
     [
         (LOCAL, {"epochs": 10}, {}, "10 epochs"),
+        (LOCAL, {"epochs": 1}, {}, "1 epoch"),
         (LOCAL, {"lr": 0.1}, {}, "lr 0.1"),
         (LOCAL, {"lr_step": 40}, {}, "lr_step 40"),
         (LOCAL, {"epochs": 10, "lr_step": 30}, {}, "10 epochs, lr_step 30"),

@@ -153,7 +153,7 @@ def parts(tmp_path) -> dict:
 def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch):
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**7, 10**7))
-    with pytest.raises(ConfigError, match=r"0\.0 GB free, but the checkpoints of 1 runs need about 0\.2 GB"):
+    with pytest.raises(ConfigError, match=r"0\.0 GB free, but the checkpoints of 1 run need about 0\.2 GB"):
         Sweep(**parts(tmp_path)).run()
 
 

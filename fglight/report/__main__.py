@@ -12,6 +12,7 @@ from fglight.report import folder
 from fglight.report.contents import Report, build
 from fglight.report.render import render
 from fglight.report.scores import setting_in_words
+from fglight.words import counted
 
 DEFAULT_ROOTS = ("multirun", "outputs")
 
@@ -72,13 +73,13 @@ def _roots(given: Sequence[Path]) -> list[Path]:
 def _tell(report: Report, out: Path) -> None:
     runs = report.runs
     print(
-        f"{len(runs.finished)} runs finished ({report.scaled_down} scaled down), {len(runs.unfinished)} unfinished, "
-        f"{len(runs.failed)} failed, in {', '.join(map(str, runs.roots))}"
+        f"{counted(len(runs.finished), 'run')} finished ({report.scaled_down} scaled down), "
+        f"{len(runs.unfinished)} unfinished, {len(runs.failed)} failed, in {', '.join(map(str, runs.roots))}"
     )
     for table in report.tables:
         entries = table.entries
         full, scaled = sum(bool(entry.full) for entry in entries), sum(entry.status == "scaled" for entry in entries)
-        print(f"table {table.layout.number}: {full} of {len(entries)} cells, {scaled} more scaled down")
+        print(f"table {table.layout.number}: {full} of {counted(len(entries), 'cell')}, {scaled} more scaled down")
     for plot, drawing in report.figures:
         missing = f"; missing: {'; '.join(plot.missing)}" if plot.missing else ""
         state = f"drawn from {setting_in_words(plot.setting)} runs" if drawing else "not drawn"

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fglight.report.panels import Line, Panel, Plot
 from fglight.report.scores import FULL, setting_in_words
+from fglight.words import counted
 
 # Okabe and Ito's colours; those of Figures 3 and 6 are the paper's red, blue, green and purple.
 STYLES: dict[str, tuple[str, str]] = {
@@ -107,8 +108,7 @@ def _panel(ax: Axes, panel: Panel, first: bool) -> None:
 def _legend(panel: Panel) -> list[Line2D]:
     def handle(line: Line) -> Line2D:
         colour, marker = STYLES[line.label]
-        seeds = line.values.shape[1]
-        label = f"{line.label} ({seeds} seed{'s' if seeds > 1 else ''})"
+        label = f"{line.label} ({counted(line.values.shape[1], 'seed')})"
         return Line2D([], [], color=colour, marker=marker, markersize=4, label=label)
 
     handles = [handle(line) for line in panel.lines if not line.dashed]

@@ -11,6 +11,7 @@ from fglight.paper import in_words
 from fglight.report.contents import Report
 from fglight.report.scores import accuracy, setting_in_words
 from fglight.report.tables import as_frame
+from fglight.words import counted
 
 SIGNS = {"near": "≈", "above": "▲", "below": "▼"}
 
@@ -65,6 +66,7 @@ def _environment(escape: Callable[[str], str], **options: object) -> Environment
         "signed": _signed,
         "cell": in_words,
         "setting": setting_in_words,
+        "counted": counted,
         "base64": lambda content: b64encode(content).decode(),
     }
     environment.globals["signs"] = SIGNS

@@ -10,6 +10,7 @@ import pandas as pd
 from fglight.cells import Cell
 from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, in_words, published, unprinted
 from fglight.report.runs import Problem, Run
+from fglight.words import counted
 
 Setting = tuple[tuple[str, str], ...]
 """What sets a run apart from the paper's training of its cell, as sorted (name, value); empty for the paper's own."""
@@ -126,9 +127,9 @@ def setting(run: Run, row: Row) -> Setting:
 
 def setting_in_words(name: Setting) -> str:
     """Write a setting for people, the data first: ``digits, 3 epochs``; the paper's own is ``full scale``."""
-    words = {"data": "{}", "epochs": "{} epochs"}
+    words = {"data": str, "epochs": lambda value: counted(value, "epoch")}
     ordered = sorted(name, key=lambda item: (item[0] != "data", item))
-    return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in ordered) or "full scale"
+    return ", ".join(words[key](value) if key in words else f"{key} {value}" for key, value in ordered) or "full scale"
 
 
 def recipe_in_words(run: Run) -> str:

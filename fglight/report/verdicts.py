@@ -9,6 +9,7 @@ from fglight.cells import Cell
 from fglight.report.claims import Claim
 from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words
 from fglight.report.tables import rows_by_cell
+from fglight.words import counted
 
 Answer = Literal["holds", "does not hold", "not enough runs"]
 
@@ -59,7 +60,9 @@ class Finding:
     def count(self) -> str:
         """How many comparisons hold, and how many cannot be made, in words."""
         rest = len(self.comparisons) - len(self.made)
-        return f"{self.holding} of {len(self.made)} comparisons hold" + (f", {rest} cannot be made" if rest else "")
+        hold = "holds" if len(self.made) == 1 else "hold"
+        made = f"{self.holding} of {counted(len(self.made), 'comparison')} {hold}"
+        return made + (f", {rest} cannot be made" if rest else "")
 
     @property
     def made(self) -> list[Comparison]:

@@ -21,6 +21,7 @@ from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, failure, first_line
 from fglight.sweeps.request import Request
 from fglight.sweeps.searches import aux_table, lr_table
+from fglight.words import counted
 
 BYTES_A_PARAMETER = 8
 """In a checkpoint: the weight and its momentum, 4 bytes each."""
@@ -76,7 +77,8 @@ class Sweep:
         self._check_room(todo)
         finished = len(self.jobs) - len(todo)
         print(
-            f"{self.request.words}: {len(by_name(self.jobs))} cells, {len(self.jobs)} runs, {finished} finished, "
+            f"{self.request.words}: {counted(len(by_name(self.jobs)), 'cell')}, {counted(len(self.jobs), 'run')}, "
+            f"{finished} finished, "
             f"{sum(states[job] is State.INTERRUPTED for job in todo)} to go on with, into {self.folder}",
             flush=True,
         )
@@ -133,7 +135,7 @@ class Sweep:
         """Say what is done, what failed and why, and what a search found."""
         console = Console()
         if errors:
-            table = Table(title=f"{len(errors)} of {len(self.jobs)} runs failed", show_lines=True)
+            table = Table(title=f"{len(errors)} of {counted(len(self.jobs), 'run')} failed", show_lines=True)
             table.add_column("run", overflow="fold")
             table.add_column("why", overflow="fold")
             for job, error in errors.items():
@@ -144,7 +146,8 @@ class Sweep:
         elsewhere = f", {len(running)} being run by another process" if running else ""
         left = len(self.jobs) - len(finished) - len(errors) - len(running)
         rest = f", {left} left: the same command goes on from here" if left > 0 else ""
-        print(f"{len(finished)} of {len(self.jobs)} runs finished{elsewhere}, {len(errors)} failed{rest}", flush=True)
+        done = f"{len(finished)} of {counted(len(self.jobs), 'run')} finished"
+        print(f"{done}{elsewhere}, {len(errors)} failed{rest}", flush=True)
         if finished and self.request.search == "lr":
             console.print(lr_table(finished, self.folder))
         elif finished and self.request.search == "aux_size":
@@ -168,8 +171,9 @@ class Sweep:
         needed = sum(sizes[job.name] for job in new) + max((sizes[job.name] for job in todo), default=0)
         if needed > free:
             raise ConfigError(
-                f"hydra.sweep.dir={self.folder} has {free / 1e9:.1f} GB free, but the checkpoints of {len(new)} runs "
-                f"need about {needed / 1e9:.1f} GB: make room, or choose a folder on another disk"
+                f"hydra.sweep.dir={self.folder} has {free / 1e9:.1f} GB free, but the checkpoints of "
+                f"{counted(len(new), 'run')} need about {needed / 1e9:.1f} GB: make room, or choose a folder on "
+                "another disk"
             )
 
     def _dir(self, job: Job) -> Path:
