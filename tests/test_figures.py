@@ -223,3 +223,27 @@ def test_a_drawing_is_a_png_and_a_pdf(tmp_path):
     assert 0.02 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.5  # neither blank nor filled
     assert drawing.pdf.startswith(b"%PDF-")
     assert drawing == draw(plotted(tmp_path, 3), dpi=100)  # the same runs give the same files
+
+
+@pytest.mark.parametrize("number", [3, 5])
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_panels_share_whole_epochs_and_tell_train_from_test_by_their_markers(tmp_path, number, epochs):
+    write_figure(tmp_path, number, epochs=epochs)
+    drawn = plotted(tmp_path, number)
+    drawn = replace(drawn, rows=tuple(tuple(_first(panel, epochs) for panel in row) for row in drawn.rows))
+    canvas = compose(drawn)
+    panels = [panel for row in drawn.rows for panel in row]
+    for panel, ax in zip(panels, canvas.axes):
+        assert ax.get_xlim() == canvas.axes[0].get_xlim()
+        low, high = ax.get_xlim()
+        assert low == 0
+        assert epochs <= high < epochs + 1
+        assert all(float(tick).is_integer() for tick in ax.get_xticks() if low <= tick <= high)
+        for line, curve in zip(ax.lines, panel.lines):
+            assert (line.get_markerfacecolor() == "white") == curve.dashed
+
+
+def _first(panel, epochs):
+    """A panel with what is there up to an epoch."""
+    lines = (replace(line, values=line.values[line.values.index <= epochs]) for line in panel.lines)
+    return replace(panel, lines=tuple(lines))

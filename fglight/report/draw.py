@@ -72,11 +72,16 @@ def compose(plot: Plot) -> Canvas:
     size = (6.0 if columns == 1 else 7.0, 1.2 + 2.1 * len(plot.rows) + (0.4 if columns == 1 else 0))
     canvas = Canvas(figsize=size, layout="constrained")
     axes = canvas.subplots(len(plot.rows), columns, squeeze=False)
+    epochs = max((line.values.index.max() for row in plot.rows for panel in row for line in panel.lines), default=1)
     for panels, row in zip(plot.rows, axes):
         for index, (panel, ax) in enumerate(zip(panels, row)):
             _panel(ax, panel, first=index == 0)
+            if panel.x == "Epoch":
+                ax.set_xlim(0, 1.03 * epochs)  # all panels alike, and no fractions where there are one or two epochs
     handles = _legend(plot.rows[0][0])
-    canvas.legend(handles=handles, loc="outside lower center", ncols=5 if columns == 3 else 2, frameon=False)
+    canvas.legend(
+        handles=handles, loc="outside lower center", ncols=5 if columns == 3 else 2, frameon=False, handlelength=2.8
+    )
     if note := _note(plot):
         canvas.suptitle(note, fontsize=8, style="italic", wrap=True)
     return canvas
@@ -94,6 +99,7 @@ def _panel(ax: Axes, panel: Panel, first: bool) -> None:
             color=colour,
             marker=marker,
             markersize=3.5,
+            markerfacecolor="white" if line.dashed else colour,  # one epoch is a marker without a line
             markevery=(index * apart // len(panel.lines), apart),
             linewidth=1.2,
             linestyle=(0, (4, 2)) if line.dashed else "-",
@@ -113,8 +119,9 @@ def _legend(panel: Panel) -> list[Line2D]:
 
     handles = [handle(line) for line in panel.lines if not line.dashed]
     if any(line.dashed for line in panel.lines):
-        handles.append(Line2D([], [], color="0.4", label="train"))
-        handles.append(Line2D([], [], color="0.4", linestyle=(0, (4, 2)), label="test"))
+        grey = {"color": "0.4", "marker": "o", "markersize": 4}
+        handles.append(Line2D([], [], **grey, label="train"))
+        handles.append(Line2D([], [], **grey, markerfacecolor="white", linestyle=(0, (4, 2)), label="test"))
     return handles
 
 
