@@ -244,9 +244,9 @@ def test_the_pooled_auxiliary_takes_any_output(shape, positions):
     assert_close(aux(x), aux.linear(x.mean(positions) if positions else x))
 
 
-@pytest.mark.parametrize(("example", "epochs", "rows"), [(own_blocks, 1, 7), (vision_transformer, 0, 16)])
-def test_examples_print_a_table(example, epochs, rows, capsys):
-    example.main(epochs)
+@pytest.mark.parametrize(("example", "length", "rows"), [(own_blocks, 1, 7), (vision_transformer, 0, 16)])
+def test_examples_print_a_table(example, length, rows, capsys):
+    example.main(length)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 + rows
     assert all("nan" not in row and "%" in row for row in printed[1:])
