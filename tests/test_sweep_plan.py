@@ -4,15 +4,20 @@ from collections import Counter
 from itertools import chain
 
 import pytest
+import yaml
+from helpers import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from fglight import load_config
 from fglight.cells import Cell, recipe
 from fglight.errors import ConfigError
 from fglight.paper import TABLES, published
 from fglight.paper.figures import FIGURES
-from fglight.sweeps import estimate
-from fglight.sweeps.jobs import Job, plan_jobs
+from fglight.rundir import State
+from fglight.sweeps import estimate, timing
+from fglight.sweeps.jobs import Job, by_name, plan_jobs
+from fglight.sweeps.kinds import Kind, choose
 from fglight.sweeps.request import Request, parse
 from fglight.sweeps.searches import aux_share, aux_sizes
 
@@ -221,12 +226,100 @@ def test_every_override_of_every_planned_run_is_one_that_hydra_reads():
         ([9, 1, 4, 0.8], (0.5, 0.1)),  # every image takes its time
         ([9, 1, 1.6, 0.8], (0.1 + 0.8 / 128, 0.1)),  # and every step some of its own
         ([9, 5, 3, 0.8], (3 / 128, 0.1)),  # the machine was busy during the smaller batch
-        ([9, 0.01, 0.016, 9, 9, 12.8, 6.4], (0.1, 0.05)),  # whole batches are fast enough to be measured
+        ([9, 0.2, 0.05, 0.29, 0.2, 0.1, 0.04], (3.2 / 128, 0.005)),  # short steps are measured twice
+        ([9, 0.01, 0.01, 0.016, 0.016, 9, 9, 12.8, 6.4], (0.1, 0.05)),  # whole batches are fast enough to be measured
     ],
 )
 def test_the_time_of_an_image_is_measured_by_few_or_by_whole_batches(steps, expected, monkeypatch):
     times = iter(steps)
-    monkeypatch.setattr(estimate, "_seconds", lambda step, number, device: next(times))
-    measured = estimate.seconds_per_image(load_config(["model.width=0.015625", "trainer.accelerator=cpu"]))
+    monkeypatch.setattr(timing, "_seconds", lambda step, device: next(times))
+    cfg = load_config(["model.width=0.015625", "trainer.accelerator=cpu"])
+    measured = timing.seconds_per_image(cfg, steps=2)
     assert measured == pytest.approx(expected)
     assert not list(times)
+
+
+def configs_of(*overrides: str) -> dict[str, DictConfig]:
+    """The configuration of each cell that is planned."""
+    configs = {}
+    for name, (job, *_) in by_name(plan(*overrides)).items():
+        cell = job.cell
+        chosen = {
+            key: getattr(cell, key) for key in ("data", "target", "guess", "aux", "perturb") if getattr(cell, key)
+        }
+        settings = {"model.width": cell.width, **{key: yaml.safe_load(value) for key, value in job.settings}}
+        configs[name] = compose(settings, **chosen, model=f"resnet18_{cell.blocks}")
+    return configs
+
+
+def cost(cfg: DictConfig) -> tuple[float, float]:
+    """Times as they would be if each part of a cell had a factor of its own."""
+    guess = {"exact": 1.0, "local": 1.5, "ntk": 1.6, "fixed_ntk": 1.4, "gaussian": 1.1, "rademacher": 1.2}[
+        cfg.guess.name
+    ]
+    aux = {"cnn": 1.1, "mlp": 1.3, "linear": 1.0, "predsim": 1.2}[cfg.aux.name]
+    target = {"global": 1.0, "local": 0.9, "intermediate": 1.3}[cfg.target.name]
+    network = cfg.model.width**2 * cfg.data.image_size**2 * cfg.model.blocks
+    by_family = {"activity": 1.0, "weight": cfg.data.image_size / 20}.get(cfg.perturb.name, 2.0)
+    return network * guess * aux * target * by_family, network * aux
+
+
+def test_all_tables_are_measured_by_about_half_of_their_kinds_of_cell():
+    kinds = {Kind.of(cfg): cfg for cfg in configs_of("table=all").values()}
+    chosen = choose(kinds)
+    assert chosen.keys() == kinds.keys()
+    assert len(kinds) == 372
+    assert sum(scaling is None for scaling in chosen.values()) < 200
+    measured = {kind: cost(kinds[kind]) for kind, scaling in chosen.items() if scaling is None}
+    for kind, scaling in chosen.items():
+        if scaling is not None:
+            assert scaling.relative.network == kind.network
+            assert scaling.here.estimator == kind.estimator
+            assert scaling.relative.family == kind.family == scaling.here.family
+            (width, side), (least, same) = kind.size, scaling.here.size
+            assert scaling.relative.aux == kind.aux or (side == same and width >= least)
+            assert scaling.seconds(measured) == pytest.approx(cost(kinds[kind]))
+
+
+@pytest.mark.parametrize(
+    "asked", [["table=3"], ["table=2", "data=digits"], ["table=3", "guess=local", "perturb=weight"]]
+)
+def test_cells_on_one_network_are_all_measured(asked):
+    kinds = [Kind.of(cfg) for cfg in configs_of(*asked).values()]
+    assert not any(choose(kinds).values())
+
+
+def test_what_cannot_change_a_time_is_not_measured_again():
+    first = compose(guess="local")
+    for changed in ({"optim.lr": 0.3}, {"data.num_classes": 100}, {"data.holdout": 0.1}, {"trainer.max_epochs": 3}):
+        assert Kind.of(compose(changed, guess="local")) == Kind.of(first)
+    assert Kind.of(compose(guess="exact", perturb="activity")) == Kind.of(compose(guess="exact", perturb="weight"))
+    for changed in ({"model.width": 0.5}, {"data.image_size": 28}, {"data.batch_size": 64}, {"aux.hidden": 3}):
+        assert Kind.of(compose(changed, guess="local")) != Kind.of(first)
+    assert Kind.of(compose(guess="local", engine="forward")) != Kind.of(first)
+
+
+def test_a_plan_says_what_was_measured_and_how_the_rest_follows(monkeypatch, capsys):
+    asked = ["table=8", "perturb=weight", "guess=local", "aux=cnn,mlp", "seeds=1"]
+    configs = configs_of(*asked)
+    seen = []
+    monkeypatch.setattr(
+        estimate, "seconds_per_image", lambda cfg, steps: seen.append(steps) or (cost(cfg)[0] / 1e4, cost(cfg)[1] / 1e5)
+    )
+    jobs = plan(*asked)
+    estimate.show_plan(jobs, configs, dict.fromkeys(jobs, State.NEW))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert seen == [3, 1, 3, 3]  # the others are scaled by the first one of each network
+    assert "6 cells, 6 runs: measuring a few steps of 4 of 6 kinds of cell" in printed
+    assert printed.count("~ ") == 2 + 1  # the third is in the note
+    assert "the ratio of the two on resnet18_16, width 0.5, 3x32x32." in printed
+
+
+def test_a_plan_of_one_network_has_no_note(monkeypatch, capsys):
+    configs = configs_of("table=3", "guess=exact", "data=cifar10", "seeds=1")
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda cfg, steps: (0.01, 0.002))
+    jobs = plan("table=3", "guess=exact", "data=cifar10", "seeds=1")
+    estimate.show_plan(jobs, configs, dict.fromkeys(jobs, State.NEW))
+    printed = capsys.readouterr().out
+    assert "1 cell, 1 run: measuring a few steps of each of 1 kind of cell" in printed
+    assert "~" not in printed
