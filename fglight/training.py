@@ -28,6 +28,7 @@ from fglight.errors import ConfigError, FglightError
 from fglight.module import ForwardGradientModule
 from fglight.results import build_result, summary
 from fglight.rundir import check_unchanged, claim, read_result, run_settings, write_config, write_json
+from fglight.words import counted
 
 
 class ProgressBar(RichProgressBar):
@@ -131,7 +132,7 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
     Console(quiet=not first).print(
-        f"[bold]{cell}[/bold] seed {cfg.seed}: {cfg.trainer.max_epochs} epochs, into {os.path.relpath(run_dir)}"
+        f"[bold]{cell}[/bold] seed {cfg.seed}: {counted(cfg.trainer.max_epochs, 'epoch')}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}",
         soft_wrap=True,
     )
