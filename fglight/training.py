@@ -131,9 +131,11 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
         raise ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}") from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
+    epochs = counted(cfg.trainer.max_epochs, "epoch")
     Console(quiet=not first).print(
-        f"[bold]{cell}[/bold] seed {cfg.seed}: {counted(cfg.trainer.max_epochs, 'epoch')}, into {os.path.relpath(run_dir)}"
-        f"{', going on from its last checkpoint' if resumed else ''}",
+        f"[bold]{cell}[/bold] seed {cfg.seed}: {epochs}, into {os.path.relpath(run_dir)}"
+        f"{', going on from its last checkpoint' if resumed else ''}"
+        f"{', compiling a step on the way, which may take minutes' if cfg.compile else ''}",
         soft_wrap=True,
     )
     try:
