@@ -58,7 +58,8 @@ class ActivityPerturbation(Perturbation):
         products = [
             torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in tangents
         ]  # k of (channels, batch)
-        coefficients = guess.coefficients(torch.stack(products).mT.flatten(1).mT, linalg.gram(directions))
+        products = torch.stack(products).mT.flatten(1).mT  # (units, k)
+        coefficients = guess.coefficients(products, linalg.gram(directions))
         return self._to_parameters(here, linalg.combine(coefficients, directions))
 
     def _to_parameters(self, here: BlockPass, estimate: Tensor) -> list[Tensor]:
