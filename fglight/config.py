@@ -136,6 +136,8 @@ def check_config(cfg: DictConfig) -> None:
         raise ConfigError(
             "trainer.sync_batchnorm=true has no forward-mode derivative: accepted is false with engine=forward"
         )
+    if cfg.compile and cfg.trainer.sync_batchnorm:
+        raise ConfigError("trainer.sync_batchnorm=true cannot go with compile=true: accepted is false for one of them")
     if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":
         raise ConfigError(
             f"compile=true cannot go with perturb=activity_span on trainer.devices={cfg.trainer.devices}, whose "

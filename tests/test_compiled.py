@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from helpers import TARGETS, assert_close, assert_same_gradients, estimator_of, gradients, tapped_blocks
+import torch.distributed as dist
+from helpers import TARGETS, assert_close, assert_same_gradients, compose, estimator_of, gradients, tapped_blocks
 from torch import nn
 
+from fglight.config import check_config
 from fglight.errors import ConfigError
 from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, WeightPerturbation
 from fglight.models import Block
@@ -92,6 +94,38 @@ def test_only_what_comes_twice_in_a_row_is_compiled():
     compiled = []
     trained(lambda graph, inputs: compiled.append(len(inputs[0])) or graph)
     assert compiled == [5, 5]
+
+
+class Exchange(nn.Module):
+    """Adds up what all processes have, in place, as synchronised batch norm does."""
+
+    def forward(self, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return x + 0 * total.detach()
+
+
+def test_operations_between_processes_in_place_are_refused():
+    blocks, batch = tapped()
+    blocks[0].body.append(Exchange())
+    estimator = estimator_of()
+    estimator.compile(operations)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        estimator.estimate(blocks, *batch)
+        with pytest.raises(ValueError, match="compile=true"):
+            estimator.estimate(blocks, *batch)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"trainer.sync_batchnorm": True}, {"trainer.devices": 2, "perturb.granularity": "sample"}],
+)
+def test_what_does_not_replay_on_several_devices_is_refused(settings):
+    with pytest.raises(ConfigError, match="compile=true"):
+        check_config(compose({"compile": True, **settings}, perturb="activity_span"))
 
 
 def test_inductor():

@@ -64,7 +64,11 @@ class CompiledEstimate:
     def _record(
         self, blocks: list[Block], images: Tensor, labels: Tensor, *, cosine: bool
     ) -> tuple[Step, Callable[[Tensor, Tensor], Step]]:
-        """Take a step, and compile what it did."""
+        """Take a step, and compile what it did.
+
+        Raises:
+            ValueError: for in-place operations between processes, which do not replay as they were.
+        """
         inputs = list(dict.fromkeys(t for block in blocks for t in (*block.parameters(), *block.buffers())))
         steps, parameters, structure = [], [], []
 
@@ -76,6 +80,11 @@ class CompiledEstimate:
             return [p.grad for p in parameters] + results
 
         graph = make_fx(run)(images, labels, *inputs)
+        if any(getattr(node.target, "namespace", "") == "c10d" for node in graph.graph.nodes):
+            raise ValueError(
+                "compile=true cannot go with layers that exchange tensors between processes in place, as synchronised "
+                "batch norm does: accepted is compile=false"
+            )
         with torch.no_grad():
             compiled = self.compiler(graph, [images, labels, *inputs])
 
