@@ -96,6 +96,7 @@ def backpropagation(model: BlockNetwork, images: Tensor, labels: Tensor) -> Step
 
 
 def estimation(case: Case, model: BlockNetwork, images: Tensor, labels: Tensor) -> Step:
-    """A step of a case's estimator."""
+    """A step of a case's estimator, in the memory layout of the images."""
     estimator = build_estimator(load_config(list(case.overrides)))
+    estimator.channels_last = not images.is_contiguous()
     return lambda: estimator.estimate(model, images, labels, cosine=case.cosine)

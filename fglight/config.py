@@ -75,6 +75,7 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
             perturbation=_component(cfg.perturb)(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
+            channels_last=cfg.channels_last,
         )
         if cfg.compile:
             estimator.compile()

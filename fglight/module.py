@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fglight.errors import NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.layout import laid_out
 from fglight.models import BlockNetwork
 
 
@@ -64,7 +65,8 @@ class ForwardGradientModule(L.LightningModule):
         fused: whether SGD is one kernel; None: on a GPU.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
-        channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory.
+        channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
+            is told.
     """
 
     automatic_optimization = False
@@ -85,9 +87,9 @@ class ForwardGradientModule(L.LightningModule):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)
+        self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.estimator = estimator
+        self.estimator.channels_last = channels_last
         self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         self.fused = fused
         self.schedule = {"step_size": lr_step, "gamma": lr_gamma}
@@ -109,7 +111,7 @@ class ForwardGradientModule(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
-        images, labels = batch[0].contiguous(memory_format=self.memory_format), batch[1]
+        images, labels = batch
         number = self.global_step
         report = (number + 1) % self.trainer.log_every_n_steps == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
@@ -139,9 +141,9 @@ class ForwardGradientModule(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Losses and accuracies of the network and of the auxiliary networks in use on a batch of test images."""
-        images, labels = batch[0].contiguous(memory_format=self.memory_format), batch[1]
+        images, labels = batch
         losses, logits = [], []
-        hidden = images
+        hidden = laid_out(images, self.estimator.channels_last)
         for block in self.model.blocks:
             hidden = block.body(hidden)
             if self.estimator.evaluates_auxiliaries or block is self.model.blocks[-1]:

@@ -6,6 +6,8 @@ vector-Jacobian products, and the record is compiled.
 """
 
 from collections.abc import Callable, Sequence
+from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +34,10 @@ class CompiledEstimate:
     A kind is recorded when it comes twice in a row, and compiled for all times after; so the smaller batch at the end
     of an epoch, or the cosine that is logged now and then, does not cost a compilation.
 
-    A record knows tensors only: where a step depends on anything else that changes (a counter in a guess of your own),
-    it keeps the value that it had.
+    A record is good for the network that it was made of: once a parameter is frozen or replaced, or a module or one of
+    its settings, the kind is recorded anew. A network that changes in every step (a module that counts its calls in a
+    plain number) is never compiled. Of all else that is no tensor (a counter in a guess of your own) a record keeps the
+    value that it had.
 
     Args:
         estimate: what is compiled.
@@ -43,8 +47,8 @@ class CompiledEstimate:
     def __init__(self, estimate: Callable[..., Step], compiler: Compiler = inductor) -> None:
         self.estimate = estimate
         self.compiler = compiler
-        self.compiled: dict[tuple, Callable[[Tensor, Tensor], Step]] = {}
-        self.last: tuple | None = None
+        self.compiled: dict[tuple, tuple[_Network, Callable[[Tensor, Tensor], Step]]] = {}
+        self.last: tuple[tuple, _Network] | None = None
 
     def __call__(
         self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
@@ -52,13 +56,20 @@ class CompiledEstimate:
         """See ``GradientEstimator.estimate``."""
         blocks = list(getattr(model, "blocks", model))
         modes = tuple(module.training for block in blocks for module in block.modules())
-        kind = (*blocks, images.shape, images.stride(), images.dtype, images.device, cosine, modes)
+        batch = (images.shape, images.stride(), images.dtype, images.device, labels.shape, labels.dtype)
+        autocast = torch.is_autocast_enabled(images.device.type) and torch.get_autocast_dtype(images.device.type)
+        kind = (*blocks, *batch, autocast, cosine, modes)
         if kind in self.compiled:
-            return self.compiled[kind](images, labels)
-        if kind == self.last:
-            step, self.compiled[kind] = self._record(blocks, images, labels, cosine=cosine)
+            network, replay = self.compiled[kind]
+            if network.is_unchanged():
+                return replay(images, labels)
+            del self.compiled[kind]
+        if self.last is not None and kind == self.last[0] and self.last[1].is_unchanged():
+            step, replay = self._record(blocks, images, labels, cosine=cosine)
+            self.compiled[kind] = _Network(blocks), replay
         else:
-            step, self.last = self.estimate(blocks, images, labels, cosine=cosine), kind
+            step = self.estimate(blocks, images, labels, cosine=cosine)
+            self.last = kind, _Network(blocks)
         return step
 
     def _record(
@@ -99,6 +110,32 @@ class CompiledEstimate:
             return Step(loss, logits, [None if part is None else LocalLoss(*part, None) for part in local], similarity)
 
         return steps[0], replay
+
+
+class _Network:
+    """What a record takes for granted of a network: which modules and tensors it has, and their settings."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.modules = [module for block in blocks for module in block.modules()]
+        self.found = self._look()
+
+    def is_unchanged(self) -> bool:
+        """Whether all of it is the same as it was."""
+        (things, tensors), (now, tensors_now) = self.found, self._look()
+        return len(now) == len(things) and all(map(is_, now, things)) and tensors_now == tensors
+
+    def _look(self) -> tuple[list[Any], list[tuple]]:
+        things: list[Any] = []
+        tensors: list[tuple] = []
+        for module in self.modules:
+            things.extend(value for value in vars(module).values() if not isinstance(value, Tensor))
+            for held in (module._modules, module._forward_pre_hooks, module._forward_hooks):
+                things.extend(held.values())
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                things.append(tensor)
+                if tensor is not None:
+                    tensors.append((tensor.requires_grad, tensor.dtype, tensor.device, tensor.shape, tensor.stride()))
+        return things, tensors
 
 
 def _parts(step: Step) -> tuple:

@@ -1,17 +1,24 @@
 """Forward-mode automatic differentiation of one block: tangents of its output from tangents of what goes in."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
+
+from fglight.estimators.buffers import STATISTICS
+from fglight.estimators.layers import used_in
 
 TANGENTS = 8
 """How many tangents one run of a block carries where there are many; each takes as much memory as a whole batch."""
+
+Again = Callable[[], AbstractContextManager[bool]]
+"""A context in which a block runs once more; its value is whether it moves nothing but statistics."""
 
 
 def pushforward(
@@ -28,11 +35,11 @@ def pushforward(
     Returns:
         The output and its tangent, each ``(batch, ...)`` and without graph.
     """
-    with _dual_numbers():
-        duals = dict(body.named_parameters())
-        duals = {name: forward_ad.make_dual(duals[name].detach(), g) for name, g in (parameters or {}).items()}
-        output = functional_call(body, duals, (x if tangent is None else forward_ad.make_dual(x, tangent),))
-        return _unpack(output)
+    with _dual_numbers(), forward_ad.dual_level():
+        values = _detached(body)
+        values |= {name: forward_ad.make_dual(values[name], g) for name, g in (parameters or {}).items()}
+        dual = x if tangent is None else forward_ad.make_dual(x, tangent)
+        return _unpack(body, functional_call(body, values, (dual,)))
 
 
 def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tensor) -> Tensor:
@@ -44,76 +51,79 @@ def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tens
         x: what the block takes in, ``(batch, ...)``.
         tangent: of the layer's output, in its shape.
     """
-    hook = layer.register_forward_hook(lambda module, inputs, output: forward_ad.make_dual(output, tangent))
+    hook = layer.register_forward_hook(
+        lambda module, inputs, output: forward_ad.make_dual(output, tangent), prepend=True
+    )
     try:
-        with _dual_numbers():
-            return _unpack(body(x))[1]
+        with _dual_numbers(), forward_ad.dual_level():
+            return _unpack(body, functional_call(body, _detached(body), (x,)))[1]
     finally:
         hook.remove()
 
 
-def pushforward_all(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Jacobian-vector products of a block's output with several directions, in one run.
+def pushforward_all(
+    body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor], again: Again
+) -> tuple[Tensor, Tensor]:
+    """Jacobian-vector products of the output of a block that has run, with several directions.
+
+    One run carries them all, unless it moves buffers other than the statistics of normalisation layers.
 
     Args:
-        body: the block's layers, under ``still``.
+        body: the block's layers.
         x: what they take in, ``(batch, ...)``.
         tangents: of ``x``, ``(count, batch, ...)``, or of parameters by their names, ``(count, *parameter.shape)``. A
             run takes as much memory as ``count`` batches; callers with many directions take ``TANGENTS`` at a time.
+        again: lets the block run once more.
 
     Returns:
         The output, ``(batch, ...)``, and its tangents, ``(count, batch, ...)``.
     """
     of_input = isinstance(tangents, Tensor)
-    if len(tangents if of_input else next(iter(tangents.values()))) == 1:  # batching rules cost more than they save
-        alone = (tangents[0], None) if of_input else (None, {name: t[0] for name, t in tangents.items()})
-        output, tangent = pushforward(body, x, *alone)
-        return output, tangent.unsqueeze(0)
-    if of_input:
-        function, start = body, x
-    else:
-        start = {name: body.get_parameter(name).detach() for name in tangents}
-
-        def function(parameters: Mapping[str, Tensor]) -> Tensor:
-            return functional_call(body, parameters, (x,))
-
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return vmap(lambda tangent: jvp(function, (start,), (tangent,)), out_dims=(None, 0))(tangents)
+    count = len(tangents if of_input else next(iter(tangents.values())))
+    if count > 1:  # batching rules cost more than they save for one
+        with again() as at_once:
+            if at_once:
+                return _pushforward_at_once(body, x, tangents)
+    outputs = []
+    for m in range(count):
+        with again():
+            one = (tangents[m], None) if of_input else (None, {name: t[m] for name, t in tangents.items()})
+            outputs.append(pushforward(body, x, *one))
+    return outputs[0][0], torch.stack([tangent for _, tangent in outputs])
 
 
-def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor) -> Tensor:
+def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    of_input = isinstance(tangents, Tensor)
+    values = _detached(body)
+    start = x if of_input else {name: values[name] for name in tangents}
+
+    def function(moving: Tensor | Mapping[str, Tensor]) -> Tensor:
+        return functional_call(body, values if of_input else {**values, **moving}, (moving if of_input else x,))
+
+    with _dual_numbers(), _without_statistics(body):
+        output, moved = vmap(lambda tangent: jvp(function, (start,), (tangent,)), out_dims=(None, 0))(tangents)
+    _check_swapped(body, output)
+    return output.detach(), moved.detach()
+
+
+def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor, again: Again) -> Tensor:
     """The tangent of each sample's output as one parameter moves along that sample's direction.
 
     Args:
-        body: the block's layers, under ``still``.
+        body: the block's layers.
         x: what they take in, ``(batch, ...)``.
         name: of the parameter.
         directions: ``(batch, *parameter.shape)``.
+        again: lets the block run once more.
 
     Returns:
         A tangent of the output, ``(batch, ...)``.
     """
-    parameter = body.get_parameter(name).detach()
-
-    def row(i: Tensor, direction: Tensor) -> Tensor:
-        tangent = jvp(lambda p: functional_call(body, {name: p}, (x,)), (parameter,), (direction,))[1]
-        return tangent.index_select(0, i.view(1)).squeeze(0)
-
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return vmap(row, chunk_size=TANGENTS)(torch.arange(len(x), device=x.device), directions)
-
-
-@contextmanager
-def still(module: nn.Module) -> Iterator[None]:
-    """Let a module run again with the statistics of the batch, without moving its running statistics."""
-    moving = [m for m in module.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
-    for layer in moving:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in moving:
-            layer.track_running_stats = True
+    rows = []
+    for samples in torch.arange(len(x), device=x.device).split(TANGENTS):
+        moved = pushforward_all(body, x, {name: directions[samples]}, again)[1]  # (samples, batch, ...)
+        rows.append(moved[torch.arange(len(samples), device=x.device), samples])
+    return torch.cat(rows)
 
 
 @contextmanager
@@ -131,13 +141,63 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+class _NoGrad(TorchFunctionMode):
+    """Has ``torch.no_grad()`` stop tangents as it stops gradients."""
+
+    def __torch_function__(
+        self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch._C._set_grad_enabled:
+            torch._C._set_fwd_grad_enabled(args[0])
+        return result
+
+
 @contextmanager
 def _dual_numbers() -> Iterator[None]:
-    # Of the attention kernels only this one has a forward-mode derivative.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+    """Run blocks for their tangents, on parameters that are detached."""
+    # Gradients are on, or nothing would tell torch.no_grad() in a block from its surroundings. Of the attention kernels
+    # only this one has a forward-mode derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad._set_fwd_grad_enabled(True), _NoGrad():
         yield
 
 
-def _unpack(output: Tensor) -> tuple[Tensor, Tensor]:
+@contextmanager
+def _without_statistics(body: nn.Module) -> Iterator[None]:
+    """Take from normalisation layers the running statistics, which several tangents at once cannot move."""
+    layers = [m for m in body.modules() if type(m) in STATISTICS and m.training]
+    kept = [dict(layer._buffers) for layer in layers]
+    for layer in layers:
+        layer._buffers.update(dict.fromkeys(layer._buffers))
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, kept):
+            layer._buffers.update(buffers)
+
+
+def _detached(body: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in body.named_parameters()}
+
+
+def _unpack(body: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
+    _check_swapped(body, output)
     primal, tangent = forward_ad.unpack_dual(output)
-    return primal, torch.zeros_like(primal) if tangent is None else tangent
+    primal = primal.detach()
+    return primal, torch.zeros_like(primal) if tangent is None else tangent.detach()
+
+
+def _check_swapped(body: nn.Module, output: Tensor) -> None:
+    """Refuse a body that keeps a parameter where it cannot be replaced by a dual number.
+
+    Raises:
+        ValueError: naming the parameter.
+    """
+    if output.requires_grad:
+        _, uses = used_in(output)
+        for name, parameter in body.named_parameters():
+            if uses[parameter]:
+                raise ValueError(
+                    f"engine=forward cannot move {name} of a {type(body).__name__}, which is used otherwise than as an "
+                    "attribute of its module (kept in a list, say): accepted is engine=reverse"
+                )

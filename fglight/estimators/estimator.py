@@ -7,11 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
+from fglight.estimators.buffers import Buffers
 from fglight.estimators.compiled import CompiledEstimate, Compiler, inductor
+from fglight.estimators.diagnosis import name_culprit, without_reentrant_checkpoints
 from fglight.estimators.guesses import ExactGuess, Guess, RandomGuess
+from fglight.estimators.layers import used_in
 from fglight.estimators.passes import BlockPass, LocalLoss, Step, local_loss, trainable
 from fglight.estimators.perturbations import Perturbation, Unprojected
 from fglight.estimators.targets import Target
+from fglight.layout import laid_out
 from fglight.models.blocks import Block
 
 
@@ -19,6 +23,10 @@ class GradientEstimator:
     """Estimates the gradient of every block by projecting a target on a guess (Eq. 1).
 
     The last block always takes the exact gradient of the network's loss.
+
+    Attributes:
+        name: of the engine, for messages.
+        remedy: what can be done where it cannot differentiate a layer.
 
     Args:
         target: the gradient that is approximated.
@@ -29,11 +37,16 @@ class GradientEstimator:
             guess that forbids it (``ntk``, ``fixed_ntk``) has the last word.
         probe: train auxiliary networks even where nothing uses them, on detached outputs; the network's own gradients
             stay the same.
+        channels_last: whether images are laid out in memory as ``(batch, height, width, channels)``, for networks with
+            such weights. Whatever their strides are, images are taken in one of the two layouts.
 
     Raises:
         ValueError: if ``probe`` would train auxiliary networks that are to stay as they are, or the perturbation takes
             one direction and the guess has several.
     """
+
+    name = "engine=reverse"
+    remedy = "accepted are operations with a gradient by torch.autograd.grad"
 
     def __init__(
         self,
@@ -43,6 +56,7 @@ class GradientEstimator:
         *,
         train_auxiliaries: bool = True,
         probe: bool = False,
+        channels_last: bool = False,
     ) -> None:
         if guess.directions > 1 and not perturbation.several_directions:
             raise ValueError(
@@ -50,6 +64,7 @@ class GradientEstimator:
             )
         self.target = target
         self.guess = guess
+        self.channels_last = channels_last
         self.perturbation = Unprojected() if isinstance(guess, ExactGuess) else perturbation
         self.needs_auxiliaries = target.uses_auxiliaries or guess.uses_auxiliaries
         self.trains_auxiliaries = guess.trains_auxiliaries and (probe or (train_auxiliaries and self.needs_auxiliaries))
@@ -78,7 +93,6 @@ class GradientEstimator:
             for parameter in trainable(block if self.trains_auxiliaries or block is blocks[-1] else block.body)
         ]
 
-    @torch.enable_grad()
     def estimate(
         self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
     ) -> Step:
@@ -99,9 +113,24 @@ class GradientEstimator:
 
         Returns:
             Losses and logits of this process's batch and, where asked for, cosine similarities of the whole one.
+
+        Raises:
+            ValueError: for a layer that the engine cannot differentiate, or cannot run several times.
         """
-        blocks, batch = self._begin(model, images, labels)
-        passes = self.forward(blocks, batch)
+        try:
+            return self._estimate(model, images, labels, cosine=cosine)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            culprit = name_culprit(_blocks(model), laid_out(images, self.channels_last), self.differentiate)
+            if culprit is None:
+                raise
+            raise ValueError(f"{self.name} cannot differentiate {culprit}: {self.remedy}") from error
+
+    @torch.enable_grad()
+    def _estimate(self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Step:
+        blocks, batch, buffers = self._begin(model, images, labels)
+        passes = self.forward(blocks, batch, buffers)
         targets = self.target(
             passes,
             partial(self.perturbation.points, guess=self.guess, cosine=cosine),
@@ -122,9 +151,26 @@ class GradientEstimator:
         Args:
             compiler: what compiles a step.
         """
-        self.estimate = CompiledEstimate(self.estimate, compiler)
+        self._estimate = CompiledEstimate(self._estimate, compiler)
 
-    def forward(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
+    @torch.enable_grad()
+    def differentiate(self, body: nn.Module, x: Tensor) -> None:
+        """Do to a body what a step does: take gradients of its output.
+
+        Args:
+            body: a block's layers, which may run once more.
+            x: what they take in.
+
+        Raises:
+            RuntimeError: it cannot be done.
+        """
+        with without_reentrant_checkpoints():
+            output = body(x.detach().requires_grad_(x.is_floating_point()))
+        _, leaves = used_in(output)
+        if leaves:
+            torch.autograd.grad(output.sum(), list(leaves), retain_graph=True)
+
+    def forward(self, blocks: Sequence[Block], batch: Batch, buffers: Buffers) -> list[BlockPass]:
         """Run every block once, each on its own graph.
 
         The last block's exact gradient is taken on the way.
@@ -134,7 +180,8 @@ class GradientEstimator:
         for index, block in enumerate(blocks):
             crosses = self.target.crosses_blocks and block is not blocks[0]
             last = block is blocks[-1]
-            here = self._pass(index, block, batch, hidden.detach().requires_grad_(crosses), last=last)
+            x = hidden.detach().requires_grad_(crosses)
+            here = self._pass(index, block, batch, buffers, x, last=last)
             self._run(here)
             if last:
                 self._head(here)
@@ -144,34 +191,38 @@ class GradientEstimator:
 
     def _begin(
         self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor
-    ) -> tuple[Sequence[Block], Batch]:
-        """Clear all gradients and get the guess ready."""
+    ) -> tuple[Sequence[Block], Batch, Buffers]:
+        """Clear all gradients, and get ready what the step needs."""
         blocks = _blocks(model)
         for block in blocks:
             block.zero_grad(set_to_none=True)
         self.guess.prepare(blocks)
-        return blocks, Batch.of(images, labels)
+        return blocks, Batch.of(laid_out(images, self.channels_last), labels), Buffers(blocks)
 
-    def _pass(self, index: int, block: Block, batch: Batch, x: Tensor, *, last: bool = False) -> BlockPass:
+    def _pass(
+        self, index: int, block: Block, batch: Batch, buffers: Buffers, x: Tensor, *, last: bool = False
+    ) -> BlockPass:
         """One block before it has run."""
         evaluate = None
         if self.evaluates_auxiliaries and not last:
-            evaluate = partial(
-                local_loss, block, labels=batch.labels, to_output=self.needs_auxiliaries, train=self.trains_auxiliaries
-            )
-        return BlockPass(index, block, batch, x, None, trainable(block.body), evaluate=evaluate)
+            wanted = {"to_output": self.needs_auxiliaries, "train": self.trains_auxiliaries}
+            evaluate = partial(local_loss, block, labels=batch.labels, buffers=buffers, **wanted)
+        return BlockPass(index, block, batch, buffers, x, None, trainable(block.body), evaluate=evaluate)
 
     def _run(self, here: BlockPass) -> None:
         """Run one block, on a graph of its own."""
-        with self.perturbation.recording(here.block.body) as here.calls:
+        with without_reentrant_checkpoints(), self.perturbation.recording(here.block.body) as here.calls:
             here.output = here.block.body(here.input)
+        for call in here.calls:
+            call.again = here.again
 
     def _head(self, last: BlockPass) -> None:
         """Set the exact gradients of the last block, and of its input where that takes one."""
         loss, logits = last.block.loss(last.output, last.batch.labels)
         parameters = last.parameters + trainable(last.block.aux)
         inputs = [last.input] * last.input.requires_grad + parameters
-        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        with last.buffers.again(last.block):
+            gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
         if last.input.requires_grad:
             last.input_gradient = gradients[0]
         for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
+from fglight.estimators.buffers import Buffers
 from fglight.estimators.compiled import Compiler, inductor
-from fglight.estimators.duals import TANGENTS, plain_attention, pushforward_all, still
+from fglight.estimators.duals import TANGENTS, plain_attention, pushforward_all
 from fglight.estimators.estimator import GradientEstimator, Step
 from fglight.estimators.guesses import ExactGuess, Guess
 from fglight.estimators.passes import BlockPass, local_loss
@@ -34,16 +35,23 @@ class ForwardModeEstimator(GradientEstimator):
     moving along their directions, reverse mode that of the whole loss with sample i moving alone. Over the batch both
     sum to the same.
 
+    Bodies run several times, and must not draw random numbers. ``cosine`` has no effect: forward mode does not know how
+    long a target is.
+
     Args:
         target: see ``GradientEstimator``.
         guess: see ``GradientEstimator``; not ``ExactGuess``, since only directional derivatives are known.
         perturbation: see ``GradientEstimator``. The finer its coefficients, the more directional derivatives it takes.
         train_auxiliaries: see ``GradientEstimator``.
         probe: see ``GradientEstimator``.
+        channels_last: see ``GradientEstimator``.
 
     Raises:
         ValueError: for an exact guess.
     """
+
+    name = "engine=forward"
+    remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
 
     def __init__(
         self,
@@ -53,8 +61,16 @@ class ForwardModeEstimator(GradientEstimator):
         *,
         train_auxiliaries: bool = True,
         probe: bool = False,
+        channels_last: bool = False,
     ) -> None:
-        super().__init__(target, guess, perturbation, train_auxiliaries=train_auxiliaries, probe=probe)
+        super().__init__(
+            target,
+            guess,
+            perturbation,
+            train_auxiliaries=train_auxiliaries,
+            probe=probe,
+            channels_last=channels_last,
+        )
         if isinstance(guess, ExactGuess):
             raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
 
@@ -73,26 +89,28 @@ class ForwardModeEstimator(GradientEstimator):
 
     @torch.no_grad()
     @plain_attention()
-    def estimate(
-        self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
-    ) -> Step:
-        """See ``GradientEstimator``; bodies must not draw random numbers.
+    def differentiate(self, body: nn.Module, x: Tensor) -> None:
+        """See ``GradientEstimator``: push tangents through it, one and several."""
+        buffers = Buffers([body])
+        tangents = torch.ones_like(x).expand(2, *x.shape) if x.is_floating_point() else None
+        moved = {name: torch.ones_like(p).expand(2, *p.shape) for name, p in body.named_parameters()}
+        again = partial(buffers.again, body)
+        if moved:
+            pushforward_all(body, x, {name: t[:1] for name, t in moved.items()}, again)
+            pushforward_all(body, x, moved, again)
+        if tangents is not None:
+            pushforward_all(body, x, tangents[:1], again)
+            pushforward_all(body, x, tangents, again)
 
-        Args:
-            model: see ``GradientEstimator``.
-            images: see ``GradientEstimator``.
-            labels: see ``GradientEstimator``.
-            cosine: without effect, since forward mode does not know how long a target is.
-
-        Raises:
-            ValueError: for a body with dropout or stochastic depth.
-        """
-        blocks, batch = self._begin(model, images, labels)
+    @torch.no_grad()
+    @plain_attention()
+    def _estimate(self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Step:
+        blocks, *start = self._begin(model, images, labels)
         _check_deterministic(blocks)
-        passes = (self._in_one_run if self.perturbation.in_one_run else self._in_two_runs)(blocks, batch)
+        passes = (self._in_one_run if self.perturbation.in_one_run else self._in_two_runs)(blocks, *start)
         return self._finish(passes, None)
 
-    def _in_one_run(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
+    def _in_one_run(self, blocks: Sequence[Block], batch: Batch, buffers: Buffers) -> list[BlockPass]:
         """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
         joint = self.perturbation.granularity == "network" and self.target.reach is None  # a single tangent does
         directions: dict[int, list[Tensor]] = {}
@@ -107,19 +125,20 @@ class ForwardModeEstimator(GradientEstimator):
             if joint:
                 moving[0] = self.perturbation.tangents(here, directions[index], self.guess, moving.get(0))
                 return
-            if moving:
-                with still(here.block.body):
-                    pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())))[1]
-                moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
+            own = {}
             if here.parameters:
-                moving[index] = self.perturbation.tangents(here, directions[index], self.guess)
+                own[index] = self.perturbation.tangents(here, directions[index], self.guess)
             elif here.output is None:
                 self._run(here)
+            if moving:
+                pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
+                moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
+            moving.update(own)
             arrived = None if self.target.reach is None else moving.pop(index - self.target.reach, None)
             if arrived is not None:
                 sums[index - self.target.reach] = _read(arrived, here.local_gradient).sum(1)
 
-        passes = self._network(blocks, batch, run)
+        passes = self._network(blocks, batch, buffers, run)
         sums |= {index: _read(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
         self._scale(passes, directions, sums)
         return passes
@@ -139,30 +158,32 @@ class ForwardModeEstimator(GradientEstimator):
             for here, gradients in self.perturbation.from_sums(group, own, known, self.guess):
                 _set(here, gradients)
 
-    def _in_two_runs(self, blocks: Sequence[Block], batch: Batch) -> list[BlockPass]:
+    def _in_two_runs(self, blocks: Sequence[Block], batch: Batch, buffers: Buffers) -> list[BlockPass]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
 
         def run(here: BlockPass) -> None:
             here.evaluate = here.evaluate and partial(here.evaluate, to_output=False)
             here.output = here.block.body(here.input)
 
-        passes = self._network(blocks, batch, run)
+        passes = self._network(blocks, batch, buffers, run)
         for here, derivative in self._derivatives(passes):
             _set(here, self.perturbation.estimate_forward(here, derivative, self.guess))
         return passes
 
-    def _network(self, blocks: Sequence[Block], batch: Batch, run: Callable[[BlockPass], None]) -> list[BlockPass]:
+    def _network(
+        self, blocks: Sequence[Block], batch: Batch, buffers: Buffers, run: Callable[[BlockPass], None]
+    ) -> list[BlockPass]:
         """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
         passes = []
         hidden = batch.images
         for index, block in enumerate(blocks[:-1]):
-            here = self._pass(index, block, batch, hidden.detach())
+            here = self._pass(index, block, batch, buffers, hidden.detach())
             run(here)
             hidden = here.output
             here.release()
             passes.append(here)
         x = hidden.detach().requires_grad_(len(blocks) > 1)
-        last = self._pass(len(blocks) - 1, blocks[-1], batch, x, last=True)
+        last = self._pass(len(blocks) - 1, blocks[-1], batch, buffers, x, last=True)
         with torch.enable_grad():
             self._run(last)
             self._head(last)
@@ -176,9 +197,9 @@ class ForwardModeEstimator(GradientEstimator):
         """Run blocks 0..J-2 once more, each with what takes derivatives of its target along tangents of its output."""
         hidden = passes[-1].batch.images
         for before in passes[:-1]:
-            here = self._pass(before.index, before.block, before.batch, hidden.detach())
+            here = self._pass(before.index, before.block, before.batch, before.buffers, hidden.detach())
             here.evaluate = here.evaluate and partial(here.evaluate, train=False)
-            with still(here.block):
+            with here.buffers.again(here.block):
                 if self.perturbation.reuses_graph(self.guess):
                     self._run_on_graph(here)
                 else:
@@ -191,33 +212,34 @@ class ForwardModeEstimator(GradientEstimator):
     def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
         """What takes derivatives of the target of one block along tangents of its output."""
         x, reach = here.output.detach(), self.target.reach
-        rest = [later.block for later in passes[here.index + 1 : -1]][:reach]
+        rest = passes[here.index + 1 : -1][:reach]
         if reach == 0:
             gradient = here.local_gradient
         elif reach is None or len(rest) < reach:
             gradient = passes[-1].input_gradient
         else:
-            gradient = self._local_gradient(x, rest, here.batch.labels)
+            gradient = _local_gradient(x, rest)
 
         def derivative(tangents: Tensor) -> Tensor:
             products = []
             for moving in tangents.split(TANGENTS):
                 output = x
-                for block in rest:
-                    with still(block.body):
-                        output, moving = pushforward_all(block.body, output, moving)
+                for later in rest:
+                    output, moving = pushforward_all(later.block.body, output, moving, later.again)
                 products.append(_read(moving, gradient))
             return torch.cat(products)
 
         return derivative
 
-    def _local_gradient(self, x: Tensor, blocks: Sequence[Block], labels: Tensor) -> Tensor:
-        """The gradient of the last of several blocks' local loss with respect to its output."""
-        for block in blocks:
-            with still(block.body):
-                x = block.body(x)
-        with still(blocks[-1].aux):
-            return local_loss(blocks[-1], x, labels, to_output=True, train=False).gradient
+
+def _local_gradient(x: Tensor, passes: Sequence[BlockPass]) -> Tensor:
+    """The gradient of the last of several blocks' local loss with respect to its output."""
+    for here in passes:
+        with here.again():
+            x = here.block.body(x)
+    with here.buffers.again(here.block.aux):
+        loss = local_loss(here.block, x, here.batch.labels, here.buffers, to_output=True, train=False)
+    return loss.gradient
 
 
 def _set(here: BlockPass, gradients: Sequence[Tensor]) -> None:

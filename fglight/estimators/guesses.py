@@ -143,7 +143,7 @@ class NTKGuess(FixedNTKGuess):
             other = Block(here.block.body, deepcopy(here.block.aux))
             for _ in range(1, self.directions):
                 reset_parameters(other.aux)
-                loss = local_loss(other, here.output, here.batch.labels, to_output=True, train=False)
+                loss = local_loss(other, here.output, here.batch.labels, here.buffers, to_output=True, train=False)
                 gradients.append(loss.gradient)
         return stack(gradients)
 

@@ -6,19 +6,20 @@ such gradients is <D_i U_i^T, D'_i U_i^T> = <D_i^T D'_i, U_i^T U_i>, which needs
 gradients themselves where there are few positions and many channels, as late in a convolutional network.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from fglight.estimators import linalg
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(eq=False)
@@ -30,36 +31,75 @@ class LayerCall:
         input: what it took in, ``(batch, ...)``, without graph.
         output: its output, in the graph's terms (an edge survives in-place operations on the output).
         shape: of its output.
+        version: of the input when the layer took it in; another one later tells that it was modified in place.
+        again: a context in which the layer's block may run once more, as one does that keeps checkpoints only.
     """
 
     layer: nn.Module
     input: Tensor
     output: GradientEdge
     shape: torch.Size
+    version: int = 0
+    again: Callable[[], AbstractContextManager] = nullcontext
+
+    @property
+    def channel(self) -> int:
+        """The dimension of the output of a convolution or linear layer that has the channels."""
+        return -1 if isinstance(self.layer, nn.Linear) else -1 - len(self.layer.kernel_size)
+
+    def by_sample(self, batch: int) -> bool:
+        """Whether dimension 0 of what the layer took in and gave out is the sample, as far as shapes can tell."""
+        if isinstance(self.layer, CONVOLUTIONS) and self.input.dim() < len(self.layer.kernel_size) + 2:
+            return False
+        return len(self.shape) > 1 and self.input.shape[:1] == self.shape[:1] == (batch,)
+
+    def vjp(self, parameter: Tensor, cotangent: Tensor) -> Tensor:
+        """The vector-Jacobian product from the layer's output to a parameter; the graph is kept."""
+        with self.again():
+            return torch.autograd.grad(
+                self.output, parameter, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+            )[0]
 
 
 @contextmanager
 def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     """Record every use of a layer of ``body`` that owns trained parameters while the context is open.
 
-    Layers that do not map one tensor to one tensor are passed over.
+    Layers that do not map one tensor to one tensor, or not by the method of their class, are passed over.
     """
     calls: list[LayerCall] = []
 
     def record(layer: nn.Module, inputs: tuple, output: object) -> object:
-        if isinstance(output, Tensor) and len(inputs) == 1 and isinstance(inputs[0], Tensor):
+        one = isinstance(output, Tensor) and len(inputs) == 1 and isinstance(inputs[0], Tensor)
+        if one and output.requires_grad and "forward" not in vars(layer):
             if output._is_view():  # an in-place operation on a view would move it elsewhere in the graph
                 output = output.clone()
-            calls.append(LayerCall(layer, inputs[0].detach(), get_gradient_edge(output), output.shape))
+            x = inputs[0].detach()
+            calls.append(LayerCall(layer, x, get_gradient_edge(output), output.shape, x._version))
         return output
 
     owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(record) for module in owners]
+    # Before hooks of the user's own, which may change the output.
+    hooks = [module.register_forward_hook(record, prepend=True) for module in owners]
     try:
         yield calls
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def used_in(output: Tensor) -> tuple[set[Node], Counter[Tensor]]:
+    """The operations in the graph of a tensor, and how often each parameter is used there."""
+    nodes, parameters = {output.grad_fn}, Counter()
+    waiting = [output.grad_fn]
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if hasattr(node, "variable"):  # a parameter stands in the graph as what accumulates its gradient
+                parameters[node.variable] += 1
+            elif node is not None and node not in nodes:
+                nodes.add(node)
+                waiting.append(node)
+    return nodes, parameters
 
 
 def weight_output(call: LayerCall, weight: Tensor) -> Tensor:
@@ -107,7 +147,7 @@ def has_outputs(call: LayerCall, name: str) -> bool:
     if name not in ("weight", "bias"):
         return False
     layer = call.layer
-    return isinstance(layer, _BatchNorm) or type(layer) in (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm)
+    return type(layer) in (*BATCH_NORMS, nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm)
 
 
 def layer_outputs(call: LayerCall, name: str, values: Tensor) -> Tensor:
@@ -159,7 +199,7 @@ def per_sample_gradients(
         return [unfold_cotangent(layer, d).sum(3).flatten(1) for d in cotangents]
     if name in ("weight", "bias") and (normalized := _normalize(layer, call.input)) is not None:
         # Scale and shift act on the last dimensions (LayerNorm), or on the channels.
-        if isinstance(layer, nn.LayerNorm):
+        if type(layer) is nn.LayerNorm:
             scaled = (d * normalized if name == "weight" else d for d in cotangents)
             return [d.reshape(len(d), -1, *parameter.shape).sum(1) for d in scaled]
         if name == "bias":
@@ -173,7 +213,7 @@ def per_sample_gradients(
 
 def _normalize(layer: nn.Module, x: Tensor) -> Tensor | None:
     """The output of a normalisation layer before its scale and shift; None for other layers."""
-    if isinstance(layer, _BatchNorm):
+    if type(layer) in BATCH_NORMS:
         batch_statistics = layer.training or layer.running_mean is None
         statistics = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
         return F.batch_norm(x, *statistics, training=batch_statistics, eps=layer.eps)
@@ -190,6 +230,5 @@ def _by_loop(call: LayerCall, parameter: Tensor, cotangent: Tensor) -> Tensor:
     for i in range(len(cotangent)):
         alone = torch.zeros_like(cotangent)
         alone[i] = cotangent[i]
-        gradient = torch.autograd.grad(call.output, parameter, alone, retain_graph=True, allow_unused=True)[0]
-        gradients.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        gradients.append(call.vjp(parameter, alone))
     return torch.stack(gradients)

@@ -1,6 +1,7 @@
 """One forward pass, kept block by block, and the vector-Jacobian products that everything else is made of."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
-from fglight.estimators.layers import CONVOLUTIONS, LayerCall
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in
 from fglight.models.blocks import Block
 
 
@@ -58,6 +60,7 @@ class BlockPass:
         index: j.
         block: the block.
         batch: the images and labels of the step.
+        buffers: of the network, as they were before it ran.
         input: x_j = h_{j-1} without graph (the images for block 0).
         output: h_j = f_j(x_j), with the graph of this block alone; None before the block has run.
         parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
@@ -69,6 +72,7 @@ class BlockPass:
     index: int
     block: Block
     batch: Batch
+    buffers: Buffers
     input: Tensor
     output: Tensor | None
     parameters: list[nn.Parameter]
@@ -77,22 +81,33 @@ class BlockPass:
     input_gradient: Tensor | None = None
 
     @cached_property
-    def owners(self) -> dict[nn.Parameter, list[tuple[LayerCall, str]]]:
-        """Where each parameter was used: the recorded calls of the layers that own it, and its name there."""
-        owners: dict[nn.Parameter, list[tuple[LayerCall, str]]] = {}
-        for call in self.calls:
-            for name, parameter in call.layer.named_parameters(recurse=False):
-                owners.setdefault(parameter, []).append((call, name))
-        return owners
+    def owners(self) -> dict[nn.Parameter, tuple[LayerCall, str]]:
+        """The parameters for which a single use of a layer stands: that use, and the parameter's name there.
+
+        A parameter that is used once more, by the same layer, by another one or by a function, has none, nor has one
+        of a layer whose input was modified in place after it was used.
+        """
+        nodes, uses = used_in(self.output)
+        return {
+            parameter: (call, name)
+            for call in self.calls
+            if call.output.node in nodes and call.input._version == call.version
+            for name, parameter in call.layer.named_parameters(recurse=False)
+            if uses[parameter] == 1
+        }
 
     @cached_property
     def weight_calls(self) -> dict[nn.Parameter, LayerCall]:
         """The weights of convolutions and linear layers that were used once, with their use."""
         return {
-            parameter: uses[0][0]
-            for parameter, uses in self.owners.items()
-            if len(uses) == 1 and uses[0][1] == "weight" and type(uses[0][0].layer) in (nn.Linear, *CONVOLUTIONS)
+            parameter: call
+            for parameter, (call, name) in self.owners.items()
+            if name == "weight" and type(call.layer) in (nn.Linear, *CONVOLUTIONS)
         }
+
+    def again(self) -> AbstractContextManager[bool]:
+        """A context in which the body may run once more in this step; see ``Buffers.again``."""
+        return self.buffers.again(self.block.body)
 
     @cached_property
     def local(self) -> LocalLoss | None:
@@ -121,7 +136,8 @@ class BlockPass:
         if not inputs:
             return []
         points = [point.output if isinstance(point, LayerCall) else point for point in inputs]
-        gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
+        with self.again():
+            gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
             cotangent.new_zeros(point.shape) if gradient is None else gradient
             for gradient, point in zip(gradients, inputs)
@@ -138,13 +154,16 @@ class BlockPass:
 
 
 @torch.enable_grad()
-def local_loss(block: Block, output: Tensor, labels: Tensor, *, to_output: bool, train: bool) -> LocalLoss:
+def local_loss(
+    block: Block, output: Tensor, labels: Tensor, buffers: Buffers, *, to_output: bool, train: bool
+) -> LocalLoss:
     """Evaluate a block's local loss on its detached output, and what its gradients are wanted for.
 
     Args:
         block: block j < J-1.
         output: h_j, ``(batch, ...)``.
         labels: class indices, ``(batch,)``.
+        buffers: of the network, as they were at the start of the step.
         to_output: whether the gradient with respect to h_j is wanted.
         train: whether the auxiliary network trains; its parameters' ``.grad`` is then set.
     """
@@ -154,7 +173,8 @@ def local_loss(block: Block, output: Tensor, labels: Tensor, *, to_output: bool,
     inputs = [output] * to_output + parameters
     if not inputs:
         return LocalLoss(loss.detach(), logits.detach(), None)
-    gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    with buffers.again(block.aux):
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
     for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
         parameter.grad = gradient
     return LocalLoss(loss.detach(), logits.detach(), gradients[0] if to_output else None)

@@ -1,13 +1,13 @@
 """Weight perturbation: the projection takes place in the space of a block's parameters."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from fglight.estimators import linalg
-from fglight.estimators.duals import TANGENTS, pushforward, pushforward_all, still
+from fglight.estimators.duals import TANGENTS, pushforward, pushforward_all
 from fglight.estimators.guesses import Guess, stack
 from fglight.estimators.layers import LayerCall, record_calls, weight_output
 from fglight.estimators.passes import BlockPass
@@ -147,9 +147,12 @@ class WeightPerturbation(Perturbation):
         for group in groups:
             for m in range(guess.directions):
                 moved = {names[i]: directions[i][0, m].view_as(here.parameters[i]) for i in group}
-                with nullcontext() if here.output is None else still(body):
-                    output, tangent = pushforward(body, here.input, None if carried is None else carried[m], moved)
-                here.output = output if here.output is None else here.output
+                start = (body, here.input, None if carried is None else carried[m], moved)
+                if here.output is None:
+                    here.output, tangent = pushforward(*start)
+                else:
+                    with here.again():
+                        tangent = pushforward(*start)[1]
                 tangents.append(tangent)
         return stack(tangents)
 
@@ -183,7 +186,8 @@ class WeightPerturbation(Perturbation):
                 moved = d.new_zeros(len(index), len(d), d.shape[2])  # all but one unit of each stay where they are
                 moved[torch.arange(len(index), device=d.device), index // guess.directions] = rows[index]
                 moved = {name: moved.view(-1, *parameter.shape)}
-                parts.append(derivative(pushforward_all(here.block.body, here.input, moved)[1]).sum(1))
+                moved = pushforward_all(here.block.body, here.input, moved, here.again)[1]
+                parts.append(derivative(moved).sum(1))
             products.append(torch.cat(parts).view(-1, guess.directions))
         products = here.batch.mean(products)
         grams = [linalg.gram(g) for g in directions]
@@ -196,8 +200,7 @@ class WeightPerturbation(Perturbation):
             call = here.weight_calls.get(parameter)
             if call is not None:
                 g = weight_output(call, g.view_as(parameter))  # (batch, ...), an output of the layer
-                channel = t.dim() - 1 if isinstance(call.layer, nn.Linear) else 1
-                t, g = (x.movedim(channel, 0) if self.granularity == "filter" else x for x in (t, g))
+                t, g = (x.movedim(call.channel, 0) if self.granularity == "filter" else x for x in (t, g))
             units = len(g) if self.granularity == "filter" else 1
             products.append(linalg.products(t.reshape(units, -1), g.reshape(units, 1, -1)))
         return products

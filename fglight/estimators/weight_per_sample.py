@@ -97,14 +97,17 @@ class WeightPerSamplePerturbation(Perturbation):
         body = here.block.body
         if has_outputs(call, name):
             moved = images(call, name, parameter, direction, guess)
-            return pushforward_from(body, call.layer, here.input, moved)
+            with here.again():
+                return pushforward_from(body, call.layer, here.input, moved)
         path = next(path for path, p in body.named_parameters() if p is parameter)
-        return pushforward_each(body, here.input, path, _directions(call, name, parameter, direction, guess))
+        directions = _directions(call, name, parameter, direction, guess)
+        return pushforward_each(body, here.input, path, directions, here.again)
 
 
 def whole_block(here: BlockPass) -> LayerCall:
     """The block as if it were a layer, for parameters that no single use of a layer stands for."""
-    return LayerCall(here.block.body, here.input, get_gradient_edge(here.output), here.output.shape)
+    edge = get_gradient_edge(here.output)
+    return LayerCall(here.block.body, here.input, edge, here.output.shape, again=here.again)
 
 
 def parameter_guesses(
@@ -126,8 +129,8 @@ def parameter_guesses(
     directions: dict[LayerCall, Tensor] = {}
     uses = []
     for parameter in here.parameters:
-        calls = here.owners.get(parameter, [])
-        uses.append((parameter, *(calls[0] if len(calls) == 1 else (whole, ""))))
+        call, name = here.owners.get(parameter, (whole, ""))
+        uses.append((parameter, *((call, name) if call.by_sample(len(here.input)) else (whole, ""))))
     if guess.uses_auxiliaries:
         uses.sort(key=lambda use: type(use[1].layer) in (nn.Linear, *CONVOLUTIONS))
         at_output = guess.activity(here).squeeze(0)
@@ -193,9 +196,7 @@ def project(
             cosines.append(linalg.cosine(*units, length.view(-1)))
     if by_gram:
         scale = torch.cat(coefficients).view(-1, *[1] * (direction.dim() - 1))
-        estimate = torch.autograd.grad(
-            call.output, parameter, scale.to(direction.dtype) * direction, retain_graph=True
-        )[0]
+        estimate = call.vjp(parameter, scale.to(direction.dtype) * direction)
     return estimate, torch.cat(cosines).mean() if cosines else None
 
 

@@ -1,0 +1,103 @@
+"""What an engine cannot differentiate, and which layer it was."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.layers import used_in
+from fglight.models.blocks import Block
+
+
+@dataclass
+class _Calls:
+    """The calls of a module's parts: those that have not come to an end, and the outputs of the others."""
+
+    running: list[nn.Module] = field(default_factory=list)
+    outputs: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
+
+
+def name_culprit(
+    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[[nn.Module, Tensor], object]
+) -> str | None:
+    """Find the first layer that cannot be differentiated, by running blocks 0..J-1 again; nothing moves.
+
+    Args:
+        blocks: the network.
+        inputs: of block 0.
+        differentiate: does with a body and its input what the engine does.
+
+    Returns:
+        The layer, its block and why, in words; None where all can be differentiated, or not even be run.
+    """
+    buffers = Buffers(blocks)
+    devices = [] if inputs.device.type == "cpu" else [inputs.device]
+    with torch.random.fork_rng(devices, device_type=inputs.device.type):
+        for index, block in enumerate(blocks):
+            try:
+                with torch.no_grad(), buffers.again(block.body):
+                    output = block.body(inputs)
+            except RuntimeError:
+                return None
+            try:
+                with buffers.again(block.body), _watched(block.body) as calls:
+                    differentiate(block.body, inputs)
+            except RuntimeError as error:
+                layer = calls.running[-1] if calls.running else _without_gradient(calls)
+                names = {module: name for name, module in block.body.named_modules()}
+                where = f"{names[layer]} of block {index}" if names.get(layer) else f"the body of block {index}"
+                reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+                return f"{where}, a {type(layer or block.body).__name__} ({reason})"
+            inputs = output
+    return None
+
+
+@contextmanager
+def without_reentrant_checkpoints() -> Iterator[None]:
+    """Refuse checkpoints that have no gradients but those of ``backward()``, and else leave parameters without any."""
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("torch.utils.checkpoint needs use_reentrant=False here")
+
+    CheckpointFunction.apply = refuse
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply  # its base class has the real one
+
+
+@contextmanager
+def _watched(body: nn.Module) -> Iterator[_Calls]:
+    calls = _Calls()
+
+    def begin(module: nn.Module, inputs: tuple) -> None:
+        calls.running.append(module)
+
+    def end(module: nn.Module, inputs: tuple, output: object) -> None:
+        calls.running.pop()
+        if isinstance(output, Tensor):
+            calls.outputs.append((module, output))
+
+    hooks = [module.register_forward_pre_hook(begin) for module in body.modules()]
+    hooks += [module.register_forward_hook(end) for module in body.modules()]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _without_gradient(calls: _Calls) -> nn.Module | None:
+    """The first module, innermost ones before those that they are in, whose output has no gradient."""
+    for module, output in calls.outputs:
+        if output.requires_grad:
+            _, leaves = used_in(output)
+            try:
+                torch.autograd.grad(output.sum(), list(leaves), retain_graph=True)
+            except RuntimeError:
+                return module
+    return None
