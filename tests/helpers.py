@@ -104,7 +104,8 @@ class Definition:
     def vjp(self, j, cotangent):
         if not self.parameters[j]:
             return ()
-        return torch.autograd.grad(self.outputs[j], self.parameters[j], cotangent, retain_graph=True)
+        inputs = (self.outputs[j], self.parameters[j], cotangent)
+        return torch.autograd.grad(*inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
 
     def estimates(self, target, perturb, granularity="tensor"):
         """The estimate of blocks 0..J-2 with the local guess: a list of tensors for each."""

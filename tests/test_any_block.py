@@ -1,0 +1,450 @@
+"""Blocks that hold what users' blocks hold, against the definitions in plain autograd."""
+
+from copy import deepcopy
+from types import MethodType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import Definition, assert_all_close, assert_close, body_gradients, project
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from fglight.estimators import (
+    ActivityPerturbation,
+    ActivitySpanPerturbation,
+    ForwardModeEstimator,
+    GlobalTarget,
+    GradientEstimator,
+    IntermediateTarget,
+    LocalGuess,
+    RandomGuess,
+    WeightPerSamplePerturbation,
+    WeightPerturbation,
+)
+from fglight.models import Block
+
+SAMPLES, TOKENS, WIDTH, CLASSES = 5, 3, 8, 4
+ENGINES = (GradientEstimator, ForwardModeEstimator)
+
+
+class Body(nn.Module):
+    """A body of one or two layers and a function of them and the input."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def linear(**options):
+    return nn.Linear(WIDTH, WIDTH, **options)
+
+
+def conv(channels=2, **options):
+    return nn.Conv2d(channels, channels, 3, padding=1, **options)
+
+
+# Bodies that map (samples, tokens, width) or (samples, 2, 4, 4) to the same.
+
+
+def tied_by_a_function():
+    return Body(lambda s, x: F.linear(torch.tanh(s.encode(x)), s.encode.weight.t()), encode=linear())
+
+
+def tied_by_two_layers():
+    body = Body(lambda s, x: s.second(torch.tanh(s.first(x))), first=linear(), second=linear())
+    body.second.weight = body.first.weight
+    return body
+
+
+def tied_convolution():
+    return Body(lambda s, x: F.conv_transpose2d(torch.tanh(s.conv(x)), s.conv.weight, padding=1), conv=conv())
+
+
+def scaled_by_the_scale_of_a_norm():
+    body = Body(lambda s, x: s.norm.weight * torch.tanh(s.norm(x)), norm=nn.LayerNorm(WIDTH))
+    nn.init.uniform_(body.norm.weight)
+    return body
+
+
+def layer_used_by_a_function_alone():
+    return Body(lambda s, x: F.linear(x, s.layer.weight) + s.layer(x).detach(), layer=linear())
+
+
+def layer_called_without_gradient():
+    def forward(self, x):
+        with torch.no_grad():
+            size = self.layer(x)
+        return F.linear(x, self.layer.weight) * torch.sigmoid(size)
+
+    return Body(forward, layer=linear())
+
+
+def transformer_with_time_first():
+    layer = nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0)
+    return Body(lambda s, x: s.layer(x.transpose(0, 1)).transpose(0, 1), layer=layer)
+
+
+def linear_with_time_first():
+    return Body(lambda s, x: torch.tanh(s.layer(x.transpose(0, 1))).transpose(0, 1), layer=linear())
+
+
+def windows_in_the_batch():
+    layers = nn.Sequential(linear(), nn.LayerNorm(WIDTH), nn.Tanh())
+    return Body(lambda s, x: s.layers(x.reshape(-1, 1, WIDTH)).view_as(x), layers=layers)
+
+
+def tokens_in_the_batch():
+    return Body(lambda s, x: s.layer(x.flatten(0, 1)).tanh().view_as(x), layer=linear())
+
+
+def positions_that_broadcast():
+    places, embedding = torch.arange(TOKENS), nn.Embedding(TOKENS, WIDTH)
+    return Body(lambda s, x: torch.tanh(s.layer(x) + s.place(places)), layer=linear(), place=embedding)
+
+
+def parameter_of_its_own():
+    body = Body(lambda s, x: torch.tanh(s.layer(x) * s.scale), layer=linear())
+    body.scale = nn.Parameter(torch.rand(WIDTH))
+    return body
+
+
+def subclass_with_another_forward():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return super().forward(2 * torch.tanh(x))
+
+    return Body(lambda s, x: s.layer(x), layer=Doubled(WIDTH, WIDTH))
+
+
+def norm_subclass_with_another_forward():
+    class Twice(nn.LayerNorm):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class TwiceBatch(nn.BatchNorm1d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    body = Body(lambda s, x: s.other(s.norm(x)).tanh(), norm=Twice(WIDTH), other=TwiceBatch(TOKENS))
+    body.other.eval()
+    return body
+
+
+def layer_with_a_hook():
+    layer = linear()
+    layer.register_forward_hook(lambda module, inputs, output: torch.tanh(3 * output))
+    return Body(lambda s, x: s.layer(x), layer=layer)
+
+
+def layer_with_a_patched_forward():
+    layer = linear()
+    layer.forward = MethodType(lambda s, x: F.linear(torch.tanh(2 * x), s.weight, s.bias), layer)
+    return Body(lambda s, x: s.layer(x), layer=layer)
+
+
+def weight_norm():
+    return Body(lambda s, x: torch.tanh(s.layer(x)), layer=nn.utils.parametrizations.weight_norm(linear()))
+
+
+def convolution_without_a_batch():
+    return Body(lambda s, x: torch.stack([torch.tanh(s.conv(image)) for image in x]), conv=conv())
+
+
+def instance_norm():
+    return Body(
+        lambda s, x: torch.tanh(s.norm(s.conv(x))),
+        conv=conv(bias=False),
+        norm=nn.InstanceNorm2d(2, affine=True, track_running_stats=True),
+    )
+
+
+def old_spectral_norm():
+    return Body(lambda s, x: torch.tanh(s.layer(x)), layer=nn.utils.spectral_norm(linear()))
+
+
+def spectral_norm():
+    return Body(lambda s, x: torch.tanh(s.layer(x)), layer=nn.utils.parametrizations.spectral_norm(linear()))
+
+
+def counted(in_place=True):
+    def forward(self, x):
+        if in_place:
+            self.calls += 1
+        else:
+            self.calls = self.calls + 1
+        return torch.tanh(self.layer(x)) * (1 + self.calls)
+
+    body = Body(forward, layer=linear())
+    body.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+    return body
+
+
+def counted_by_another_buffer():
+    return counted(in_place=False)
+
+
+def running_mean_of_its_own():
+    def forward(self, x):
+        y = self.layer(x)
+        with torch.no_grad():
+            self.mean.lerp_(y.mean((0, 1)), 0.1)
+        return torch.tanh(y) * (1 + self.mean)
+
+    body = Body(forward, layer=linear())
+    body.register_buffer("mean", torch.zeros(WIDTH))
+    return body
+
+
+def checkpointed():
+    return Body(lambda s, x: checkpoint(lambda y: torch.tanh(s.layer(y)), x, use_reentrant=False), layer=linear())
+
+
+def checkpointed_spectral_norm():
+    layer = nn.utils.spectral_norm(linear())
+    return Body(lambda s, x: checkpoint(lambda y: torch.tanh(s.layer(y)), x, use_reentrant=False), layer=layer)
+
+
+def without_gradient():
+    def forward(self, x):
+        with torch.no_grad():
+            gate = torch.sigmoid(self.layer(x))
+        return gate * self.layer(x)
+
+    return Body(forward, layer=linear())
+
+
+BODIES = [
+    tied_by_a_function,
+    tied_by_two_layers,
+    tied_convolution,
+    scaled_by_the_scale_of_a_norm,
+    layer_used_by_a_function_alone,
+    layer_called_without_gradient,
+    transformer_with_time_first,
+    linear_with_time_first,
+    windows_in_the_batch,
+    tokens_in_the_batch,
+    positions_that_broadcast,
+    parameter_of_its_own,
+    subclass_with_another_forward,
+    norm_subclass_with_another_forward,
+    layer_with_a_hook,
+    layer_with_a_patched_forward,
+    weight_norm,
+    convolution_without_a_batch,
+    instance_norm,
+    old_spectral_norm,
+    spectral_norm,
+    counted,
+    counted_by_another_buffer,
+    running_mean_of_its_own,
+    checkpointed,
+    checkpointed_spectral_norm,
+    without_gradient,
+]
+"""No body here couples samples, so that a sample's gradient is what its row of the output's cotangent gives."""
+
+IMAGES = (tied_convolution, convolution_without_a_batch, instance_norm)
+
+
+def network(make):
+    """Two blocks of a body and one of a linear layer, with a batch: ``(blocks, inputs, labels)``."""
+    torch.manual_seed(0)
+    shape = (2, 4, 4) if make in IMAGES else (TOKENS, WIDTH)
+    size = torch.Size(shape).numel()
+
+    def aux():
+        return nn.Sequential(nn.Flatten(), nn.Linear(size, CLASSES))
+
+    blocks = [Block(make(), aux()), Block(make(), aux()), Block(nn.Flatten(), nn.Linear(size, CLASSES))]
+    inputs = torch.randn(SAMPLES, *shape, dtype=torch.float64)
+    return [block.double() for block in blocks], inputs, torch.arange(SAMPLES) % CLASSES
+
+
+class Wave(RandomGuess):
+    """A direction that is the same each time it is drawn."""
+
+    def sample(self, like):
+        return torch.cos(torch.arange(like.numel(), dtype=like.dtype) ** 2).view(like.shape)
+
+
+GUESSES = {"local": (LocalGuess, "global", GlobalTarget), "random": (Wave, "intermediate", IntermediateTarget)}
+WAYS = {
+    "activity": ActivityPerturbation,
+    "activity_span": ActivitySpanPerturbation,
+    "tensor": lambda: WeightPerturbation("tensor"),
+    "network": lambda: WeightPerturbation("network"),
+    "filter": lambda: WeightPerturbation("filter"),
+    "weight_per_sample": WeightPerSamplePerturbation,
+}
+
+
+PAIRS = [(guess, way) for guess in GUESSES for way in WAYS if (guess, way) != ("random", "activity_span")]
+
+
+def estimate_by_definition(blocks, inputs, labels, target, guess, way):
+    """The estimates of all blocks but the last, by loops and plain autograd."""
+    definition = Definition(blocks, inputs, labels)
+    js = range(len(blocks) - 1)
+
+    def combined(t, g):
+        return project(t, g) if guess == "local" else (t * g).sum() * g
+
+    if guess == "local" and way != "weight_per_sample":
+        perturb = way if way.startswith("activity") else "weight"
+        return definition.estimates(target, perturb, way)
+    t = [definition.activity(target, j) for j in js]
+    if way == "weight_per_sample":
+        estimates = []
+        for j in js:
+            rows = [definition.vjp(j, only(t[j], i)) for i in range(SAMPLES)]
+            if guess == "local":
+                guesses = [definition.vjp(j, only(definition.activity("local", j), i)) for i in range(SAMPLES)]
+            else:
+                drawn = [Wave().sample(p.expand(SAMPLES, *p.shape)) for p in definition.parameters[j]]
+                guesses = [[direction[i] for direction in drawn] for i in range(SAMPLES)]
+            pairs = [[combined(a, b) for a, b in zip(ts, gs)] for ts, gs in zip(rows, guesses)]
+            estimates.append([sum(parts) for parts in zip(*pairs)])
+        return estimates
+    if way == "activity":
+        waves = [Wave().sample(h) for h in definition.outputs[:-1]]
+        return [definition.vjp(j, torch.stack([combined(*x) for x in zip(t[j], waves[j])])) for j in js]
+    weights = [definition.weight(target, j) for j in js]
+    waves = [[Wave().sample(p) for p in definition.parameters[j]] for j in js]
+    if way == "network":
+        product = sum((a * b).sum() for ts, gs in zip(weights, waves) for a, b in zip(ts, gs))
+        return [[product * wave for wave in tensors] for tensors in waves]
+    if way == "filter":
+        return [
+            [torch.stack([combined(*x) for x in zip(a, b)]) if a.dim() else combined(a, b) for a, b in zip(*pair)]
+            for pair in zip(weights, waves)
+        ]
+    return [[combined(a, b) for a, b in zip(*pair)] for pair in zip(weights, waves)]
+
+
+def only(cotangent, i):
+    alone = torch.zeros_like(cotangent)
+    alone[i] = cotangent[i]
+    return alone
+
+
+def buffers_after_a_pass(blocks, inputs, labels):
+    blocks = deepcopy(blocks)
+    for block in blocks:
+        inputs = block.body(inputs)
+    return [buffer for block in blocks for buffer in block.body.buffers()]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*nested tensors.*:UserWarning")
+@pytest.mark.parametrize(("guess", "way"), PAIRS)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("make", BODIES)
+def test_estimates_and_buffers_are_those_of_the_definition(make, engine, guess, way):
+    # A checkpoint runs a body again in every backward pass, where power iterations would go on.
+    plain = {checkpointed_spectral_norm: old_spectral_norm}.get(make, make)
+    kind, target, aims = GUESSES[guess]
+    expected = estimate_by_definition(*network(plain), target, guess, way)
+    blocks, inputs, labels = network(make)
+    moved = buffers_after_a_pass(blocks, inputs, labels)
+    if make is weight_norm and engine is ForwardModeEstimator and not way.startswith("activity"):
+        with pytest.raises(
+            ValueError, match=r"layer\.parametrizations\.weight\.0 of block 0, a _WeightNorm .*engine=rev"
+        ):
+            engine(aims(), kind(), WAYS[way]()).estimate(blocks, inputs, labels)
+        return
+    engine(aims(), kind(), WAYS[way]()).estimate(blocks, inputs, labels)
+    assert_all_close(body_gradients(blocks), expected, 1e-8)
+    for buffer, after in zip((b for block in blocks for b in block.body.buffers()), moved):
+        assert_close(buffer.double(), after.double())
+
+
+# Refused in one line.
+
+
+class WithoutTangents(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return 2 * cotangent
+
+
+class WithoutGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        raise RuntimeError("there is none")
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return checkpoint(self.layer, x, use_reentrant=True)
+
+
+def refusal(layer, engine, way, guess="local"):
+    """What is said of a network that has the layer in the middle, in one line."""
+    torch.manual_seed(0)
+    bodies = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), layer)), nn.Linear(4, 4)
+    blocks = [Block(body, nn.Linear(4, 3)) for body in bodies]
+    estimator = engine(GlobalTarget(), GUESSES[guess][0](), WAYS[way]())
+    with pytest.raises(ValueError, match="engine=") as caught:
+        estimator.estimate(blocks, torch.randn(5, 4), torch.arange(5) % 3)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(("guess", "way"), PAIRS)
+def test_a_layer_that_cannot_be_differentiated_is_named(guess, way):
+    said = refusal(Calls(WithoutGradients.apply), GradientEstimator, way, guess)
+    assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Calls (there is none): accepted are")
+    said = refusal(Checkpointed(), GradientEstimator, way, guess)
+    assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Checkpointed (torch.utils.checkpoi")
+    assert "use_reentrant=False" in said
+    for layer in (Calls(WithoutTangents.apply), Checkpointed()):
+        said = refusal(layer, ForwardModeEstimator, way, guess)
+        assert said.startswith("engine=forward cannot differentiate 1.1 of block 1, a ")
+        assert "engine=reverse" in said
+
+
+def test_a_parameter_that_cannot_be_replaced_is_named():
+    body = Body(lambda s, x: torch.tanh(x @ s.kept[0]), layer=linear())
+    body.kept = [body.layer.weight]
+    blocks = [Block(body, nn.Linear(WIDTH, CLASSES)), Block(linear(), nn.Linear(WIDTH, CLASSES))]
+    inputs, labels = torch.randn(SAMPLES, WIDTH), torch.arange(SAMPLES) % CLASSES
+    estimator = ForwardModeEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+    with pytest.raises(ValueError, match=r"engine=forward cannot move layer\.weight .*: accepted is engine=reverse"):
+        estimator.estimate(blocks, inputs, labels)
+
+
+def test_an_error_of_the_body_s_own_is_left_as_it_is():
+    blocks = [Block(Calls(lambda x: x @ torch.ones(3, 3)), nn.Linear(3, 2)), Block(nn.Linear(3, 3), nn.Linear(3, 2))]
+    for engine in ENGINES:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            engine(GlobalTarget(), LocalGuess(), WeightPerturbation()).estimate(
+                blocks, torch.randn(2, 4), torch.ones(2)
+            )
