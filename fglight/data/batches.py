@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fglight.data.augment import crop_and_flip, draw_crops, normalise
 from fglight.data.shares import batch_shares
+from fglight.layout import laid_out
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -87,4 +88,4 @@ class Batches:
             images = self.images[chosen]
             if crops is not None:
                 images = crop_and_flip(images, crops.part(start, stop))
-            yield normalise(images, self.mean, self.std), self.labels[chosen]
+            yield normalise(laid_out(images), self.mean, self.std), self.labels[chosen]

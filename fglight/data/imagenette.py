@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 from torchvision import datasets
 from torchvision.transforms import v2
 
@@ -19,6 +19,7 @@ from fglight.data.shares import batch_shares
 from fglight.data.sources import download
 from fglight.data.splits import holdout_split
 from fglight.errors import DataError
+from fglight.layout import laid_out
 
 _FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
 
@@ -180,6 +181,7 @@ class ImagenetteDataModule(DataModule):
         return DataLoader(
             images,
             batch_sampler=batches,
+            collate_fn=_collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),
@@ -206,6 +208,12 @@ class ImagenetteDataModule(DataModule):
             f"https://github.com/fastai/imagenette, unpack it and set data.root=<the folder with {self.folder.name}>, "
             "or download it with data.download=true."
         )
+
+
+def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """A batch; images read from files have their channels last in memory."""
+    images, labels = default_collate(samples)
+    return laid_out(images), labels
 
 
 def _load_image(path: str) -> Image.Image:
