@@ -8,7 +8,7 @@ from torch import nn
 
 from fglight.config import check_config
 from fglight.errors import ConfigError
-from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, WeightPerturbation
+from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
 from fglight.models import Block
 
 WAYS = [
@@ -126,6 +126,76 @@ def test_operations_between_processes_in_place_are_refused():
 def test_what_does_not_replay_on_several_devices_is_refused(settings):
     with pytest.raises(ConfigError, match="compile=true"):
         check_config(compose({"compile": True, **settings}, perturb="activity_span"))
+
+
+CHANGES = {
+    "a frozen parameter": lambda blocks: blocks[0].body[0].weight.requires_grad_(False),
+    "a replaced parameter": lambda blocks: setattr(blocks[0].body[0], "weight", nn.Parameter(torch.eye(4))),
+    "all parameters": lambda blocks: [
+        block.load_state_dict({key: 0.5 * value for key, value in block.state_dict().items()}, assign=True)
+        for block in blocks
+    ],
+    "other values": lambda blocks: [p.data.mul_(0.5) for block in blocks for p in block.parameters()],
+    "a replaced module": lambda blocks: blocks[0].body.__setitem__(2, nn.Sigmoid()),
+    "one more module": lambda blocks: blocks[0].body.append(nn.Sigmoid()),
+    "a setting of a module": lambda blocks: setattr(blocks[0].body[1], "eps", 0.1),
+    "a hook": lambda blocks: blocks[0].body[1].register_forward_hook(lambda module, inputs, output: 2 * output),
+    "another auxiliary network": lambda blocks: setattr(blocks[0], "aux", nn.Linear(4, 3)),
+    "a body frozen and freed again": lambda blocks: blocks[0].body.requires_grad_(False).requires_grad_(True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_record_does_not_outlive_its_network(change):
+    """Steps after the change are those of an estimator that has not seen the network before."""
+    results = []
+    batch = torch.linspace(-1, 1, 20, dtype=torch.float64).view(5, 4), torch.arange(5) % 3
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Tanh())
+        blocks = [Block(body, nn.Linear(4, 3)).double(), Block(nn.Linear(4, 4), nn.Linear(4, 3)).double()]
+        estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+        if is_compiled:
+            estimator.compile(operations)
+        for _ in range(3):
+            estimator.estimate(blocks, *batch)
+        CHANGES[change](blocks)
+        for block in blocks:
+            block.double()
+        for _ in range(3):
+            step = estimator.estimate(blocks, *batch)
+            results.append((gradients(blocks), step.loss))
+    for (expected, loss), (found, compiled_loss) in zip(results[:3], results[3:]):
+        assert_same_gradients(found, expected)
+        assert_close(compiled_loss, loss)
+
+
+def test_a_network_that_changes_in_every_step_is_never_compiled():
+    class Counter(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x * self.calls
+
+    compiled = []
+    blocks, batch = tapped()
+    blocks[0].body.append(Counter())
+    estimator = estimator_of()
+    estimator.compile(lambda graph, inputs: compiled.append(graph) or graph)
+    losses = [estimator.estimate(blocks, *batch).loss for _ in range(4)]
+    assert not compiled
+    assert len(set(losses)) == 4
+
+
+def test_numbers_read_from_tensors_are_refused():
+    blocks, batch = tapped()
+    blocks[0].body.append(nn.BatchNorm2d(4, momentum=None).double())
+    estimator = estimator_of()
+    estimator.compile(operations)
+    estimator.estimate(blocks, *batch)
+    with pytest.raises(ValueError, match=r"compile=true .*momentum=None .*accepted is compile=false"):
+        estimator.estimate(blocks, *batch)
 
 
 def test_inductor():

@@ -20,6 +20,15 @@ from torch.nn import functional as F
 from torchvision.models import ConvNeXt, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 
+from fglight.estimators import (
+    ActivityPerturbation,
+    ForwardModeEstimator,
+    GradientEstimator,
+    LocalGuess,
+    LocalTarget,
+    WeightPerSamplePerturbation,
+    WeightPerturbation,
+)
 from fglight.models import PooledAuxiliary, split
 
 BATCH, CLASSES = 5, 4
@@ -208,6 +217,23 @@ def test_where_a_sequence_is_cut(blocks, lengths):
 def test_every_block_needs_a_layer(blocks):
     with pytest.raises(ValueError, match="every block needs at least one layer"):
         cut(layers(), blocks)
+
+
+@pytest.mark.parametrize("engine", [GradientEstimator, ForwardModeEstimator])
+@pytest.mark.parametrize("perturbation", [ActivityPerturbation, WeightPerturbation, WeightPerSamplePerturbation])
+def test_token_indices_are_inputs_like_any_others(perturbation, engine):
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean(1)
+
+    torch.manual_seed(0)
+    tokens, labels = torch.randint(10, (4, 5)), torch.arange(4) % 3
+    layers = nn.Embedding(10, 6), nn.Linear(6, 6), nn.Tanh(), nn.Sequential(Mean(), nn.Linear(6, 3))
+    network = split(layers, 2, example=tokens).double()
+    expected = Definition(network, tokens, labels)
+    engine(LocalTarget(), LocalGuess(), perturbation()).estimate(network, tokens, labels)
+    for gradient, right in zip(body_gradients(network)[0], expected.weight("local", 0)):
+        assert_close(gradient, right, 1e-8)  # a target projected on itself
 
 
 def test_what_cannot_be_split():

@@ -68,8 +68,8 @@ class CompiledEstimate:
             step, replay = self._record(blocks, images, labels, cosine=cosine)
             self.compiled[kind] = _Network(blocks), replay
         else:
-            step = self.estimate(blocks, images, labels, cosine=cosine)
             self.last = kind, _Network(blocks)
+            step = self.estimate(blocks, images, labels, cosine=cosine)
         return step
 
     def _record(
@@ -78,7 +78,8 @@ class CompiledEstimate:
         """Take a step, and compile what it did.
 
         Raises:
-            ValueError: for in-place operations between processes, which do not replay as they were.
+            ValueError: for what does not replay as it was: numbers read from tensors, and in-place operations between
+                processes.
         """
         inputs = list(dict.fromkeys(t for block in blocks for t in (*block.parameters(), *block.buffers())))
         steps, parameters, structure = [], [], []
@@ -90,7 +91,16 @@ class CompiledEstimate:
             structure.append(shape)
             return [p.grad for p in parameters] + results
 
-        graph = make_fx(run)(images, labels, *inputs)
+        try:
+            graph = make_fx(run)(images, labels, *inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = " ".join(str(error).split()).partition(". ")[0]
+            raise ValueError(
+                "compile=true cannot record a step that reads numbers from tensors, as batch norm with momentum=None "
+                f"does: accepted is compile=false ({reason})"
+            ) from error
         if any(getattr(node.target, "namespace", "") == "c10d" for node in graph.graph.nodes):
             raise ValueError(
                 "compile=true cannot go with layers that exchange tensors between processes in place, as synchronised "

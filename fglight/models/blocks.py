@@ -75,12 +75,13 @@ def split(
         layers: from the images to the classes, each a module of one tensor; the last is the classifier head.
         blocks: how many blocks, of about equal numbers of layers (the head does not count); or the positions of the
             layers with which blocks 1, 2, ... begin.
-        example: a batch of images, ``(batch, channels, height, width)`` or whatever the first layer takes.
+        example: a batch of images, ``(batch, channels, height, width)`` or whatever the first layer takes, token
+            indices for instance.
         auxiliary: makes the auxiliary network of a block j < J-1 from an example of its output h_j, ``(batch, ...)``,
             and the number of classes.
 
     Returns:
-        The blocks; auxiliary networks have the dtype and device of the example.
+        The blocks; auxiliary networks have the dtype and device of what they take in.
 
     Raises:
         ValueError: for cuts that leave a block empty, a head that does not give ``(batch, classes)``, a layer that
@@ -104,7 +105,7 @@ def split(
         logits = deepcopy(head).eval()(outputs[-1])
     if logits.dim() != 2 or len(logits) != len(example):
         raise ValueError(f"the last layer is no classifier: it gives {tuple(logits.shape)}, and not (batch, classes)")
-    auxiliaries = [auxiliary(output, logits.shape[1]).to(example) for output in outputs[1:-1]]
+    auxiliaries = [auxiliary(output, logits.shape[1]).to(output) for output in outputs[1:-1]]
     network = BlockNetwork(Block(body, aux) for body, aux in zip(bodies, [*auxiliaries, head]))
     if sum(len(list(block.parameters())) for block in network.blocks) > len(list(network.parameters())):
         raise ValueError("two blocks share parameters: cut so that all uses of a layer are in one block")
