@@ -22,7 +22,7 @@ from fglight.estimators import (
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
-from fglight.models import Block
+from fglight.models import Block, BlockNetwork
 
 SAMPLES, TOKENS, WIDTH, CLASSES = 5, 3, 8, 4
 ENGINES = (GradientEstimator, ForwardModeEstimator)
@@ -92,6 +92,10 @@ def transformer_with_time_first():
 
 def linear_with_time_first():
     return Body(lambda s, x: torch.tanh(s.layer(x.transpose(0, 1))).transpose(0, 1), layer=linear())
+
+
+def recurrent_with_time_first():
+    return Body(lambda s, x: s.layer(x.transpose(0, 1))[0].transpose(0, 1), layer=nn.GRU(WIDTH, WIDTH))
 
 
 def windows_in_the_batch():
@@ -228,6 +232,7 @@ BODIES = [
     layer_called_without_gradient,
     transformer_with_time_first,
     linear_with_time_first,
+    recurrent_with_time_first,
     windows_in_the_batch,
     tokens_in_the_batch,
     positions_that_broadcast,
@@ -431,6 +436,14 @@ def test_a_layer_that_cannot_be_differentiated_is_named(guess, way):
         assert "engine=reverse" in said
 
 
+@pytest.mark.parametrize(("guess", "way"), PAIRS)
+def test_random_numbers_in_a_body_are_refused_in_forward_mode(guess, way):
+    said = refusal(Calls(lambda x: F.dropout(x, 0.5)), ForwardModeEstimator, way, guess)
+    assert said.startswith("engine=forward cannot differentiate ")
+    assert "block 1" in said
+    assert "random" in said
+
+
 def test_a_parameter_that_cannot_be_replaced_is_named():
     body = Body(lambda s, x: torch.tanh(x @ s.kept[0]), layer=linear())
     body.kept = [body.layer.weight]
@@ -439,6 +452,25 @@ def test_a_parameter_that_cannot_be_replaced_is_named():
     estimator = ForwardModeEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
     with pytest.raises(ValueError, match=r"engine=forward cannot move layer\.weight .*: accepted is engine=reverse"):
         estimator.estimate(blocks, inputs, labels)
+
+
+def test_blocks_that_share_parameters_are_refused():
+    first, second, third = (Block(linear(), linear()) for _ in range(3))
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+    batch = torch.randn(SAMPLES, WIDTH), torch.arange(SAMPLES)
+    second.body.weight = first.body.weight
+    with pytest.raises(ValueError, match="weight of block 1 is also a parameter of block 0: accepted are bodies"):
+        estimator.estimate([first, second, third], *batch)
+    second.body.weight = second.aux.weight
+    with pytest.raises(ValueError, match="weight of block 1 is also a parameter of block 1: accepted are bodies"):
+        estimator.estimate([first, second, third], *batch)
+    second.body.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
+    third.body.weight = third.aux.weight  # the last block takes its exact gradient
+    estimator.estimate([first, second, third], *batch)
+    exact = torch.autograd.grad(
+        F.cross_entropy(BlockNetwork([first, second, third])(batch[0]), batch[1]), third.aux.weight
+    )
+    assert_close(third.aux.weight.grad, exact[0], 1e-5)
 
 
 def test_an_error_of_the_body_s_own_is_left_as_it_is():

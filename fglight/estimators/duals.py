@@ -35,7 +35,7 @@ def pushforward(
     Returns:
         The output and its tangent, each ``(batch, ...)`` and without graph.
     """
-    with _dual_numbers(), forward_ad.dual_level():
+    with _dual_numbers(x.device), forward_ad.dual_level():
         values = _detached(body)
         values |= {name: forward_ad.make_dual(values[name], g) for name, g in (parameters or {}).items()}
         dual = x if tangent is None else forward_ad.make_dual(x, tangent)
@@ -55,7 +55,7 @@ def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tens
         lambda module, inputs, output: forward_ad.make_dual(output, tangent), prepend=True
     )
     try:
-        with _dual_numbers(), forward_ad.dual_level():
+        with _dual_numbers(x.device), forward_ad.dual_level():
             return _unpack(body, functional_call(body, _detached(body), (x,)))[1]
     finally:
         hook.remove()
@@ -100,7 +100,7 @@ def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[
     def function(moving: Tensor | Mapping[str, Tensor]) -> Tensor:
         return functional_call(body, values if of_input else {**values, **moving}, (moving if of_input else x,))
 
-    with _dual_numbers(), _without_statistics(body):
+    with _dual_numbers(x.device), _without_statistics(body):
         output, moved = vmap(lambda tangent: jvp(function, (start,), (tangent,)), out_dims=(None, 0))(tangents)
     _check_swapped(body, output)
     return output.detach(), moved.detach()
@@ -154,12 +154,23 @@ class _NoGrad(TorchFunctionMode):
 
 
 @contextmanager
-def _dual_numbers() -> Iterator[None]:
-    """Run blocks for their tangents, on parameters that are detached."""
+def _dual_numbers(device: torch.device) -> Iterator[None]:
+    """Run blocks for their tangents, on parameters that are detached.
+
+    Raises:
+        RuntimeError: random numbers were drawn, which would be others in another run.
+    """
+    state = _generator_state(device)
     # Gradients are on, or nothing would tell torch.no_grad() in a block from its surroundings. Of the attention kernels
     # only this one has a forward-mode derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad._set_fwd_grad_enabled(True), _NoGrad():
         yield
+    if not torch.equal(_generator_state(device), state):
+        raise RuntimeError("it draws random numbers, which would be others in each run")
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
 
 
 @contextmanager

@@ -115,7 +115,8 @@ class GradientEstimator:
             Losses and logits of this process's batch and, where asked for, cosine similarities of the whole one.
 
         Raises:
-            ValueError: for a layer that the engine cannot differentiate, or cannot run several times.
+            ValueError: for a layer that the engine cannot differentiate, or cannot run several times, and for blocks
+                that share parameters.
         """
         try:
             return self._estimate(model, images, labels, cosine=cosine)
@@ -194,6 +195,7 @@ class GradientEstimator:
     ) -> tuple[Sequence[Block], Batch, Buffers]:
         """Clear all gradients, and get ready what the step needs."""
         blocks = _blocks(model)
+        _check_apart(blocks)
         for block in blocks:
             block.zero_grad(set_to_none=True)
         self.guess.prepare(blocks)
@@ -242,3 +244,22 @@ class GradientEstimator:
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
     return getattr(model, "blocks", model)
+
+
+def _check_apart(blocks: Sequence[Block]) -> None:
+    """Refuse parameters that have more than one estimate.
+
+    Raises:
+        ValueError: naming the blocks.
+    """
+    owners: dict[nn.Parameter, int] = {}
+    for index, block in enumerate(blocks):
+        for part in [block] if block is blocks[-1] else [block.body, block.aux]:
+            for parameter in trainable(part):
+                if parameter in owners:
+                    name = next(name for name, p in part.named_parameters() if p is parameter)
+                    raise ValueError(
+                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: accepted are "
+                        "bodies and auxiliary networks with parameters of their own"
+                    )
+                owners[parameter] = index
