@@ -60,7 +60,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
             ) from error
         group, _, value = text.lstrip("+~").partition("=")
         if re.split(r"[./]", name)[0] not in _root():
-            listed = (f"{group}.{name}" for group in GROUPS for name in _listed(group))
+            listed = (f"{group}.{key}" for group in GROUPS for key in _default(group))
             raise _unknown(name, text.lstrip("+"), [*_root(), *listed])
         if group in GROUPS and (text.startswith("~") or "null" in value.lower().split(",")):
             raise _no_choice(group, text)
@@ -109,17 +109,19 @@ def _unread(node: str, settings: Mapping[str, Any], read: frozenset[str] | None)
     for name, value in settings.items():
         if read is not None and name not in read:
             yield f"{node}.{name}", value
-        elif isinstance(value, dict) and "_target_" in value:
+        elif isinstance(value, dict) and value.keys() > {"_target_"}:
             yield from _unread(f"{node}.{name}", value, _arguments(f"{node}.{name}", value["_target_"]))
 
 
 def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     """The settings of a group that something reads; None where its class takes any."""
-    listed = _listed(group)
+    default = _default(group)
+    listed = frozenset(default)
     if group == "trainer":
         listed |= LIGHTNING.keys()
         return listed if listed.issuperset(settings) else listed | _trainer_options()
-    if "_target_" not in listed:
+    # To look at a class of fglight.data takes seconds, for it imports Lightning.
+    if "_target_" not in default or (settings.get("_target_") == default["_target_"] and listed.issuperset(settings)):
         return listed
     arguments = _arguments(group, settings.get("_target_"))
     return None if arguments is None else arguments - _GIVEN.get(group, set()) | (listed & {"name", "trained"})
@@ -146,11 +148,11 @@ def _arguments(node: str, target: Any) -> frozenset[str] | None:
 
 
 @cache
-def _listed(group: str) -> frozenset[str]:
-    """The settings of a group's default choice."""
+def _default(group: str) -> dict[str, Any]:
+    """The file of a group's default choice."""
     defaults = OmegaConf.load(CONFIG_DIR / "config.yaml").defaults
     (choice,) = (entry[group] for entry in defaults if OmegaConf.is_dict(entry) and group in entry)
-    return frozenset(OmegaConf.load(CONFIG_DIR / group / f"{choice}.yaml"))
+    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / f"{choice}.yaml"))
 
 
 @cache
