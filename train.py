@@ -5,14 +5,15 @@ import warnings
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fglight.config import check_choices, devices
+from fglight.config import devices
 from fglight.errors import ConfigError, FglightError, RunBusyError
-from fglight.rundir import SWEEP_SETTINGS
+from fglight.settings import check_overrides
 from fglight.training import train
 
 # conf/hydra/launcher/ray.yaml completes the plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
@@ -23,9 +24,6 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 def main(cfg: DictConfig) -> float | None:
     """Run one job and return its test accuracy; None where another process is running it."""
     try:
-        for setting in SWEEP_SETTINGS:
-            if cfg[setting]:
-                raise ConfigError(f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=...")
         if HydraConfig.get().mode == RunMode.MULTIRUN and devices(cfg) > 1:
             raise ConfigError(
                 f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
@@ -42,7 +40,7 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     try:
-        check_choices(sys.argv[1:])
+        check_overrides(get_args_parser().parse_args().overrides)
     except FglightError as error:
         sys.exit(str(error))
     main()

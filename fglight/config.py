@@ -1,9 +1,7 @@
 """From configuration to objects: composing, checking and building."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -15,15 +13,8 @@ from fglight.cells import Cell, recipe
 from fglight.errors import ConfigError
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
-
-PACKAGE = Path(__file__).parent
-CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
-"""The folder with ``config.yaml``: inside an installed package, beside it in a checkout."""
-
-GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"))
-"""What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+from fglight.rundir import SWEEP_SETTINGS
+from fglight.settings import CONFIG_DIR, GROUPS, check_overrides, check_settings
 
 # ${recipe:lr} is the paper's learning rate for the chosen cell, ${cell:} the cell's name.
 OmegaConf.register_new_resolver(
@@ -44,10 +35,12 @@ def load_config(overrides: list[str] | None = None) -> DictConfig:
         ConfigError: if a setting, or a combination of settings, means nothing.
         hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
     """
-    check_choices(overrides or [])
+    check_overrides(overrides or [])
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("config", overrides or [])
+    for group in GROUPS:
+        OmegaConf.set_struct(cfg[group], True)
     check_config(cfg)
     return cfg
 
@@ -89,38 +82,16 @@ def devices(cfg: DictConfig) -> int:
     return cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else len(cfg.trainer.devices)
 
 
-def check_choices(overrides: Iterable[str]) -> None:
-    """Check that no group is left without a choice, of which Hydra says nothing that could be understood.
-
-    Args:
-        overrides: a command line, Hydra's own flags included.
-
-    Raises:
-        ConfigError: naming the group and what can be chosen.
-    """
-    for override in overrides:
-        group, _, value = override.lstrip("+~").partition("=")
-        if group in GROUPS and (override.startswith("~") or "null" in value.lower().split(",")):
-            raise _no_choice(group, override)
-
-
 def check_config(cfg: DictConfig) -> None:
     """Check everything that can be checked without data.
 
     Raises:
         ConfigError: naming the first setting that is out of range, its value and what is accepted.
     """
-    for group in GROUPS:
-        if not OmegaConf.is_dict(cfg.get(group)):
-            raise _no_choice(group, f"{group}={'null' if cfg.get(group) is None else cfg.get(group)}")
-    for setting, accepts, accepted in _RULES:
-        value = OmegaConf.select(cfg, setting)
-        try:
-            fits = accepts(value)
-        except TypeError:
-            fits = False
-        if not fits:
-            raise ConfigError(f"{setting}={value} is not possible: accepted is {accepted}")
+    check_settings(cfg)
+    for setting in SWEEP_SETTINGS:
+        if cfg.get(setting) is not None and cfg[setting] is not False:
+            raise ConfigError(f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=...")
     smallest = 32 if cfg.model.stem == "imagenet" else 8  # the factor by which the network shrinks images
     if cfg.data.image_size < smallest:
         raise ConfigError(
@@ -147,57 +118,6 @@ def check_config(cfg: DictConfig) -> None:
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
     build_estimator(cfg)
-
-
-def _no_choice(group: str, override: str) -> ConfigError:
-    choices = sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml"))
-    return ConfigError(f"{override} is not possible, a run needs one: accepted is {group}={' or '.join(choices)}")
-
-
-def _whole(minimum: int) -> Callable[[object], bool]:
-    return lambda value: type(value) is int and value >= minimum
-
-
-def _number(accepts: Callable[[float], bool]) -> Callable[[object], bool]:
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and accepts(value)
-
-
-def _flag(value: object) -> bool:
-    return type(value) is bool
-
-
-_RULES: list[tuple[str, Callable[[object], bool], str]] = [
-    ("seed", lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 2**32 - 1"),
-    ("probe", _flag, "true or false"),
-    ("cosine", _flag, "true or false"),
-    ("compile", _flag, "true or false"),
-    ("channels_last", _flag, "true or false"),
-    ("model.width", _number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
-    ("model.stem", lambda value: value in ("cifar", "imagenet"), "cifar or imagenet"),
-    ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the paper's) or a whole number from 1 on"),
-    ("aux.trained", _flag, "true or false"),
-    ("data.num_classes", _whole(2), "a whole number from 2 on"),
-    ("data.in_channels", _whole(1), "a whole number from 1 on"),
-    ("data.image_size", _whole(1), "a whole number from 1 on"),
-    ("data.batch_size", _whole(2), "a whole number from 2 on (batch norm needs two)"),
-    ("optim.lr", _number(lambda value: value > 0), "a positive number"),
-    ("optim.lr_step", _whole(1), "a whole number of epochs from 1 on"),
-    ("optim.lr_gamma", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
-    ("optim.momentum", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
-    ("optim.weight_decay", _number(lambda value: value >= 0), "a number from 0 on"),
-    ("optim.fused", lambda value: value is None or _flag(value), "true, false or null"),
-    ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
-    (
-        "trainer.devices",
-        lambda value: _whole(1)(value) or (OmegaConf.is_list(value) and len(value) > 0 and all(map(_whole(0), value))),
-        "a number of devices, or their indices as in [0,1]",
-    ),
-    ("trainer.strategy", lambda value: value in ("auto", "ddp"), "auto or ddp"),
-    ("trainer.sync_batchnorm", _flag, "true or false"),
-    ("trainer.log_every_n_steps", _whole(1), "a whole number from 1 on"),
-    ("trainer.precision", lambda value: value in PRECISIONS, ", ".join(PRECISIONS)),
-    ("logger.mode", lambda value: value in ("offline", "online", "disabled"), "offline, online or disabled"),
-]
 
 
 def _component(node: DictConfig) -> Callable:

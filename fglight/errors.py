@@ -1,5 +1,7 @@
 """Errors that a user can act on: each is one sentence that names the setting, its value and what is accepted."""
 
+from hydra.errors import HydraException
+
 
 class FglightError(Exception):
     """Base of every error that fglight raises for the user rather than for the programmer."""
@@ -7,6 +9,10 @@ class FglightError(Exception):
 
 class ConfigError(FglightError, ValueError):
     """A setting, or a combination of settings, that means nothing."""
+
+
+class UnknownSettingError(ConfigError, HydraException):
+    """A setting that does not exist."""
 
 
 class DataError(FglightError, RuntimeError):

@@ -18,22 +18,41 @@ PAPER_SETTINGS = {
     "aux.depth": (None, 3),
     "aux.trained": (True,),
     "aux.full_conv": (None, False),
+    "aux.pool": (None, 2),
     "perturb.granularity": ("tensor", "sample"),
     "guess.directions": (None, 1),
     "guess.combine": (None, "mean"),
     "engine.name": ("reverse",),
     "data.holdout": (0,),
     "trainer.precision": ("32-true",),
+    "trainer.max_steps": (None, -1),
+    "trainer.max_time": (None,),
+    "trainer.limit_train_batches": (None,),
+    "trainer.limit_val_batches": (None,),
+    "trainer.fast_dev_run": (None, False),
 }
 """Settings beside cell and recipe that change what a run measures, with the values that mean "as in the paper"."""
 
 
-def build_result(cfg: DictConfig, *, epochs_done: int, metrics: dict[str, float], seconds: float, device: str) -> dict:
+def other_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of a configuration that are not as in the paper, beside cell and recipe."""
+    chosen = {setting: OmegaConf.select(cfg, setting) for setting in PAPER_SETTINGS}
+    return {
+        setting: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for setting, value in chosen.items()
+        if value not in PAPER_SETTINGS[setting]
+    }
+
+
+def build_result(
+    cfg: DictConfig, *, epochs_done: int, steps: int, metrics: dict[str, float], seconds: float, device: str
+) -> dict[str, Any]:
     """What ``result.json`` holds of a finished run.
 
     Args:
         cfg: the run's configuration.
-        epochs_done: how many epochs were trained.
+        epochs_done: how many epochs were trained, the last of them perhaps in part.
+        steps: how many steps were taken.
         metrics: the last epoch's, by the names they are logged under.
         seconds: wall-clock time of training and testing.
         device: what it ran on, in words.
@@ -50,12 +69,9 @@ def build_result(cfg: DictConfig, *, epochs_done: int, metrics: dict[str, float]
             "momentum": cfg.optim.momentum,
             "weight_decay": cfg.optim.weight_decay,
         },
-        "options": {
-            setting: value
-            for setting, paper in PAPER_SETTINGS.items()
-            if (value := OmegaConf.select(cfg, setting)) not in paper
-        },
+        "options": other_settings(cfg),
         "epoch": epochs_done - 1,
+        "steps": steps,
         **{
             f"{split}_{name}": metrics[f"{split}/{name}"]
             for split in ("test", "train")
@@ -84,6 +100,9 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
         f"{recipe['lr']:g}, times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}, "
         f"{counted(recipe['epochs'], 'epoch')}",
     )
+    if "steps" in result:  # earlier versions did not count them
+        reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
+        table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
     for setting, value in result["options"].items():
         table.add_row(setting, str(value))
     table.add_row("run directory", os.path.relpath(run_dir))

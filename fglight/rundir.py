@@ -22,6 +22,8 @@ WITHOUT_EFFECT = (
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.profiler",
     "data.root",
     "data.download",
     "data.num_workers",

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedCo
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fglight.cells import Cell
@@ -26,7 +26,8 @@ from fglight.checkpoint import LastCheckpoint
 from fglight.config import build_estimator, build_model, check_config
 from fglight.errors import ConfigError, FglightError
 from fglight.module import ForwardGradientModule
-from fglight.results import build_result, summary
+from fglight.results import build_result, other_settings, summary
+from fglight.rules import FIXED, LIGHTNING
 from fglight.rundir import check_unchanged, claim, read_result, run_settings, write_config, write_json
 from fglight.words import counted
 
@@ -47,6 +48,27 @@ class ProgressBar(RichProgressBar):
         if "test/accuracy" in metrics:
             shown["test"] = f"{100 * metrics['test/accuracy']:.0f}%"
         return shown
+
+
+class StopAfter(L.Callback):
+    """Ends training after a number of steps, as ``trainer.max_time`` does after a time: with a look at the test set.
+
+    Lightning's own ``max_steps`` leaves that out within an epoch, and does not go on well from an epoch's end.
+
+    Args:
+        steps: how many; -1 for no limit.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do nothing where an earlier process had done it all."""
+        trainer.should_stop |= trainer.global_step == self.steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End training where that was the last step."""
+        trainer.should_stop |= trainer.global_step == self.steps
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -111,46 +133,69 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     checkpoint = LastCheckpoint(run_dir / "checkpoints")
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0
-    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if first else []
+    options = _trainer_options(cfg)
+    max_steps = options.pop("max_steps")
+    logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
+    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if logged else []
     checkpoint.wandb_id = wandb.run.id if wandb.run else None
     # Every refresh waits for the device.
     progress = ProgressBar(refresh_rate=cfg.trainer.log_every_n_steps)
     try:
         trainer = L.Trainer(
-            **cfg.trainer,
+            **options,
             use_distributed_sampler=False,  # the data modules share batches out
             default_root_dir=run_dir,
             logger=loggers,
-            callbacks=[checkpoint, *([progress] if cfg.trainer.enable_progress_bar else [])],
+            callbacks=[
+                StopAfter(max_steps),
+                checkpoint,
+                *([progress] if cfg.trainer.enable_progress_bar else []),
+            ],
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
-            enable_model_summary=False,
         )
-    except MisconfigurationException as error:  # no such device, or not so many
-        chosen = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"
-        raise ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}") from error
+    except (MisconfigurationException, TypeError, ValueError) as error:  # such as no such device, or not so many
+        raise _refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
-    epochs = counted(cfg.trainer.max_epochs, "epoch")
+    length = [counted(trainer.max_epochs, "epoch"), *(f"{name}={value}" for name, value in other_settings(cfg).items())]
     Console(quiet=not first).print(
-        f"[bold]{cell}[/bold] seed {cfg.seed}: {epochs}, into {os.path.relpath(run_dir)}"
+        f"[bold]{cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}"
         f"{', compiling a step on the way, which may take minutes' if cfg.compile else ''}",
         soft_wrap=True,
     )
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except MisconfigurationException as error:  # such as a fraction of the batches that is less than one
+        wandb.finish(exit_code=1)
+        raise _refusal(cfg, error) from error
     except BaseException:
         wandb.finish(exit_code=1)
         raise
     wandb.finish()
     return build_result(
         cfg,
-        epochs_done=trainer.current_epoch,
+        epochs_done=trainer.fit_loop.epoch_progress.current.processed,
+        steps=trainer.global_step,
         metrics=checkpoint.metrics,
         seconds=checkpoint.seconds,
         device=_device_name(trainer.strategy.root_device),
     )
+
+
+def _trainer_options(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments for Lightning's Trainer that a run does not decide on; null is as if it were not given."""
+    given = OmegaConf.to_container(cfg.trainer, resolve=True)
+    chosen = {name: value for name, value in given.items() if value is not None and name not in FIXED}
+    return {"enable_model_summary": False, "max_steps": -1} | chosen
+
+
+def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:
+    """What Lightning refuses, in a line that names the option."""
+    named = [name for name in cfg.trainer if name in LIGHTNING and name in str(error)] or ["accelerator", "devices"]
+    chosen = " ".join(f"trainer.{name}={cfg.trainer[name]}" for name in named)
+    return ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}")
 
 
 def _share_cores() -> None:

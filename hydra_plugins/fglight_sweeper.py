@@ -1,5 +1,6 @@
 """Hydra's sweeper, extended by sweeps over the paper's tables, figures and searches."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ class PaperSweeper(BasicSweeper):
         except (ImportError, RuntimeError) as error:
             needs = "hydra/launcher={} cannot be used ({}); pip install -e .[sweep] installs what it needs"
             raise CompactHydraException(needs.format(launcher, " ".join(str(error).split()))) from None
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Check the configurations of an ordinary sweep before anything is started.
+
+        Raises:
+            ConfigError: a setting of one is not possible.
+        """
+        from fglight.config import check_config
+
+        for overrides in batch:
+            check_config(self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides)))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Do the runs that the command line names.

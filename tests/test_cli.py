@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import train_py
 from omegaconf import OmegaConf
 from test_data import DEBIAN, write_cifar10, write_imagenet32
 
@@ -159,6 +160,21 @@ def test_what_is_wrong_is_said_without_a_traceback(name, refusals):
     lines = [line for line in message.splitlines() if all(word in line for word in WRONG[name][1])]
     assert len(lines) == (name != "choice")  # one line says it all; choices are listed one a line
     assert not list(folder.rglob("result.json"))
+
+
+def test_a_setting_that_means_nothing_is_told_in_one_line_and_nothing_is_started(tmp_path):
+    for overrides, words in (
+        (["optimizer.lr=0.1"], "optimizer.lr=0.1 is not possible, nothing reads it: did you mean optim.lr?"),
+        (["model.widht=0.5"], "model.widht=0.5 is not possible, nothing reads it: did you mean model.width?"),
+        (["+trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val=1.0 is not possible: accepted is null"),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 is not possible: accepted is a number of"),
+        (["guess==local"], "guess==local cannot be read"),
+    ):
+        refused = train_py(tmp_path, *overrides, *QUIET)
+        assert refused.returncode == 1
+        assert sum(line.startswith(words) for line in refused.stderr.splitlines()) == 1, refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):

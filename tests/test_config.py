@@ -1,19 +1,23 @@
 """Configurations: every published cell composes with its recipe, and what makes no sense is refused in plain words."""
 
 import csv
+import inspect
 from collections import Counter
 from pathlib import Path
 
+import lightning
 import pytest
+import yaml
 from helpers import GUESSES, PERTURBATIONS, TARGETS, compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 import fglight
 from fglight import build_estimator, load_config
 from fglight.cells import Cell, recipe
 from fglight.config import CONFIG_DIR, GROUPS, check_config
-from fglight.errors import ConfigError, FglightError
+from fglight.errors import ConfigError, FglightError, UnknownSettingError
 from fglight.estimators import ActivityPerturbation, Unprojected
 
 with (Path(fglight.__file__).parent / "paper" / "tables.csv").open(newline="") as file:
@@ -125,6 +129,8 @@ OUT_OF_RANGE = {
     "trainer.devices": (0, "auto", -1, []),
     "trainer.strategy": ("fsdp", None),
     "trainer.sync_batchnorm": (1, "yes"),
+    "trainer.accelerator": ("tpus", None, 1),
+    "trainer.enable_progress_bar": (1, "maybe"),
     "optim.fused": (1, "yes"),
     "compile": ("max", 1),
     "channels_last": (1,),
@@ -240,6 +246,216 @@ def test_an_unknown_choice_lists_what_exists(override, exists):
 def test_an_unknown_setting_is_refused_by_name(override, unknown):
     with pytest.raises(HydraException, match=unknown):
         load_config([override])
+
+
+def refusal(*overrides):
+    """The one line in which a configuration is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(list(overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("optimizer.lr=0.1", "did you mean optim.lr?"),
+        ("model.widht=0.5", "did you mean model.width?"),
+        ("gues=local", "did you mean guess?"),
+        ("batch_size=64", "did you mean data.batch_size?"),
+        ("guess.trained=1", "did you mean aux.trained?"),
+        ("+callbacks=early_stopping", "there are aux, blocks, "),
+        ("foo=1", "there are aux, blocks, "),
+        ("+optim.nesterov=1", "there are optim.fused, optim.lr, optim.lr_gamma, optim.lr_step, optim.momentum, "),
+        ("+model.foo=1", "there are model.blocks, model.name, model.stem, model.width"),
+        ("+data.foo=1", "there are data.augment, data.batch_size, "),
+        ("data.source.foo=1", "there are data.augment, data.batch_size, "),
+        ("+guess.foo=1", "there are guess.combine, guess.directions"),
+        ("+target.foo=1", "there are target.name"),
+        ("+engine.foo=1", "there are engine.name"),
+        ("+aux.foo=1", "there are aux.depth, aux.hidden, aux.name, aux.trained"),
+        ("+logger.foo=1", "there are logger.entity, "),
+        ("+trainer.foo=1", "there are trainer.accelerator, "),
+        ("trainer.min_epoch=2", "did you mean trainer.max_epochs?"),  # not min_epochs, which a run cannot honour
+        ("data.seed=1", "did you mean seed?"),  # given by the run
+        ("aux.width=1", "did you mean model.width?"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused_with_the_nearest_that_exist(override, nearest):
+    message = refusal(override)
+    assert message.startswith(f"{override.lstrip('+')} is not possible, nothing reads it: {nearest}")
+    assert "trainer.callbacks" not in message
+
+
+def test_a_setting_of_another_choice_is_refused():
+    assert "there are aux.hidden, aux.name, aux.pool" in refusal("aux=linear", "aux.depth=2")
+
+
+def test_settings_are_read_where_the_class_has_them_though_the_file_does_not_list_them():
+    assert load_config(["aux=linear", "aux.pool=3"]).aux.pool == 3
+
+
+def test_a_setting_in_python_is_refused_where_nothing_reads_it():
+    cfg = load_config()
+    with pytest.raises(ConfigAttributeError):
+        cfg.model.widht = 0.5
+    OmegaConf.update(cfg, "model.widht", 0.5, force_add=True)
+    with pytest.raises(UnknownSettingError, match=r"did you mean model\.width\?"):
+        check_config(cfg)
+
+
+OWN = """
+from fglight.estimators import RandomGuess
+
+class Closed(RandomGuess):
+    def __init__(self, density=0.1, directions=1):
+        super().__init__(directions)
+
+    def sample(self, like):
+        return like
+
+class Open(Closed):
+    def __init__(self, **settings):
+        super().__init__(directions=settings.pop("directions"))
+
+def made(density, **settings):
+    return Closed(density)
+
+broken = 3
+"""
+
+
+def test_components_of_one_s_own_have_settings_of_their_own(tmp_path, monkeypatch):
+    (tmp_path / "own_guesses.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def own(name, *overrides):
+        return ["guess=gaussian", "~guess.combine", f"guess._target_=own_guesses.{name}", *overrides]
+
+    for name, overrides in (
+        ("Closed", ["guess.density=0.5"]),
+        ("Open", ["guess.any=1"]),
+        ("made", ["guess.density=1"]),
+    ):
+        estimator = build_estimator(load_config(own(name, *overrides)))
+        assert type(estimator.guess).__name__ in ("Closed", "Open")
+    assert "guess.densty=0.5 is not possible, nothing reads it: did you mean guess.density?" in refusal(
+        *own("Closed", "guess.densty=0.5")
+    )
+    for name, reason in (("broken", "3 is not a callable"), ("Gone", "has no attribute 'Gone'")):
+        assert refusal(*own(name)).startswith(f"guess._target_=own_guesses.{name} is not possible: ")
+        assert reason in refusal(*own(name))
+    assert "No module named 'gone'" in refusal("guess._target_=gone.Guess")
+    assert refusal("~guess._target_") == "guess._target_=None is not possible: accepted is the name of a class"
+
+
+@pytest.mark.parametrize("override", ["guess==local", "data.mean=[0.1", "guess", "optim.lr=range(1,"])
+def test_an_override_that_cannot_be_read_is_told_in_one_line(override):
+    assert refusal(override).startswith(f"{override} cannot be read (")
+
+
+def test_an_interpolation_that_leads_nowhere_is_told_in_one_line():
+    assert refusal("optim.lr=${nothing}") == "optim.lr has no value: Interpolation key 'nothing' not found"
+    assert refusal("seed=${nothing}") == "seed has no value: Interpolation key 'nothing' not found"
+
+
+@pytest.mark.parametrize("override", ["table=3", "seeds=0", "plan=true"])
+def test_what_belongs_to_a_sweep_is_refused_in_a_run(override):
+    assert f"{override.replace('true', 'True')} belongs to a sweep" in refusal(override)
+
+
+# Lightning's Trainer
+
+NOT_HONOURED = {  # what to use instead
+    "accumulate_grad_batches=2": "data.batch_size",
+    "barebones=true": "logger.mode=disabled",
+    "callbacks=early_stopping": "ForwardGradientModule",
+    "check_val_every_n_epoch=2": "trainer.limit_val_batches",
+    "default_root_dir=runs": "hydra.run.dir",
+    "enable_autolog_hparams=false": "logger.mode",
+    "enable_checkpointing=false": "last.ckpt",
+    "gradient_clip_algorithm=norm": "optim.lr",
+    "gradient_clip_val=1.0": "optim.lr",
+    "limit_predict_batches=2": "trainer.limit_val_batches",
+    "limit_test_batches=2": "trainer.limit_val_batches",
+    "logger=false": "logger.mode",
+    "min_epochs=2": "trainer.max_epochs",
+    "min_steps=2": "trainer.max_epochs",
+    "model_registry=mine": "last.ckpt",
+    "num_nodes=2": "hydra/launcher",
+    "num_sanity_val_steps=2": "trainer.fast_dev_run",
+    "overfit_batches=2": "trainer.limit_train_batches",
+    "plugins=[]": "trainer.precision",
+    "profiler=simple": "pytorch",
+    "reload_dataloaders_every_n_epochs=0": "1",
+    "use_distributed_sampler=true": "false",
+    "val_check_interval=0.5": "trainer.limit_val_batches",
+}
+SHORTENED = {
+    "fast_dev_run": ("true", "3"),
+    "limit_train_batches": ("1", "0.5", "1.0"),
+    "limit_val_batches": ("1", "0.5"),
+    "max_steps": ("1", "-1"),
+    "max_time": ("00:00:00:01", "{minutes:90}"),
+}
+WITHOUT_EFFECT = {
+    "benchmark": ("true",),
+    "detect_anomaly": ("true",),
+    "deterministic": ("true", "warn"),
+    "enable_model_summary": ("true",),
+    "inference_mode": ("false",),
+    "profiler": ("pytorch",),
+}
+NO_VALUE = {
+    "benchmark": ("fast",),
+    "detect_anomaly": (1,),
+    "deterministic": ("yes",),
+    "enable_model_summary": (1,),
+    "fast_dev_run": (-1, 0, 0.5),
+    "inference_mode": ("no",),
+    "limit_train_batches": (0, 0.0, 1.5, -1, True, "half"),
+    "limit_val_batches": (0, 0.0, 1.5),
+    "max_steps": (0, -2, 1.5, "many"),
+    "max_time": (60, "1h", "00:00:00:00", {"minutes": 0}, {"moons": 1}),
+}
+
+
+def test_every_option_of_the_trainer_has_been_thought_of():
+    options = {name.partition("=")[0] for name in NOT_HONOURED} | SHORTENED.keys() | WITHOUT_EFFECT.keys()
+    assert options | set(load_config().trainer) == set(inspect.signature(lightning.Trainer).parameters)
+
+
+@pytest.mark.parametrize("option", NOT_HONOURED)
+def test_an_option_that_cannot_be_honoured_is_refused_with_what_to_use_instead(option):
+    name, _, value = option.partition("=")
+    cfg = compose()
+    OmegaConf.update(cfg, f"trainer.{name}", yaml.safe_load(value), force_add=True)
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg)
+    message = str(caught.value)
+    assert message.startswith(f"trainer.{name}={cfg.trainer[name]} is not possible: accepted is ")
+    assert NOT_HONOURED[option] in message
+    assert "\n" not in message
+    cfg.trainer[name] = None  # as if it were not given
+    check_config(cfg)
+
+
+def test_options_that_can_be_honoured_need_no_plus():
+    chosen = {**SHORTENED, **WITHOUT_EFFECT}
+    for number in range(3):
+        overrides = [f"trainer.{name}={values[min(number, len(values) - 1)]}" for name, values in chosen.items()]
+        assert load_config(overrides).trainer == load_config([f"+{override}" for override in overrides]).trainer
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NO_VALUE.items() for value in values])
+def test_a_value_that_lightning_would_refuse_is_refused_first(name, value):
+    cfg = compose()
+    OmegaConf.update(cfg, f"trainer.{name}", value, force_add=True)
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg)
+    assert str(caught.value).startswith(f"trainer.{name}={value} is not possible: accepted is ")
+    assert "\n" not in str(caught.value)
 
 
 # Builders

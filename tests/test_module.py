@@ -272,6 +272,92 @@ def test_the_layout_in_memory_changes_no_estimate(guess, perturb):
     assert_same_gradients(results[1], results[0])
 
 
+# Shortened runs
+
+QUICK = [
+    "model.width=0.015625",
+    "guess=exact",
+    "data.batch_size=240",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "logger.mode=disabled",
+]
+STEPS = 6
+"""Steps an epoch on digits."""
+
+
+@pytest.mark.parametrize(
+    ("option", "steps", "epochs"),
+    [
+        ("max_steps=2", 2, 1),
+        ("max_steps=12", 12, 2),
+        ("max_steps=8", 8, 2),
+        ("max_steps=99", 3 * STEPS, 3),
+        ("limit_train_batches=1", 3, 3),
+        ("limit_train_batches=0.5", 9, 3),
+        ("limit_val_batches=1", 3 * STEPS, 3),
+        ("fast_dev_run=true", 1, 1),
+        ("fast_dev_run=2", 2, 1),
+    ],
+)
+def test_a_shortened_run_ends_normally_and_says_so(option, steps, epochs, tmp_path, capsys):
+    result = train(load_config([*QUICK, f"trainer.{option}"]), tmp_path)
+    name, _, value = option.partition("=")
+    out = capsys.readouterr().out
+    assert list(result["options"]) == [f"trainer.{name}"]
+    assert str(result["options"][f"trainer.{name}"]).lower() == value
+    assert (result["steps"], result["epoch"]) == (steps, epochs - 1)
+    assert f"trainer.{name} " in out  # the summary
+    assert f"{steps} step{'' if steps == 1 else 's'}, to epoch {epochs} of 3" in " ".join(out.split())
+
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == steps
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert not (tmp_path / "failure.json").exists()
+    if name != "fast_dev_run":  # of which Lightning logs nothing
+        (metrics,) = tmp_path.rglob("metrics.csv")
+        with metrics.open(newline="") as file:
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        accuracies = logged(rows, "test/accuracy")
+        assert len(accuracies) == epochs
+        assert accuracies[-1] == pytest.approx(result["test_accuracy"])
+        assert logged(rows, "train/loss")[-1] == pytest.approx(result["train_loss"])
+    before = (tmp_path / "result.json").read_text()
+    assert train(load_config([*QUICK, f"trainer.{option}"]), tmp_path) == result
+    assert (tmp_path / "result.json").read_text() == before
+
+
+def test_max_steps_trains_the_same_steps_and_tests_what_came_of_them(tmp_path):
+    short = train(load_config([*QUICK, f"trainer.max_steps={2 * STEPS}"]), tmp_path / "short")
+    whole = train(load_config([*QUICK, "trainer.max_epochs=2", "optim.lr_step=4"]), tmp_path / "whole")
+    for name in ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "epoch", "steps"):
+        assert short[name] == whole[name]
+    assert whole["options"] == {}
+
+
+def test_max_time_ends_a_run(tmp_path):
+    result = train(load_config([*QUICK, "trainer.max_epochs=100000", "trainer.max_time=00:00:00:01"]), tmp_path)
+    assert result["options"] == {"trainer.max_time": "00:00:00:01"}
+    assert result["steps"] > 0
+    assert result["epoch"] == (result["steps"] - 1) // STEPS
+    assert 0 <= result["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("option", ["limit_train_batches=0.01", "limit_val_batches=0.1"])
+def test_a_share_of_less_than_a_batch_names_the_option(option, tmp_path):
+    with pytest.raises(ConfigError, match=rf"^trainer\.{option} is not possible here: .* Try at least") as caught:
+        train(load_config([*QUICK, f"trainer.{option}"]), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_a_run_decides_on_may_be_given_as_they_are(tmp_path):
+    same = ["accumulate_grad_batches=1", "enable_checkpointing=true", "num_sanity_val_steps=0", "callbacks=null"]
+    plain = ["deterministic=true", "detect_anomaly=true", "inference_mode=false", "benchmark=true"]
+    result = train(load_config([*QUICK, *(f"trainer.{option}" for option in same + plain)]), tmp_path)
+    assert (result["options"], result["epoch"]) == ({}, 2)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_devices_that_are_not_there_are_named(tmp_path):
     cfg = load_config(["trainer.accelerator=gpu", "logger.mode=disabled", "trainer.max_epochs=1"])

@@ -79,6 +79,8 @@ def test_a_difference_is_near_within_the_two_deviations(tmp_path, accuracies, st
         (LOCAL, {"momentum": 0.0}, {}, "momentum 0"),
         (LOCAL, {"weight_decay": 0.0}, {}, "weight_decay 0"),
         (LOCAL, {}, {"perturb.granularity": "block", "aux.hidden": 8}, "aux.hidden 8, perturb.granularity block"),
+        (LOCAL, {}, {"trainer.limit_train_batches": 3}, "trainer.limit_train_batches 3"),
+        (LOCAL, {}, {"trainer.max_time": {"hours": 8}}, "trainer.max_time {'hours': 8}"),
         (replace(LOCAL, width=0.25), {}, {}, "width 0.25"),
         (replace(LOCAL, data="digits"), {"epochs": 5}, {}, "digits, 5 epochs"),
     ],

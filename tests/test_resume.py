@@ -201,6 +201,25 @@ def test_a_run_killed_again_and_again_ends_like_a_whole_one(tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.parametrize("option", ["max_steps=5", "limit_train_batches=2"])
+def test_a_shortened_run_that_is_killed_ends_like_a_whole_one(option, tmp_path):
+    overrides = [f"trainer.{option}", "guess=exact"]
+    train(config(*overrides), tmp_path / "whole")
+    for where, count in (("step", 4), ("result", 1)):
+        killed(overrides, tmp_path / where, where, count)
+        train(config(*overrides), tmp_path / where)
+        assert_same(tmp_path / where, tmp_path / "whole")
+
+
+def test_a_run_that_is_killed_when_its_time_is_up_is_not_trained_further(tmp_path):
+    overrides = ["trainer.max_time=00:00:00:01", "trainer.max_epochs=10000", "guess=exact"]
+    killed(overrides, tmp_path, "result", 1)
+    before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    result = train(config(*overrides), tmp_path)
+    assert result["steps"] == before["global_step"]
+    assert result["epoch"] == (result["steps"] - 1) // STEPS
+
+
 def test_a_run_killed_from_outside_ends_like_a_whole_one(tmp_path, whole):
     draw = random.Random(0)
     for _ in range(2):

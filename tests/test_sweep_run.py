@@ -105,11 +105,16 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path):
         (["table=13"], "table=13 is not possible: accepted are 2 to 12"),
         (["table=3", "guess=gaussian"], "no cell of Table 3 has guess=gaussian: accepted is guess=exact, local, ntk"),
         (["seeds=2", "guess=local,ntk"], "seeds=2 belongs to a sweep of the paper's cells"),
+        (["table=3", "+foo=1"], "foo=1 is not possible, nothing reads it"),
+        (["table=3", "guess=exact", "optim.nesterov=true"], "optim.nesterov=True is not possible, nothing reads it"),
+        (["guess=local,ntk", "trainer.max_epoch=3"], "trainer.max_epoch=3 is not possible, nothing reads it: did you"),
+        (["guess=exact", "trainer.gradient_clip_val=0,1"], "trainer.gradient_clip_val=0 is not possible: accepted is"),
     ):
         refused = sweep(tmp_path, *overrides)
         assert refused.returncode == 1
         assert any(line.startswith(words) for line in refused.stderr.splitlines()), refused.stderr
         assert "Traceback" not in refused.stderr
+        assert not list(tmp_path.rglob("config.yaml"))  # of a run
 
 
 def test_ordinary_sweeps_work_as_hydra_s_own(tmp_path):
