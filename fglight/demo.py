@@ -14,6 +14,7 @@ from rich.table import Table
 from fglight.cells import Cell
 from fglight.config import load_config
 from fglight.errors import FglightError
+from fglight.processes import terminable
 from fglight.rundir import make_directory
 from fglight.training import train
 
@@ -47,4 +48,5 @@ def main(overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with terminable():
+        sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import traceback
 import warnings
 from dataclasses import asdict
@@ -26,6 +28,7 @@ from fglight.checkpoint import LastCheckpoint
 from fglight.config import build_estimator, build_model, check_config
 from fglight.errors import ConfigError, FglightError
 from fglight.module import ForwardGradientModule
+from fglight.processes import Terminated, terminable
 from fglight.results import build_result, summary
 from fglight.rundir import check_unchanged, claim, read_result, run_settings, write_config, write_json
 from fglight.words import counted
@@ -47,6 +50,23 @@ class ProgressBar(RichProgressBar):
         if "test/accuracy" in metrics:
             shown["test"] = f"{100 * metrics['test/accuracy']:.0f}%"
         return shown
+
+
+class KeepSigterm(L.Callback):
+    """Keeps the handler of SIGTERM that was there before Lightning put its own in front of it.
+
+    Lightning's waits for the end of a batch and then exits with status 0, under submitit too, whose handler would have
+    the job go on; and between processes it exchanges a tensor, whatever else they are exchanging.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember the handler."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put it back in its place."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -85,13 +105,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         if not (run_dir / "config.yaml").exists():
             write_config(settings, run_dir)
         try:
-            result = _train(cfg, cell, run_dir)
-        except Exception as error:
-            failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
-            if not isinstance(error, FglightError):
-                failure["traceback"] = traceback.format_exc()
-            write_json(run_dir / "failure.json", failure)
+            with terminable(lambda: _last_checkpoint(run_dir)):
+                result = _train(cfg, cell, run_dir)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
+                if not isinstance(error, FglightError):
+                    failure["traceback"] = traceback.format_exc()
+                write_json(run_dir / "failure.json", failure)
+            wandb.finish(exit_code=1)
             raise
+        wandb.finish()
         write_json(run_dir / "result.json", result)
         (run_dir / "failure.json").unlink(missing_ok=True)
     Console().print(summary(result, run_dir))
@@ -121,7 +145,7 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
             use_distributed_sampler=False,  # the data modules share batches out
             default_root_dir=run_dir,
             logger=loggers,
-            callbacks=[checkpoint, *([progress] if cfg.trainer.enable_progress_bar else [])],
+            callbacks=[checkpoint, KeepSigterm(), *([progress] if cfg.trainer.enable_progress_bar else [])],
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             enable_model_summary=False,
@@ -140,10 +164,9 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     )
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-    except BaseException:
-        wandb.finish(exit_code=1)
+    except Terminated:
+        _end_processes(trainer)
         raise
-    wandb.finish()
     return build_result(
         cfg,
         epochs_done=trainer.current_epoch,
@@ -151,6 +174,19 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
         seconds=checkpoint.seconds,
         device=_device_name(trainer.strategy.root_device),
     )
+
+
+def _last_checkpoint(run_dir: Path) -> str:
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return f"; last checkpoint: {os.path.relpath(path)}" if path.exists() else " before the first checkpoint"
+
+
+def _end_processes(trainer: L.Trainer) -> None:
+    """End the processes that Lightning has started for the run, as it does itself after Ctrl-C."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(signal.SIGKILL)
+        launcher.procs.clear()  # else Lightning's watch over them would kill this process as well
 
 
 def _share_cores() -> None:
