@@ -1,5 +1,6 @@
 """Train one cell, or with -m a sweep: python train.py -m table=3, python train.py -m guess=gaussian,local"""
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -37,6 +38,8 @@ def main(cfg: DictConfig) -> float | None:
                 f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
                 "sweep anew: accepted is 1 (hydra/launcher=ray puts one run on each GPU)"
             )
+        if sweep:
+            os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
     except FglightError as error:
         if sweep and isinstance(error, RunBusyError):

@@ -1,7 +1,9 @@
 """One run: from a configuration to a trained network and a run directory."""
 
+import glob
 import logging
 import os
+import secrets
 import signal
 import threading
 import traceback
@@ -217,29 +219,35 @@ def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -
     loggers: list[Logger] = [CSVLogger(run_dir, name="metrics")]
     if cfg.logger.mode != "disabled":
         cell = Cell.from_config(cfg)
-        run = wandb.init(
-            dir=run_dir,
-            mode=cfg.logger.mode,
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            group=cfg.logger.group,
-            name=cfg.logger.name,
-            tags=[
-                *(
-                    word
-                    for word in (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb)
-                    if word
-                ),
-                *cfg.logger.tags,
-            ],
-            config={**run_settings(cfg), "cell": asdict(cell)},
-            id=wandb_id,
-            resume="allow" if wandb_id else None,
-            settings=wandb.Settings(silent=True),
-            reinit="finish_previous",
-        )
+        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
+        names = ("project", "entity", "group", "name")
+        try:
+            run = wandb.init(
+                dir=run_dir,
+                mode=cfg.logger.mode,
+                **{name: None if cfg.logger[name] is None else str(cfg.logger[name]) for name in names},
+                tags=list(dict.fromkeys(str(word) for word in words if word != "")),
+                config={**run_settings(cfg), "cell": asdict(cell)},
+                id=wandb_id or _new_wandb_id(run_dir),
+                resume="allow" if wandb_id else None,
+                settings=wandb.Settings(silent=True),
+                reinit="finish_previous",
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"Weights & Biases refuses the run ({' '.join(str(error).split())}): change logger, its "
+                "mode included, or the environment's WANDB_ variables"
+            ) from error
         loggers.append(WandbLogger(experiment=run))
     return loggers
+
+
+def _new_wandb_id(run_dir: Path) -> str:
+    """``WANDB_RUN_ID``, but only for one run: a second one of this process, or beside it on disk, draws its own."""
+    given = os.environ.pop("WANDB_RUN_ID", "")
+    if given and not any(run_dir.parent.glob(f"*/wandb/*run-*-{glob.escape(given)}")):
+        return given
+    return secrets.token_hex(4)
 
 
 def _device_name(device: torch.device) -> str:
