@@ -1,8 +1,14 @@
 """Train one cell, or with -m a sweep: python train.py -m table=3, python train.py -m guess=gaussian,local"""
 
+import os
 import sys
 import warnings
 from pathlib import Path
+
+from fglight import processes
+
+if __name__ == "__main__":
+    processes.begin()  # before the imports that take seconds
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -23,24 +29,28 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
     """Run one job and return its test accuracy; None where another process is running it."""
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        if HydraConfig.get().mode == RunMode.MULTIRUN and devices(cfg) > 1:
+        if sweep and devices(cfg) > 1:
             raise ConfigError(
                 f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
                 "sweep anew: accepted is 1 (hydra/launcher=ray puts one run on each GPU)"
             )
+        if sweep:
+            os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
-    except RunBusyError as busy:
-        print(busy)
-        return None
     except FglightError as error:
+        if sweep and isinstance(error, RunBusyError):
+            print(error)
+            return None
         # Hydra prints an exception of this class as one line, without a traceback.
         raise CompactHydraException(str(error)) from None
 
 
 if __name__ == "__main__":
-    try:
-        check_overrides(get_args_parser().parse_args().overrides)
-    except FglightError as error:
-        sys.exit(str(error))
-    main()
+    with processes.terminable():
+        try:
+            check_overrides(get_args_parser().parse_args().overrides)
+        except FglightError as error:
+            sys.exit(str(error))
+        main()

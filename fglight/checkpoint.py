@@ -69,6 +69,10 @@ class LastCheckpoint(Checkpoint):
         self.seconds = state_dict["seconds"]
         self.wandb_id = state_dict["wandb_id"]
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the first process's folder; the others need not know where it is."""
+        self.path, self._next = trainer.strategy.broadcast((self.path, self._next))
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the untrained network."""
         self._since = time.perf_counter()

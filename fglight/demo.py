@@ -14,6 +14,8 @@ from rich.table import Table
 from fglight.cells import Cell
 from fglight.config import load_config
 from fglight.errors import FglightError
+from fglight.processes import terminable
+from fglight.rundir import make_directory
 from fglight.training import train
 
 CELLS = [
@@ -29,10 +31,10 @@ DEFAULTS = ["target=global", "model.width=0.5", "logger.mode=disabled"]
 def main(overrides: list[str]) -> int:
     """Train the cells and print one table; returns the exit status."""
     console = Console()
-    folder = Path("outputs") / f"demo_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     table = Table("cell", "test accuracy", "train accuracy", "time", title="ResNet-18 in 8 blocks, global target")
     try:
         configurations = [(name, load_config([*DEFAULTS, *cell, *overrides])) for name, cell in CELLS]
+        folder = make_directory("folder", Path("outputs", f"demo_{datetime.now():%Y-%m-%d_%H-%M-%S}"), new=True)
         for name, cfg in configurations:
             result = train(cfg, folder / str(Cell.from_config(cfg)))
             accuracies = (f"{100 * result[f'{split}_accuracy']:.1f} %" for split in ("test", "train"))
@@ -46,4 +48,5 @@ def main(overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with terminable():
+        sys.exit(main(sys.argv[1:]))

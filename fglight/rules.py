@@ -23,6 +23,11 @@ def _flag(value: object) -> bool:
     return type(value) is bool
 
 
+def _tag(value: object) -> bool:
+    """Whether Weights & Biases takes it as a tag."""
+    return type(value) in (str, int, float) and 1 <= len(str(value)) <= 64
+
+
 def _one_of(*values: object) -> Callable[[object], bool]:
     return lambda value: any(type(value) is type(other) and value == other for other in values)
 
@@ -69,7 +74,25 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("trainer.log_every_n_steps", _whole(1), "a whole number from 1 on"),
     ("trainer.enable_progress_bar", _flag, "true or false"),
     ("trainer.precision", lambda value: value in PRECISIONS, ", ".join(PRECISIONS)),
-    ("logger.mode", lambda value: value in ("offline", "online", "disabled"), "offline, online or disabled"),
+    (
+        "logger.mode",
+        lambda value: value in ("offline", "online", "disabled"),
+        "offline, online or disabled (where it is not given, WANDB_MODE in the environment counts)",
+    ),
+    *(
+        (f"{group}.name", _tag, "a name of 1 to 64 characters, which is a tag on Weights & Biases")
+        for group in ("data", "model", "target", "guess", "aux", "perturb")
+    ),
+    (
+        "logger.tags",
+        lambda value: OmegaConf.is_list(value) and all(map(_tag, value)),
+        "a list of tags of 1 to 64 characters",
+    ),
+    (
+        "logger.project",
+        lambda value: value is None or (1 <= len(str(value)) <= 128 and not set("/\\#?%:") & set(str(value))),
+        "a name of 1 to 128 characters, none of them / \\ # ? % or :",
+    ),
 ]
 """Settings, whether a value of theirs is accepted, and what is, in words."""
 

@@ -1,7 +1,9 @@
 """A run's directory: who may write to it, which settings it was started with, and how far it has come."""
 
+import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -56,6 +58,40 @@ def run_settings(cfg: DictConfig) -> dict[str, Any]:
     if isinstance(settings["trainer"]["devices"], list):  # which ones they are has no effect
         settings["trainer"]["devices"] = len(settings["trainer"]["devices"])
     return settings
+
+
+def make_directory(setting: str, path: Path, *, new: bool = False) -> Path:
+    """Make a directory, and check that it can be written to.
+
+    Args:
+        setting: what names it on the command line.
+        path: the directory.
+        new: whether it must be nobody else's: a name that is taken gets a number.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ConfigError: naming the setting, the directory and why it cannot be.
+    """
+    made = path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(2):
+            try:
+                made.mkdir(exist_ok=not new)
+                break
+            except FileExistsError:
+                if not new:
+                    raise
+                made = path.with_name(f"{path.name}-{number}")
+        with tempfile.TemporaryFile(dir=made):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}={path} cannot be written to ({error.strerror}): accepted is a folder, or a place for one"
+        ) from error
+    return made
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """One run: from a configuration to a trained network and a run directory."""
 
+import glob
 import logging
 import os
+import secrets
+import signal
+import threading
 import traceback
 import warnings
 from dataclasses import asdict
@@ -26,6 +30,7 @@ from fglight.checkpoint import LastCheckpoint
 from fglight.config import build_estimator, build_model, check_config
 from fglight.errors import ConfigError, FglightError
 from fglight.module import ForwardGradientModule
+from fglight.processes import Terminated, terminable
 from fglight.results import build_result, other_settings, summary
 from fglight.rules import FIXED, LIGHTNING
 from fglight.rundir import check_unchanged, claim, read_result, run_settings, write_config, write_json
@@ -71,6 +76,23 @@ class StopAfter(L.Callback):
         trainer.should_stop |= trainer.global_step == self.steps
 
 
+class KeepSigterm(L.Callback):
+    """Keeps the handler of SIGTERM that was there before Lightning put its own in front of it.
+
+    Lightning's waits for the end of a batch and then exits with status 0, under submitit too, whose handler would have
+    the job go on; and between processes it exchanges a tensor, whatever else they are exchanging.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember the handler."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put it back in its place."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train as configured, leave everything in a run directory, and print a summary.
 
@@ -107,13 +129,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         if not (run_dir / "config.yaml").exists():
             write_config(settings, run_dir)
         try:
-            result = _train(cfg, cell, run_dir)
-        except Exception as error:
-            failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
-            if not isinstance(error, FglightError):
-                failure["traceback"] = traceback.format_exc()
-            write_json(run_dir / "failure.json", failure)
+            with terminable(lambda: _last_checkpoint(run_dir)):
+                result = _train(cfg, cell, run_dir)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
+                if not isinstance(error, FglightError):
+                    failure["traceback"] = traceback.format_exc()
+                write_json(run_dir / "failure.json", failure)
+            wandb.finish(exit_code=1)
             raise
+        wandb.finish()
         write_json(run_dir / "result.json", result)
         (run_dir / "failure.json").unlink(missing_ok=True)
     Console().print(summary(result, run_dir))
@@ -149,6 +175,7 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
             callbacks=[
                 StopAfter(max_steps),
                 checkpoint,
+                KeepSigterm(),
                 *([progress] if cfg.trainer.enable_progress_bar else []),
             ],
             num_sanity_val_steps=0,
@@ -168,12 +195,10 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as error:  # such as a fraction of the batches that is less than one
-        wandb.finish(exit_code=1)
         raise _refusal(cfg, error) from error
-    except BaseException:
-        wandb.finish(exit_code=1)
+    except Terminated:
+        _end_processes(trainer)
         raise
-    wandb.finish()
     return build_result(
         cfg,
         epochs_done=trainer.fit_loop.epoch_progress.current.processed,
@@ -196,6 +221,19 @@ def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:
     named = [name for name in cfg.trainer if name in LIGHTNING and name in str(error)] or ["accelerator", "devices"]
     chosen = " ".join(f"trainer.{name}={cfg.trainer[name]}" for name in named)
     return ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}")
+
+
+def _last_checkpoint(run_dir: Path) -> str:
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return f"; last checkpoint: {os.path.relpath(path)}" if path.exists() else " before the first checkpoint"
+
+
+def _end_processes(trainer: L.Trainer) -> None:
+    """End the processes that Lightning has started for the run, as it does itself after Ctrl-C."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(signal.SIGKILL)
+        launcher.procs.clear()  # else Lightning's watch over them would kill this process as well
 
 
 def _share_cores() -> None:
@@ -226,29 +264,35 @@ def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -
     loggers: list[Logger] = [CSVLogger(run_dir, name="metrics")]
     if cfg.logger.mode != "disabled":
         cell = Cell.from_config(cfg)
-        run = wandb.init(
-            dir=run_dir,
-            mode=cfg.logger.mode,
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            group=cfg.logger.group,
-            name=cfg.logger.name,
-            tags=[
-                *(
-                    word
-                    for word in (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb)
-                    if word
-                ),
-                *cfg.logger.tags,
-            ],
-            config={**run_settings(cfg), "cell": asdict(cell)},
-            id=wandb_id,
-            resume="allow" if wandb_id else None,
-            settings=wandb.Settings(silent=True),
-            reinit="finish_previous",
-        )
+        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
+        names = ("project", "entity", "group", "name")
+        try:
+            run = wandb.init(
+                dir=run_dir,
+                mode=cfg.logger.mode,
+                **{name: None if cfg.logger[name] is None else str(cfg.logger[name]) for name in names},
+                tags=list(dict.fromkeys(str(word) for word in words if word != "")),
+                config={**run_settings(cfg), "cell": asdict(cell)},
+                id=wandb_id or _new_wandb_id(run_dir),
+                resume="allow" if wandb_id else None,
+                settings=wandb.Settings(silent=True),
+                reinit="finish_previous",
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"Weights & Biases refuses the run ({' '.join(str(error).split())}): change logger, its "
+                "mode included, or the environment's WANDB_ variables"
+            ) from error
         loggers.append(WandbLogger(experiment=run))
     return loggers
+
+
+def _new_wandb_id(run_dir: Path) -> str:
+    """``WANDB_RUN_ID``, but only for one run: a second one of this process, or beside it on disk, draws its own."""
+    given = os.environ.pop("WANDB_RUN_ID", "")
+    if given and not any(run_dir.parent.glob(f"*/wandb/*run-*-{glob.escape(given)}")):
+        return given
+    return secrets.token_hex(4)
 
 
 def _device_name(device: torch.device) -> str:

@@ -12,6 +12,8 @@ from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.fglight_directory import is_timed
+
 
 class PaperSweeper(BasicSweeper):
     """Runs what ``table``, ``figure`` or ``search`` name; without them it is Hydra's own sweeper.
@@ -55,14 +57,19 @@ class PaperSweeper(BasicSweeper):
         """
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
+        from fglight.rundir import make_directory
         from fglight.sweeps.request import parse
-        from fglight.sweeps.runner import Sweep
+        from fglight.sweeps.runner import Sweep, quoted
         from fglight.words import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:
             request = parse(parser.parse_overrides([*self._parse_config(), *arguments]))
             if request is None:
+                hydra = self.config.hydra
+                folder = make_directory("hydra.sweep.dir", Path(hydra.sweep.dir), new=is_timed(hydra.sweep))
+                hydra.sweep.dir = str(folder)
+                hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")  # the jobs' configurations begin here
                 return super().sweep(arguments)
             # One line a run is enough, and the sweep prints that.
             self.config.hydra.hydra_logging = OmegaConf.create({"version": 1, "root": {"level": "WARNING"}})

@@ -14,18 +14,36 @@ PROCESSES.set_forkserver_preload(["fglight.training", "fglight.sweeps.runner", "
 
 def train_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run ``train.py`` with arguments, in a folder and with one thread."""
-    out, err = folder.parent / f"{folder.name}.out", folder.parent / f"{folder.name}.err"
-    process = PROCESSES.Process(target=_train_py, args=(arguments, folder, out, err))
+    return ended(start_train_py(folder, *arguments), folder)
+
+
+def start_train_py(folder: Path, *arguments: str, **environment: str) -> multiprocessing.Process:
+    """Start ``train.py`` with arguments, in a folder and with one thread."""
+    process = PROCESSES.Process(target=_train_py, args=(arguments, folder, environment))
     process.start()
+    return process
+
+
+def ended(process: multiprocessing.Process, folder: Path) -> subprocess.CompletedProcess:
+    """Wait for a process that was started in a folder, and read what it wrote."""
     process.join(200)
     assert process.exitcode is not None, "still running"
-    return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
+    return subprocess.CompletedProcess([], process.exitcode, *(path.read_text() for path in _outputs(folder)))
 
 
-def _train_py(arguments: tuple[str, ...], folder: Path, out: Path, err: Path) -> None:
-    os.chdir(folder)
-    os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    for path, descriptor in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+def _train_py(arguments: tuple[str, ...], folder: Path, environment: dict[str, str]) -> None:
+    redirect(folder)
+    os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
     sys.argv = [str(ROOT / "train.py"), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def redirect(folder: Path) -> None:
+    """Go to a folder, and let what this process writes go to files beside it."""
+    for path, descriptor in zip(_outputs(folder), (1, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.chdir(folder)
+
+
+def _outputs(folder: Path) -> tuple[Path, Path]:
+    return folder.parent / f"{folder.name}.out", folder.parent / f"{folder.name}.err"

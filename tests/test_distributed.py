@@ -142,9 +142,9 @@ def test_estimates_are_those_of_one_process(name, parts, whole):
 # A run on two devices
 
 
-def start(folder, run="run"):
+def start(folder, epochs="trainer.max_epochs=8"):
     """Start ``train.py`` on two processes; its output goes to ``folder / "log"``."""
-    settings = ["model.width=0.03125", "trainer.max_epochs=8", "logger.mode=disabled", f"hydra.run.dir={folder / run}"]
+    settings = ["model.width=0.03125", epochs, "logger.mode=disabled", f"hydra.run.dir={folder / 'run'}"]
     devices = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
     choices = ["guess=gaussian", "perturb=activity"]
     with (folder / "log").open("ab") as log:
@@ -173,17 +173,14 @@ def child_of(process):
     raise AssertionError("no second process")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@pytest.mark.parametrize("victim", ["first", "second"])
-def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, tmp_path, whole_run):
-    process = start(tmp_path)
-    other = child_of(process)
-    metrics = tmp_path / "run" / "metrics" / "version_0" / "metrics.csv"
-    while not metrics.exists() or "test/loss" not in metrics.read_text():  # an epoch is done
-        assert process.poll() is None, (tmp_path / "log").read_text()
+def wait_for_an_epoch(process, folder):
+    metrics = folder / "run" / "metrics" / "version_0" / "metrics.csv"
+    while not metrics.exists() or "test/loss" not in metrics.read_text():
+        assert process.poll() is None, (folder / "log").read_text()
         time.sleep(0.05)
-    os.kill(process.pid if victim == "first" else other, signal.SIGKILL)
-    assert process.wait(60) != 0
+
+
+def wait_for_the_end(other, process):
     for _ in range(600):
         if not Path(f"/proc/{other}").exists() or "Z (zombie)" in Path(f"/proc/{other}/status").read_text():
             break
@@ -191,6 +188,31 @@ def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, t
     else:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError("the second process went on")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_sigterm_ends_both_processes(tmp_path):
+    process = start(tmp_path, "trainer.max_epochs=1000")
+    other = child_of(process)
+    wait_for_an_epoch(process, tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)  # the second one waits for the first one to end it
+    assert process.wait(60) == 143
+    wait_for_the_end(other, process)
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert log.count("Terminated") == 1
+    assert log.endswith("; last checkpoint: run/checkpoints/last.ckpt\n")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, tmp_path, whole_run):
+    process = start(tmp_path)
+    other = child_of(process)
+    wait_for_an_epoch(process, tmp_path)
+    os.kill(process.pid if victim == "first" else other, signal.SIGKILL)
+    assert process.wait(60) != 0
+    wait_for_the_end(other, process)
     assert read_result(tmp_path / "run") is None
     assert start(tmp_path).wait(120) == 0, (tmp_path / "log").read_text()
     expected, actual = weights(whole_run), weights(tmp_path / "run")

@@ -1,7 +1,6 @@
 """Running a sweep: checks first, then every run that is not finished, then what came of it."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from fglight.config import check_config
 from fglight.errors import ConfigError
-from fglight.rundir import State, check_unchanged, read_result, run_settings, state
+from fglight.rundir import State, check_unchanged, make_directory, read_result, run_settings, state
 from fglight.sweeps.estimate import parameter_count, show_plan
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, failure, first_line
@@ -127,8 +126,8 @@ class Sweep:
         return [
             *job.overrides,
             *(f"trainer.enable_progress_bar={value}" for value in quiet),
-            f"hydra.sweep.dir={_quoted(self.folder)}",
-            f"hydra.sweep.subdir={_quoted(job.folder)}",
+            f"hydra.sweep.dir={quoted(self.folder)}",
+            f"hydra.sweep.subdir={quoted(job.folder)}",
         ]
 
     def _report(self, errors: Mapping[Job, str]) -> None:
@@ -159,13 +158,7 @@ class Sweep:
         Raises:
             ConfigError: as said.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-            free = shutil.disk_usage(self.folder).free
-        except OSError as error:
-            raise ConfigError(f"hydra.sweep.dir={self.folder} cannot be written to: {error.strerror}") from error
+        free = shutil.disk_usage(make_directory("hydra.sweep.dir", self.folder)).free
         sizes = {name: BYTES_A_PARAMETER * parameter_count(cfg) for name, cfg in self.configs.items()}
         new = [job for job in todo if not (self._dir(job) / "checkpoints" / "last.ckpt").exists()]
         needed = sum(sizes[job.name] for job in new) + max((sizes[job.name] for job in todo), default=0)
@@ -180,7 +173,7 @@ class Sweep:
         return self.folder / job.folder
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value that Hydra's parser takes as it is."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"

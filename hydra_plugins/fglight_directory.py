@@ -1,0 +1,34 @@
+"""Where a single run goes: Hydra makes the directory of its own accord, without asking who else has it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+
+class RunDirectory(Callback):
+    """Makes the directory of a single run before Hydra does."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Put a directory that can be written to in ``hydra.run.dir``, in one line where there is none."""
+        from fglight.errors import ConfigError
+        from fglight.processes import is_first
+        from fglight.rundir import make_directory
+
+        folder = Path(config.hydra.run.dir)
+        timed = is_timed(config.hydra.run)
+        if timed and not is_first():
+            # The first process of torchrun's or SLURM's has made one, under a name of its time; the others use none.
+            config.hydra.run.dir = str(folder.parent)
+            return
+        try:
+            config.hydra.run.dir = str(make_directory("hydra.run.dir", folder, new=timed))
+        except ConfigError as error:
+            sys.exit(str(error))  # Hydra turns any other exception of a callback into a warning
+
+
+def is_timed(node: DictConfig) -> bool:
+    """Whether a node's ``dir`` is named after the time, so that no run is ever to go on there."""
+    return "${now:" in str(OmegaConf.to_container(node, resolve=False)["dir"])
