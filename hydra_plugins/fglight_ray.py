@@ -1,6 +1,7 @@
 """Hydra's launcher for Ray: jobs side by side on all GPUs or cores, of this machine or of a cluster."""
 
 import os
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -48,22 +49,22 @@ class RayLauncher(Launcher):
         """
         setup_globals()
         task = self._task()
-        configs = {}
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id = str(number)
-                config.hydra.job.num = number
-            named = task.options(name=str(config.hydra.sweep.subdir))
-            job = named.remote(self.context, config, self.function, Singleton.get_state())
-            configs[job] = config
-        returns, running = {}, list(configs)
+        configs: dict[Any, DictConfig] = {}
+        returns: dict[Any, JobReturn] = {}
         try:
+            for number, overrides in enumerate(job_overrides, initial_job_idx):
+                config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+                with open_dict(config):
+                    config.hydra.job.id = str(number)
+                    config.hydra.job.num = number
+                named = task.options(name=str(config.hydra.sweep.subdir))
+                configs[named.remote(self.context, config, self.function, Singleton.get_state())] = config
+            running = list(configs)
             while running:
                 (job, *_), running = self.ray.wait(running)
                 returns[job] = self._returned(job, configs[job])
-        except BaseException:
-            self._stop(running)
+        except BaseException:  # Ctrl-C, for instance: no job outlives the sweep
+            self._stop([job for job in configs if job not in returns])
             raise
         return [returns[job] for job in configs]
 
@@ -73,17 +74,40 @@ class RayLauncher(Launcher):
 
         try:
             if not self.ray.is_initialized():
-                options = OmegaConf.to_container(self.options.init, resolve=True)
-                _check_address(options.get("address") or os.environ.get("RAY_ADDRESS", ""))
-                self.ray.init(**options)
+                self._start()
             # The GPUs that count are the cluster's: this machine may have none.
             gpus = int(self.ray.cluster_resources().get("GPU", 0) > 0)
             OmegaConf.register_new_resolver("gpus", lambda: gpus, replace=True)
             # Not self.options, which Hydra has resolved before.
-            remote = self.config.hydra.launcher.ray.remote
-            return self.ray.remote(**OmegaConf.to_container(remote, resolve=True))(_run)
+            remote = OmegaConf.to_container(self.config.hydra.launcher.ray.remote, resolve=True)
+            self._look_for_room(remote)
+            return self.ray.remote(**remote)(_run)
+        except ConfigError:
+            raise
         except (OSError, RuntimeError, TypeError, ValueError, self.ray.exceptions.RayError) as error:
             raise ConfigError(f"Ray cannot be used as hydra.launcher.ray says: {_line(error)}") from error
+
+    def _start(self) -> None:
+        options = OmegaConf.to_container(self.options.init, resolve=True)
+        if address := os.environ.get("RAY_ADDRESS"):  # which Ray prefers
+            _check_address("RAY_ADDRESS", address)
+        elif address := options.get("address"):
+            _check_address("hydra.launcher.ray.init.address", address)
+        handler = signal.getsignal(signal.SIGTERM)
+        self.ray.init(**options)
+        if callable(handler):  # Ray's own prints a stack
+            signal.signal(signal.SIGTERM, handler)
+
+    def _look_for_room(self, remote: Mapping[str, Any]) -> None:
+        """Say that jobs wait where no machine can take one, of which Ray says nothing."""
+        needs = {kind: remote.get(option) or 0 for kind, option in (("GPU", "num_gpus"), ("CPU", "num_cpus"))}
+        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(all(machine.get(kind, 0) >= need for kind, need in needs.items()) for machine in machines):
+            print(
+                f"hydra.launcher.ray.remote.num_gpus={needs['GPU']} num_cpus={needs['CPU']} is more than any machine "
+                "of Ray's has: the jobs wait until one joins that has as many",
+                flush=True,
+            )
 
     def _returned(self, job: Any, config: DictConfig) -> JobReturn:
         from fglight.cells import Cell
@@ -137,14 +161,24 @@ def _run(context: HydraContext, config: DictConfig, function: TaskFunction, sing
     )
 
 
-def _check_address(address: str) -> None:
-    """Look whether anything listens there, which takes Ray a quarter of an hour."""
+def _check_address(setting: str, address: str) -> None:
+    """Look whether anything listens there, for which Ray takes a quarter of an hour.
+
+    Raises:
+        ConfigError: nothing does.
+    """
+    from fglight.errors import ConfigError
+
     host, _, port = address.rpartition(":")
-    if host and "://" not in host and port.isdecimal():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise OSError(f"no cluster answers at init.address={address} ({error.strerror or error})") from error
+    if "://" in host or not port.isdecimal():  # Ray sees by itself
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}={address} is not possible, no Ray cluster answers there "
+            f"({error.strerror or error}): accepted is the address of one, auto, or null for this machine"
+        ) from error
 
 
 def _line(error: BaseException) -> str:
