@@ -54,21 +54,21 @@ FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
 
 # table2 to table12: run what is missing of a table of the paper and show it beside the published numbers. ARGS goes to
 # the sweep, as in: make table3 ARGS="data=digits seeds=1 model.width=0.25" or ARGS="hydra/launcher=ray".
+# Where runs failed, the report has the others, and make fails after it; where the sweep was interrupted there is none.
+run_and_report = $(PY) train.py -m $(1) $(ARGS); status=$$?; \
+	test $$status -eq 130 || $(PY) -m fglight.report $(2) && exit $$status
+
 $(TABLES): table%: $(READY)
-	$(PY) train.py -m table=$* $(ARGS)
-	$(PY) -m fglight.report --table $* --out reports/table$*
+	$(call run_and_report,table=$*,--table $* --out reports/table$*)
 
 $(FIGURES): figure%: $(READY)
-	$(PY) train.py -m figure=$* $(ARGS)
-	$(PY) -m fglight.report --figure $* --out reports/figure$*
+	$(call run_and_report,figure=$*,--figure $* --out reports/figure$*)
 
 tables: $(READY)  ## every table of the paper (one: make table3; scaled down: make table3 ARGS="data=digits seeds=1")
-	$(PY) train.py -m table=all $(ARGS)
-	$(PY) -m fglight.report
+	$(call run_and_report,table=all)
 
 figures: $(READY)  ## every figure of the paper (one: make figure4)
-	$(PY) train.py -m figure=all $(ARGS)
-	$(PY) -m fglight.report
+	$(call run_and_report,figure=all)
 
 report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
 	$(PY) -m fglight.report

@@ -22,7 +22,7 @@ from fglight.errors import ConfigError, FglightError, RunBusyError
 from fglight.settings import check_overrides
 from fglight.training import train
 
-# conf/hydra/launcher/ray.yaml completes the plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
+# Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 

@@ -25,3 +25,7 @@ class NonFiniteLossError(FglightError, ArithmeticError):
 
 class RunBusyError(FglightError):
     """A run's directory that another process is writing."""
+
+
+class LauncherError(FglightError):
+    """A launcher that gave up; its jobs may go on."""

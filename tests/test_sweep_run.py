@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from filelock import FileLock
 from forked import ROOT, train_py
 from omegaconf import OmegaConf
 
-from fglight.errors import ConfigError
+from fglight.errors import ConfigError, LauncherError
+from fglight.rundir import write_json
 from fglight.sweeps.progress import duration
 from fglight.sweeps.request import Request
 from fglight.sweeps.runner import Sweep
@@ -155,6 +157,35 @@ def parts(tmp_path) -> dict:
     return {"request": request, "folder": tmp_path, "compose": load_config, "launch": pytest.fail, "serial": True}
 
 
+def test_each_run_is_told_once_whatever_the_launcher_loses(tmp_path, capsys):
+    """Of four runs one finishes, one fails, one goes on in a process of its own and one never starts."""
+
+    def launch(overrides, number):
+        assert (len(overrides), number) == (4, 0)
+        write_json(folders[0] / "result.json", {"test_accuracy": 0.5, "time_s": 1})
+        write_json(folders[1] / "failure.json", {"error": "it diverged"})
+        raise RuntimeError("job 2 was killed\nand so on")
+
+    asked = replace(parts(tmp_path)["request"], seeds=(0, 1, 2, 3))
+    sweep = Sweep(**{**parts(tmp_path), "request": asked, "launch": launch, "serial": False})
+    folders = [tmp_path / job.folder for job in sweep.jobs]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    write_json(folders[1] / "failure.json", {"error": "an old one"})
+    with (
+        FileLock(folders[2] / ".lock"),
+        pytest.raises(LauncherError, match=r"gave up \(RuntimeError: job 2 was killed\)"),
+    ):
+        sweep.run()
+    out = capsys.readouterr().out
+    assert "4 runs, 0 finished, 1 to go on with" in out
+    assert "1 of 4 runs failed" in out
+    assert "it diverged" in out.splitlines()[-3]
+    assert out.splitlines()[-1] == (
+        "1 of 4 runs finished, 1 being run by another process, 1 failed, 1 left: the same command goes on from here"
+    )
+
+
 def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch):
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**7, 10**7))
@@ -176,6 +207,28 @@ def test_launcher_configurations_share_out_gpus_and_cores():
     slurm = OmegaConf.load(launchers / "submitit_slurm.yaml")
     assert "OMP_NUM_THREADS" in slurm.setup[0]
     assert slurm.max_num_timeout > 0
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("status", "reported"), [(0, True), (1, True), (130, False)])
+def test_make_reports_what_is_there_and_tells_of_failed_runs(tmp_path, status, reported):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "ran $*"\n[ $1 != train.py ] || exit {status}\n')
+    python.chmod(0o755)
+    (tmp_path / ".ready").touch()
+    for target, sweep, report in (
+        ("table3", "table=3 seeds=1", " --table 3 --out reports/table3"),
+        ("figure4", "figure=4 seeds=1", " --figure 4 --out reports/figure4"),
+        ("tables", "table=all seeds=1", ""),
+        ("figures", "figure=all seeds=1", ""),
+    ):
+        made = subprocess.run(
+            ["make", "-C", ROOT, f"VENV={tmp_path}", target, "ARGS=seeds=1"], capture_output=True, text=True
+        )
+        assert (made.returncode != 0) == (status != 0)
+        ran = [line for line in made.stdout.splitlines() if line.startswith("ran ")]
+        assert ran == [f"ran train.py -m {sweep}", *([f"ran -m fglight.report{report}"] if reported else [])]
 
 
 def test_durations_in_words():

@@ -17,12 +17,15 @@ class Progress:
     Args:
         pending: the directories of the runs to be done.
         finished: how many runs of the sweep were finished before.
+
+    Attributes:
+        errors: of the runs that failed.
     """
 
     def __init__(self, pending: Mapping[Job, Path], finished: int) -> None:
         self.pending = dict(pending)
         self.done = finished
-        self.failed = 0
+        self.errors: dict[Job, str] = {}
         self.total = finished + len(pending)
         self._ended_here = 0
         self._start = time.monotonic()
@@ -36,8 +39,8 @@ class Progress:
                 self.done += 1
                 self._say(job, f"{100 * result['test_accuracy']:.1f} % in {duration(result['time_s'])}")
             elif _changed(folder) != self._old_failures[job]:
-                self.failed += 1
-                self._say(job, f"failed: {first_line(failure(folder))}")
+                self.errors[job] = failure(folder)
+                self._say(job, f"failed: {first_line(self.errors[job])}")
 
     @contextmanager
     def watching(self, seconds: float = 1.0) -> Iterator[None]:
@@ -63,7 +66,7 @@ class Progress:
         running = sum(state(folder) is State.RUNNING for folder in self.pending.values())
         waiting = len(self.pending) - running
         left = (time.monotonic() - self._start) / self._ended_here * len(self.pending)
-        failed = f", {self.failed} failed" if self.failed else ""
+        failed = f", {len(self.errors)} failed" if self.errors else ""
         time_left = f", about {duration(left)} to go" if self.pending else ""
         counts = f"{self.done} of {self.total} done{failed}, {running} running, {waiting} left{time_left}"
         print(f"[{counts}] {job.name} seed {job.seed}: {what}", flush=True)

@@ -13,11 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from fglight.config import check_config
-from fglight.errors import ConfigError
-from fglight.rundir import State, check_unchanged, make_directory, read_result, run_settings, state
+from fglight.errors import ConfigError, FglightError, LauncherError
+from fglight.rundir import State, check_unchanged, make_directory, run_settings, state
 from fglight.sweeps.estimate import parameter_count, show_plan
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
-from fglight.sweeps.progress import Progress, failure, first_line
+from fglight.sweeps.progress import Progress, first_line
 from fglight.sweeps.request import Request
 from fglight.sweeps.searches import aux_table, lr_table
 from fglight.words import counted
@@ -75,51 +75,43 @@ class Sweep:
         todo = [job for job in self.jobs if states[job] is not State.FINISHED]
         self._check_room(todo)
         finished = len(self.jobs) - len(todo)
+        begun = sum(states[job] in (State.INTERRUPTED, State.FAILED) for job in todo)
         print(
             f"{self.request.words}: {counted(len(by_name(self.jobs)), 'cell')}, {counted(len(self.jobs), 'run')}, "
-            f"{finished} finished, "
-            f"{sum(states[job] is State.INTERRUPTED for job in todo)} to go on with, into {self.folder}",
+            f"{finished} finished, {begun} to go on with, into {self.folder}",
             flush=True,
         )
-        errors: dict[Job, str] = {}
+        progress = Progress({job: self._dir(job) for job in todo}, finished)
         try:
-            errors = self._launch(todo, Progress({job: self._dir(job) for job in todo}, finished))
+            self._launch(todo, progress)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
         finally:
-            self._report(errors)
-        return len(errors)
+            failed = self._report(progress.errors)
+        return failed
 
-    def _launch(self, todo: Sequence[Job], progress: Progress) -> dict[Job, str]:
-        """Hand runs to the launcher and return what went wrong."""
-        if not todo:
-            return {}
-        errors: dict[Job, str] = {}
+    def _launch(self, todo: Sequence[Job], progress: Progress) -> None:
+        """Hand runs to the launcher and note what went wrong."""
         if self.serial:
             for number, job in enumerate(todo):
-                errors |= self._launched([job], number)
+                errors = self._launched([job], number)
                 progress.look()
-        else:
+                progress.errors |= errors
+        elif todo:
             with progress.watching():
                 errors = self._launched(todo, 0)
-        return errors
+            progress.errors |= errors
 
     def _launched(self, batch: Sequence[Job], number: int) -> dict[Job, str]:
         try:
-            returns: Sequence[JobReturn | None] = self.launch([self._overrides(job) for job in batch], number)
-            lost = ""
-        except Exception as error:  # of the launcher itself, such as a process that was killed
-            returns, lost = [None] * len(batch), f"{type(error).__name__}: {error}"
-        errors = {}
-        for job, returned in zip(batch, returns):
-            if returned is not None and returned.status is JobStatus.COMPLETED:
-                continue
-            if returned is None and read_result(self._dir(job)) is not None:
-                continue
-            # Reading return_value would raise the error and write to stderr.
-            told = vars(returned)["_return_value"] if returned is not None else None
-            errors[job] = str(told) if told is not None else failure(self._dir(job)) or lost
-        return errors
+            returns = self.launch([self._overrides(job) for job in batch], number)
+        except FglightError:
+            raise
+        except Exception as error:  # of the launcher itself: what became of its jobs the directories tell
+            raise LauncherError(f"the launcher gave up ({type(error).__name__}: {first_line(str(error))})") from error
+        # Reading return_value would raise the error and write to stderr.
+        failed = ((job, ret) for job, ret in zip(batch, returns) if ret.status is not JobStatus.COMPLETED)
+        return {job: str(vars(returned)["_return_value"]) for job, returned in failed}
 
     def _overrides(self, job: Job) -> list[str]:
         quiet = [] if self.serial or "trainer.enable_progress_bar" in self.request.settings else ["false"]
@@ -130,27 +122,34 @@ class Sweep:
             f"hydra.sweep.subdir={quoted(job.folder)}",
         ]
 
-    def _report(self, errors: Mapping[Job, str]) -> None:
-        """Say what is done, what failed and why, and what a search found."""
+    def _report(self, errors: Mapping[Job, str]) -> int:
+        """Say what is done, what failed and why, and what a search found; each run is in one class.
+
+        Returns:
+            How many runs failed.
+        """
         console = Console()
-        if errors:
-            table = Table(title=f"{len(errors)} of {counted(len(self.jobs), 'run')} failed", show_lines=True)
+        states = {job: state(self._dir(job)) for job in self.jobs}
+        finished = [job for job in self.jobs if states[job] is State.FINISHED]
+        running = [job for job in self.jobs if states[job] is State.RUNNING]
+        failed = {job: error for job, error in errors.items() if states[job] not in (State.FINISHED, State.RUNNING)}
+        if failed:
+            table = Table(title=f"{len(failed)} of {counted(len(self.jobs), 'run')} failed", show_lines=True)
             table.add_column("run", overflow="fold")
             table.add_column("why", overflow="fold")
-            for job, error in errors.items():
+            for job, error in failed.items():
                 table.add_row(str(job.folder), first_line(error))
             console.print(table)
-        finished = [job for job in self.jobs if read_result(self._dir(job)) is not None]
-        running = [job for job in self.jobs if state(self._dir(job)) is State.RUNNING]
         elsewhere = f", {len(running)} being run by another process" if running else ""
-        left = len(self.jobs) - len(finished) - len(errors) - len(running)
-        rest = f", {left} left: the same command goes on from here" if left > 0 else ""
+        left = len(self.jobs) - len(finished) - len(running) - len(failed)
+        rest = f", {left} left: the same command goes on from here" if left else ""
         done = f"{len(finished)} of {counted(len(self.jobs), 'run')} finished"
-        print(f"{done}{elsewhere}, {len(errors)} failed{rest}", flush=True)
+        print(f"{done}{elsewhere}, {len(failed)} failed{rest}", flush=True)
         if finished and self.request.search == "lr":
             console.print(lr_table(finished, self.folder))
         elif finished and self.request.search == "aux_size":
             console.print(aux_table(finished, self.folder, self.configs))
+        return len(failed)
 
     def _check_room(self, todo: Sequence[Job]) -> None:
         """Refuse a directory that cannot be written to, or has no room for the checkpoints to come.
