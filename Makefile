@@ -25,8 +25,8 @@ demo: $(READY)  ## train five cells on digits and print them as one table (under
 demo-short: $(READY)  ## the demo in two minutes: smaller networks, fewer epochs
 	$(PY) -m fglight.demo model.width=0.25 trainer.max_epochs=4
 
-test: $(READY)  ## run the tests
-	$(PY) -m pytest -n 2
+test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
+	$(PY) -m pytest -n 2 $(ARGS)
 
 lint: $(READY)  ## check style with ruff
 	$(VENV)/bin/ruff check .

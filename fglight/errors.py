@@ -1,7 +1,5 @@
 """Errors that a user can act on: each is one sentence that names the setting, its value and what is accepted."""
 
-from hydra.errors import HydraException
-
 
 class FglightError(Exception):
     """Base of every error that fglight raises for the user rather than for the programmer."""
@@ -11,8 +9,8 @@ class ConfigError(FglightError, ValueError):
     """A setting, or a combination of settings, that means nothing."""
 
 
-class UnknownSettingError(ConfigError, HydraException):
-    """A setting that does not exist."""
+class BlockError(FglightError, ValueError):
+    """A network that an estimator, as it is set, would be wrong on."""
 
 
 class DataError(FglightError, RuntimeError):

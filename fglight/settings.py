@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fglight.errors import ConfigError, UnknownSettingError
+from fglight.errors import ConfigError
 from fglight.rules import FIXED, LIGHTNING, RULES
 
 PACKAGE = Path(__file__).parent
@@ -38,6 +38,10 @@ _GIVEN = {
 # that nothing reads are refused below.
 _OPEN = OmegaConf.create({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
 ConfigStore.instance().store(name="open_groups", node=_OPEN)
+
+
+class UnknownSettingError(ConfigError, HydraException):
+    """A setting that does not exist."""
 
 
 def check_overrides(overrides: Iterable[str]) -> None:

@@ -17,8 +17,9 @@ import fglight
 from fglight import build_estimator, load_config
 from fglight.cells import Cell, recipe
 from fglight.config import CONFIG_DIR, GROUPS, check_config
-from fglight.errors import ConfigError, FglightError, UnknownSettingError
+from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
+from fglight.settings import UnknownSettingError
 
 with (Path(fglight.__file__).parent / "paper" / "tables.csv").open(newline="") as file:
     ROWS = list(csv.DictReader(file))

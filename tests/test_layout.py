@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fglight import build_estimator, build_model
 from fglight.data import Batches
+from fglight.estimators import GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
 from fglight.layout import laid_out
+from fglight.models import Block
 
 SHAPES = [
     (5, 1, 8, 8),
@@ -230,3 +232,14 @@ def check_float32(name, width, channels_last):
     largest = max(right.norm() for right in results[0])
     for right, single in zip(*results):
         assert (single - right).norm() <= 0.02 * right.norm() + 1e-4 * largest
+
+
+def test_a_strided_1x1_convolution_with_channels_last_is_refused_on_cpus():
+    body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 8, 1, stride=2), nn.Flatten())
+    blocks = [Block(body, nn.Linear(32, 3)), Block(nn.Linear(32, 8), nn.Linear(8, 3))]
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), channels_last=True)
+    batch = torch.randn(5, 4, 6, 6), torch.arange(5) % 3
+    with pytest.raises(ValueError, match=r"channels_last=true .* body\.1 of block 0 on CPUs.*channels_last=false"):
+        estimator.estimate(blocks, *batch)
+    estimator.channels_last = False
+    estimator.estimate(blocks, *batch)

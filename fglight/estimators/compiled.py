@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from fglight.errors import BlockError
 from fglight.estimators.passes import LocalLoss, Step
 from fglight.models.blocks import Block
 
@@ -78,7 +79,7 @@ class CompiledEstimate:
         """Take a step, and compile what it did.
 
         Raises:
-            ValueError: for what does not replay as it was: numbers read from tensors, and in-place operations between
+            BlockError: for what does not replay as it was: numbers read from tensors, and in-place operations between
                 processes.
         """
         inputs = list(dict.fromkeys(t for block in blocks for t in (*block.parameters(), *block.buffers())))
@@ -97,12 +98,12 @@ class CompiledEstimate:
             raise
         except RuntimeError as error:
             reason = " ".join(str(error).split()).partition(". ")[0]
-            raise ValueError(
+            raise BlockError(
                 "compile=true cannot record a step that reads numbers from tensors, as batch norm with momentum=None "
                 f"does: accepted is compile=false ({reason})"
             ) from error
         if any(getattr(node.target, "namespace", "") == "c10d" for node in graph.graph.nodes):
-            raise ValueError(
+            raise BlockError(
                 "compile=true cannot go with layers that exchange tensors between processes in place, as synchronised "
                 "batch norm does: accepted is compile=false"
             )

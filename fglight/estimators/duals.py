@@ -11,6 +11,7 @@ from torch.func import functional_call, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from fglight.errors import BlockError
 from fglight.estimators.buffers import STATISTICS
 from fglight.estimators.layers import used_in
 
@@ -202,13 +203,13 @@ def _check_swapped(body: nn.Module, output: Tensor) -> None:
     """Refuse a body that keeps a parameter where it cannot be replaced by a dual number.
 
     Raises:
-        ValueError: naming the parameter.
+        BlockError: naming the parameter.
     """
     if output.requires_grad:
         _, uses = used_in(output)
         for name, parameter in body.named_parameters():
             if uses[parameter]:
-                raise ValueError(
+                raise BlockError(
                     f"engine=forward cannot move {name} of a {type(body).__name__}, which is used otherwise than as an "
                     "attribute of its module (kept in a list, say): accepted is engine=reverse"
                 )

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fglight.errors import BlockError
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.compiled import CompiledEstimate, Compiler, inductor
@@ -17,6 +18,9 @@ from fglight.estimators.perturbations import Perturbation, Unprojected
 from fglight.estimators.targets import Target
 from fglight.layout import laid_out
 from fglight.models.blocks import Block
+
+LANES = 16
+"""How many single-precision numbers the vector registers of CPUs hold at most."""
 
 
 class GradientEstimator:
@@ -115,8 +119,8 @@ class GradientEstimator:
             Losses and logits of this process's batch and, where asked for, cosine similarities of the whole one.
 
         Raises:
-            ValueError: for a layer that the engine cannot differentiate, or cannot run several times, and for blocks
-                that share parameters.
+            BlockError: for a layer that the engine cannot differentiate, or cannot run several times, for blocks that
+                share parameters, and for convolutions that CPUs cannot compute with channels last.
         """
         try:
             return self._estimate(model, images, labels, cosine=cosine)
@@ -126,7 +130,7 @@ class GradientEstimator:
             culprit = name_culprit(_blocks(model), laid_out(images, self.channels_last), self.differentiate)
             if culprit is None:
                 raise
-            raise ValueError(f"{self.name} cannot differentiate {culprit}: {self.remedy}") from error
+            raise BlockError(f"{self.name} cannot differentiate {culprit}: {self.remedy}") from error
 
     @torch.enable_grad()
     def _estimate(self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Step:
@@ -196,6 +200,8 @@ class GradientEstimator:
         """Clear all gradients, and get ready what the step needs."""
         blocks = _blocks(model)
         _check_apart(blocks)
+        if self.channels_last and images.device.type == "cpu":
+            _check_kernels(blocks)
         for block in blocks:
             block.zero_grad(set_to_none=True)
         self.guess.prepare(blocks)
@@ -250,7 +256,7 @@ def _check_apart(blocks: Sequence[Block]) -> None:
     """Refuse parameters that have more than one estimate.
 
     Raises:
-        ValueError: naming the blocks.
+        BlockError: naming the blocks.
     """
     owners: dict[nn.Parameter, int] = {}
     for index, block in enumerate(blocks):
@@ -258,8 +264,25 @@ def _check_apart(blocks: Sequence[Block]) -> None:
             for parameter in trainable(part):
                 if parameter in owners:
                     name = next(name for name, p in part.named_parameters() if p is parameter)
-                    raise ValueError(
+                    raise BlockError(
                         f"{name} of block {index} is also a parameter of block {owners[parameter]}: accepted are "
                         "bodies and auxiliary networks with parameters of their own"
                     )
                 owners[parameter] = index
+
+
+def _check_kernels(blocks: Sequence[Block]) -> None:
+    """Refuse convolutions whose weight gradient is wrong on CPUs with channels last (oneDNN issue 6035).
+
+    Raises:
+        BlockError: naming the layer.
+    """
+    for index, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
+            if strided and module.in_channels < LANES:
+                raise BlockError(
+                    f"channels_last=true is not possible with {name} of block {index} on CPUs, whose gradient of a "
+                    f"strided 1x1 convolution of fewer than {LANES} channels is wrong: accepted is "
+                    "channels_last=false, or a convolution without stride of every second pixel"
+                )

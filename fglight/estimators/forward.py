@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fglight.errors import BlockError
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.compiled import Compiler, inductor
@@ -254,7 +255,7 @@ def _check_deterministic(blocks: Sequence[Block]) -> None:
             for setting in ("p", "dropout"):
                 value = getattr(module, setting, None)
                 if module.training and isinstance(value, float | int) and 0 < value <= 1:
-                    raise ValueError(
+                    raise BlockError(
                         "engine=forward runs a block several times and needs the same output each time, but "
                         f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: accepted is 0"
                     )
