@@ -473,6 +473,16 @@ def test_blocks_that_share_parameters_are_refused():
     assert_close(third.aux.weight.grad, exact[0], 1e-5)
 
 
+def test_the_last_block_needs_no_tangents():
+    blocks = [Block(nn.Linear(4, 4), nn.Linear(4, 3)) for _ in range(2)]
+    blocks.append(Block(Calls(WithoutTangents.apply), nn.Linear(4, 3)))
+    estimator = ForwardModeEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+    estimator.estimate(blocks, torch.randn(5, 4), torch.arange(5) % 3)
+    blocks[0].aux = nn.Linear(5, 3)  # an error of another kind is not blamed on it
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        estimator.estimate(blocks, torch.randn(5, 4), torch.arange(5) % 3)
+
+
 def test_an_error_of_the_body_s_own_is_left_as_it_is():
     blocks = [Block(Calls(lambda x: x @ torch.ones(3, 3)), nn.Linear(3, 2)), Block(nn.Linear(3, 3), nn.Linear(3, 2))]
     for engine in ENGINES:

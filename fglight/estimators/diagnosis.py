@@ -22,14 +22,14 @@ class _Calls:
 
 
 def name_culprit(
-    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[[nn.Module, Tensor], object]
+    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[[nn.Module, Tensor, bool], object]
 ) -> str | None:
     """Find the first layer that cannot be differentiated, by running blocks 0..J-1 again; nothing moves.
 
     Args:
         blocks: the network.
         inputs: of block 0.
-        differentiate: does with a body and its input what the engine does.
+        differentiate: does with a body and its input what the engine does, and is told whether it is the last.
 
     Returns:
         The layer, its block and why, in words; None where all can be differentiated, or not even be run.
@@ -45,7 +45,7 @@ def name_culprit(
                 return None
             try:
                 with buffers.again(block.body), _watched(block.body) as calls:
-                    differentiate(block.body, inputs)
+                    differentiate(block.body, inputs, block is blocks[-1])
             except RuntimeError as error:
                 layer = calls.running[-1] if calls.running else _without_gradient(calls)
                 names = {module: name for name, module in block.body.named_modules()}

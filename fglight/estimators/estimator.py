@@ -159,12 +159,13 @@ class GradientEstimator:
         self._estimate = CompiledEstimate(self._estimate, compiler)
 
     @torch.enable_grad()
-    def differentiate(self, body: nn.Module, x: Tensor) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, last: bool) -> None:
         """Do to a body what a step does: take gradients of its output.
 
         Args:
             body: a block's layers, which may run once more.
             x: what they take in.
+            last: whether the block is the last one.
 
         Raises:
             RuntimeError: it cannot be done.

@@ -90,8 +90,10 @@ class ForwardModeEstimator(GradientEstimator):
 
     @torch.no_grad()
     @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor) -> None:
-        """See ``GradientEstimator``: push tangents through it, one and several."""
+    def differentiate(self, body: nn.Module, x: Tensor, last: bool) -> None:
+        """See ``GradientEstimator``: push tangents through it, one and several, unless it is the last."""
+        if last:
+            return super().differentiate(body, x, last)
         buffers = Buffers([body])
         tangents = torch.ones_like(x).expand(2, *x.shape) if x.is_floating_point() else None
         moved = {name: torch.ones_like(p).expand(2, *p.shape) for name, p in body.named_parameters()}
