@@ -1,5 +1,6 @@
 """Hydra's launcher for Ray: jobs side by side on all GPUs or cores, of this machine or of a cluster."""
 
+import logging
 import os
 import signal
 import socket
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+log = logging.getLogger(__name__)
 
 
 class RayLauncher(Launcher):
@@ -48,11 +51,14 @@ class RayLauncher(Launcher):
             ConfigError: Ray cannot be started or reached, or refuses the options.
         """
         setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        log.info(f"Launching {len(job_overrides)} jobs on Ray")
         task = self._task()
         configs: dict[Any, DictConfig] = {}
         returns: dict[Any, JobReturn] = {}
         try:
             for number, overrides in enumerate(job_overrides, initial_job_idx):
+                log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
                 config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
                 with open_dict(config):
                     config.hydra.job.id = str(number)
@@ -118,7 +124,8 @@ class RayLauncher(Launcher):
         except self.ray.exceptions.RayTaskError as error:  # before training began
             words = _line(error.cause)
         except self.ray.exceptions.RayError as error:
-            words = f"lost ({_line(error).split('. ')[0]}): the same command goes on from its last checkpoint"
+            why = _line(error).split(". ")[0]
+            words = f"lost ({why}): the same command into the same folder goes on from its last checkpoint"
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +150,8 @@ def _run(context: HydraContext, config: DictConfig, function: TaskFunction, sing
     from fglight.errors import RunBusyError
     from fglight.rundir import claim
 
+    setup_globals()
+    Singleton.set_state(singletons)
     os.chdir(config.hydra.runtime.cwd)
     folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,8 +159,6 @@ def _run(context: HydraContext, config: DictConfig, function: TaskFunction, sing
         pass  # the process of an attempt before may outlive its machine's Ray by seconds
     if not ray.get_gpu_ids():  # of a job that asked for none Ray hides none
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    setup_globals()
-    Singleton.set_state(singletons)
     return run_job(
         hydra_context=context,
         task_function=function,

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from forked import PROCESSES, train_py
+from forked import PROCESSES, ROOT, train_py
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
@@ -69,7 +69,7 @@ def test_a_run_whose_worker_died_is_lost_alone(tmp_path):
     assert lost.returncode == 1
     words = (
         "lost (WorkerCrashedError: The worker died unexpectedly while executing this task): "
-        "the same command goes on from its last checkpoint"
+        "the same command into the same folder goes on from its last checkpoint"
     )
     (line,) = (line for line in lost.stdout.splitlines() if line.startswith("[") and words in line)
     assert "1 failed, 1 running, 0 left" in line or "1 of 2 done, 1 failed, 0 running, 0 left" in line
@@ -132,10 +132,12 @@ def _share_gpus(folder: Path) -> None:
         (folder / name).mkdir()
         seeds = f"seed={','.join(map(str, range(jobs)))}"
         task = partial(visible, folder=folder / name, jobs=jobs)
-        settings = [seeds, "hydra/launcher=ray", f"hydra.sweep.dir={folder}/runs", *overrides]
+        settings = [seeds, "hydra/launcher=ray", *overrides]
         (returns,) = GlobalHydra.instance().hydra.multirun("config", task, settings)
         return sorted(job.return_value for job in returns)
 
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(ROOT)  # for Ray's processes, which know no script
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         with pytest.raises(CompactHydraException, match=r"init.address=127.0.0.1:1 is not possible, no Ray cluster"):
             sweep("nowhere", 1, "hydra.launcher.ray.init.address=127.0.0.1:1")
