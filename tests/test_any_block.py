@@ -1,6 +1,7 @@
 """Blocks that hold what users' blocks hold, against the definitions in plain autograd."""
 
 from copy import deepcopy
+from itertools import product
 from types import MethodType
 
 import pytest
@@ -13,11 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from fglight.estimators import (
     ActivityPerturbation,
     ActivitySpanPerturbation,
+    ExactGuess,
+    FixedNTKGuess,
     ForwardModeEstimator,
+    GaussianGuess,
     GlobalTarget,
     GradientEstimator,
     IntermediateTarget,
     LocalGuess,
+    LocalTarget,
+    NTKGuess,
     RandomGuess,
     WeightPerSamplePerturbation,
     WeightPerturbation,
@@ -367,6 +373,70 @@ def test_estimates_and_buffers_are_those_of_the_definition(make, engine, guess, 
     assert_all_close(body_gradients(blocks), expected, 1e-8)
     for buffer, after in zip((b for block in blocks for b in block.body.buffers()), moved):
         assert_close(buffer.double(), after.double())
+
+
+# Buffers, in bodies and auxiliary networks that move all kinds of them.
+
+
+class Restless(nn.Module):
+    """Calls its layers, and counts how often."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layers(x) * (1 + self.calls)
+
+
+def restless():
+    """Two blocks and a last one, and a batch; batch norm couples the samples."""
+    torch.manual_seed(0)
+    blocks = []
+    for _ in range(3):
+        norms = nn.BatchNorm1d(TOKENS, momentum=None), nn.InstanceNorm1d(TOKENS, track_running_stats=True)
+        body = Restless(linear(), norms[0], nn.utils.spectral_norm(linear()), norms[1], nn.BatchNorm1d(TOKENS))
+        layers = nn.Flatten(), nn.Linear(TOKENS * WIDTH, CLASSES), nn.BatchNorm1d(CLASSES, momentum=None)
+        blocks.append(Block(body, Restless(*layers, nn.utils.spectral_norm(nn.Linear(CLASSES, CLASSES)))).double())
+    return blocks, torch.randn(SAMPLES, TOKENS, WIDTH, dtype=torch.float64), torch.arange(SAMPLES) % CLASSES
+
+
+ALL_GUESSES = {
+    "exact": ExactGuess,
+    "local": LocalGuess,
+    "ntk": NTKGuess,
+    "several ntk": lambda: NTKGuess(2),
+    "fixed_ntk": FixedNTKGuess,
+    "gaussian": GaussianGuess,
+    "several gaussian": lambda: GaussianGuess(2),
+}
+ALL_WAYS = {**WAYS, "channel": lambda: ActivityPerturbation("channel"), "block": lambda: WeightPerturbation("block")}
+
+
+@pytest.mark.parametrize("aims", [GlobalTarget, LocalTarget, IntermediateTarget])
+@pytest.mark.parametrize(
+    ("engine", "guess"), [pair for pair in product(ENGINES, ALL_GUESSES) if pair != (ForwardModeEstimator, "exact")]
+)
+def test_every_buffer_is_where_one_forward_pass_leaves_it(engine, guess, aims):
+    for way, make in ALL_WAYS.items():
+        if guess.startswith("several") and not make().several_directions:
+            continue
+        blocks, inputs, labels = restless()
+        estimator = engine(aims(), ALL_GUESSES[guess](), make())
+        estimator.guess.prepare = lambda blocks: None  # redrawn auxiliaries are compared with themselves
+        plain, hidden = deepcopy(blocks), inputs
+        for block in plain:
+            hidden = block.body(hidden)
+            if estimator.evaluates_auxiliaries or block is plain[-1]:
+                block.aux(hidden)
+        parameters = [p.detach().clone() for block in blocks for p in block.parameters()]
+        estimator.estimate(blocks, inputs, labels)
+        assert all(torch.equal(*pair) for pair in zip((p for block in blocks for p in block.parameters()), parameters))
+        for j, (block, other) in enumerate(zip(blocks, plain)):
+            for (name, buffer), right in zip(block.named_buffers(), other.buffers()):
+                assert_close(buffer.double(), right.double(), 1e-9, f"{way}, block {j}, {name}")
 
 
 # Refused in one line.

@@ -37,43 +37,43 @@ class Buffers:
         }
 
     @contextmanager
-    def again(self, network: nn.Module) -> Iterator[bool]:
+    def again(self, network: nn.Module, *, on_graph: bool = True) -> Iterator[bool]:
         """Let a module run again from the buffers that it ran from before, and leave them where they are now.
 
         Args:
             network: the module, which has run in this step.
+            on_graph: whether what it computes may be differentiated after the context; without, buffers that do not
+                matter for what it gives out need not be copied once more.
 
         Returns:
             A context; its value is whether nothing moves but the statistics of normalisation layers.
         """
         only_statistics = True
-        now = []
+        swaps: list[tuple[nn.Module, str, Tensor, Tensor]] = []
         for module in network.modules():
             for name, current in module._buffers.items():
                 if (module, name) not in self.found:
                     continue
                 buffer, version, copy = self.found[module, name]
-                now.append((module, name, current))
                 # Kernels move statistics without a new version of the tensor.
-                if type(module) not in STATISTICS and (current is not buffer or buffer._version != version):
-                    only_statistics = False
-                    copy = copy.clone()
-                module._buffers[name] = copy
+                moved = type(module) not in STATISTICS and (current is not buffer or buffer._version != version)
+                only_statistics = only_statistics and not moved
+                swaps.append((module, name, current, copy.clone() if moved else copy))
+        if on_graph:
+            swaps = [(*kept, copy) for (*kept, _), copy in zip(swaps, _copies([copy for *_, copy in swaps]))]
+        for module, name, _, copy in swaps:
+            module._buffers[name] = copy
         try:
             yield only_statistics
         finally:
-            for module, name, current in now:
+            for module, name, current, _ in swaps:
                 module._buffers[name] = current
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:
-    """Copies of many small tensors, in one operation for each type and device."""
-    copies: list[Tensor] = [torch.empty(0)] * len(tensors)
-    kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(i)
-    for places in kinds.values():
-        flat = torch.cat([tensors[i].detach().flatten() for i in places])
-        for i, part in zip(places, flat.split([tensors[i].numel() for i in places])):
-            copies[i] = part.view(tensors[i].shape)
+    """Copies of many small tensors, in few operations."""
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    if copies:
+        with torch.no_grad():
+            torch._foreach_copy_(copies, tensors)
     return copies

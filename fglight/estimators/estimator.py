@@ -223,14 +223,14 @@ class GradientEstimator:
         with without_reentrant_checkpoints(), self.perturbation.recording(here.block.body) as here.calls:
             here.output = here.block.body(here.input)
         for call in here.calls:
-            call.again = here.again
+            call.again = partial(here.again, on_graph=False)
 
     def _head(self, last: BlockPass) -> None:
         """Set the exact gradients of the last block, and of its input where that takes one."""
         loss, logits = last.block.loss(last.output, last.batch.labels)
         parameters = last.parameters + trainable(last.block.aux)
         inputs = [last.input] * last.input.requires_grad + parameters
-        with last.buffers.again(last.block):
+        with last.buffers.again(last.block, on_graph=False):
             gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
         if last.input.requires_grad:
             last.input_gradient = gradients[0]

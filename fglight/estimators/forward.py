@@ -95,6 +95,7 @@ class ForwardModeEstimator(GradientEstimator):
         if last:
             return super().differentiate(body, x, last)
         buffers = Buffers([body])
+        body(x)  # which buffers it moves tells how many tangents it takes at once
         tangents = torch.ones_like(x).expand(2, *x.shape) if x.is_floating_point() else None
         moved = {name: torch.ones_like(p).expand(2, *p.shape) for name, p in body.named_parameters()}
         again = partial(buffers.again, body)

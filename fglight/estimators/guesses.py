@@ -6,7 +6,6 @@ names it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -140,11 +139,18 @@ class NTKGuess(FixedNTKGuess):
         """See ``Guess``."""
         gradients = [here.local_gradient]
         if self.directions > 1:
-            other = Block(here.block.body, deepcopy(here.block.aux))
-            for _ in range(1, self.directions):
-                reset_parameters(other.aux)
-                loss = local_loss(other, here.output, here.batch.labels, here.buffers, to_output=True, train=False)
-                gradients.append(loss.gradient)
+            aux = here.block.aux
+            kept = [parameter.detach().clone() for parameter in aux.parameters()]
+            with here.buffers.again(aux):
+                for _ in range(1, self.directions):
+                    reset_parameters(aux)
+                    loss = local_loss(
+                        here.block, here.output, here.batch.labels, here.buffers, to_output=True, train=False
+                    )
+                    gradients.append(loss.gradient)
+            with torch.no_grad():
+                for parameter, value in zip(aux.parameters(), kept):
+                    parameter.copy_(value)
         return stack(gradients)
 
 

@@ -105,9 +105,9 @@ class BlockPass:
             if name == "weight" and type(call.layer) in (nn.Linear, *CONVOLUTIONS)
         }
 
-    def again(self) -> AbstractContextManager[bool]:
+    def again(self, *, on_graph: bool = True) -> AbstractContextManager[bool]:
         """A context in which the body may run once more in this step; see ``Buffers.again``."""
-        return self.buffers.again(self.block.body)
+        return self.buffers.again(self.block.body, on_graph=on_graph)
 
     @cached_property
     def local(self) -> LocalLoss | None:
@@ -136,7 +136,7 @@ class BlockPass:
         if not inputs:
             return []
         points = [point.output if isinstance(point, LayerCall) else point for point in inputs]
-        with self.again():
+        with self.again(on_graph=False):
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
             cotangent.new_zeros(point.shape) if gradient is None else gradient
@@ -173,7 +173,7 @@ def local_loss(
     inputs = [output] * to_output + parameters
     if not inputs:
         return LocalLoss(loss.detach(), logits.detach(), None)
-    with buffers.again(block.aux):
+    with buffers.again(block.aux, on_graph=False):
         gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
     for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
         parameter.grad = gradient

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class WeightPerSamplePerturbation(Perturbation):
 def whole_block(here: BlockPass) -> LayerCall:
     """The block as if it were a layer, for parameters that no single use of a layer stands for."""
     edge = get_gradient_edge(here.output)
-    return LayerCall(here.block.body, here.input, edge, here.output.shape, again=here.again)
+    return LayerCall(here.block.body, here.input, edge, here.output.shape, again=partial(here.again, on_graph=False))
 
 
 def parameter_guesses(
