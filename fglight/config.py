@@ -108,6 +108,11 @@ def check_config(cfg: DictConfig) -> None:
         raise ConfigError(
             "trainer.sync_batchnorm=true has no forward-mode derivative: accepted is false with engine=forward"
         )
+    if cfg.trainer.sync_batchnorm and count > 1 and cfg.perturb.name == "weight_per_sample":
+        raise ConfigError(
+            "trainer.sync_batchnorm=true cannot go with perturb=weight_per_sample, which normalises each process's "
+            "images by their own statistics: accepted is false"
+        )
     if cfg.compile and cfg.trainer.sync_batchnorm:
         raise ConfigError("trainer.sync_batchnorm=true cannot go with compile=true: accepted is false for one of them")
     if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":

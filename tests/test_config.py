@@ -472,3 +472,10 @@ def test_an_estimator_has_three_parts():
     assert type(estimator.target).__name__ == "LocalTarget"
     assert type(estimator.guess).__name__ == "NTKGuess"
     assert isinstance(estimator.perturbation, ActivityPerturbation)
+
+
+def test_synchronised_batch_norm_is_refused_where_its_statistics_are_not_known():
+    settings = {"trainer.sync_batchnorm": True, "trainer.devices": 2}
+    with pytest.raises(ConfigError, match=r"trainer\.sync_batchnorm=true cannot go with perturb=weight_per_sample"):
+        check_config(compose(settings, perturb="weight_per_sample"))
+    check_config(compose(settings, perturb="weight"))
