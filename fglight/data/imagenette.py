@@ -211,7 +211,7 @@ class ImagenetteDataModule(DataModule):
 
 
 def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """A batch; images read from files have their channels last in memory."""
+    """A batch, laid out as its shape says whatever the transforms leave."""
     images, labels = default_collate(samples)
     return laid_out(images), labels
 
