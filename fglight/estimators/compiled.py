@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from fglight.errors import BlockError
+from fglight.estimators.diagnosis import first_sentence
 from fglight.estimators.passes import LocalLoss, Step
 from fglight.models.blocks import Block
 
@@ -97,10 +98,9 @@ class CompiledEstimate:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = " ".join(str(error).split()).partition(". ")[0]
             raise BlockError(
                 "compile=true cannot record a step that reads numbers from tensors, as batch norm with momentum=None "
-                f"does: accepted is compile=false ({reason})"
+                f"does: accepted is compile=false ({first_sentence(error)})"
             ) from error
         if any(getattr(node.target, "namespace", "") == "c10d" for node in graph.graph.nodes):
             raise BlockError(

@@ -51,10 +51,14 @@ def name_culprit(
                 layer = calls.running[-1] if calls.running else _without_gradient(calls)
                 names = {module: name for name, module in block.body.named_modules()}
                 where = f"{names[layer]} of block {index}" if names.get(layer) else f"the body of block {index}"
-                reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-                return f"{where}, a {type(layer or block.body).__name__} ({reason})"
+                return f"{where}, a {type(layer or block.body).__name__} ({first_sentence(error)})"
             inputs = output
     return None
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of an error's text, on one line."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
 
 
 @contextmanager
