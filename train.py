@@ -18,9 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fglight.config import devices
+from fglight.config.settings import check_overrides
 from fglight.errors import ConfigError, FglightError, RunBusyError
-from fglight.settings import check_overrides
-from fglight.training import train
+from fglight.training.run import train
 
 # Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fglight import build_estimator, build_model, load_config
 from fglight.data.sources import Digits
-from fglight.training import train
+from fglight.training.run import train
 
 ROOT = Path(__file__).parents[1]
 COMMON = ["target=global", "model.width=0.5", "trainer.max_epochs=12", "logger.mode=disabled"]

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from fglight import build_estimator, load_config
 from fglight.data.batches import Batches
-from fglight.module import ForwardGradientModule
+from fglight.training.module import ForwardGradientModule
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 525

@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Load what takes seconds, torch included, when it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fglight import config
+    from fglight import build, config
 
-    return getattr(config, name)
+    return getattr(config if name == "load_config" else build, name)

@@ -11,12 +11,12 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from fglight.cells import Cell
+from fglight.cell import Cell
 from fglight.config import load_config
 from fglight.errors import FglightError
 from fglight.processes import terminable
-from fglight.rundir import make_directory
-from fglight.training import train
+from fglight.runs.folder import make_directory
+from fglight.training.run import train
 
 CELLS = [
     ("end-to-end backpropagation", ["guess=exact"]),

@@ -15,7 +15,7 @@ class RunDirectory(Callback):
         """Put a directory that can be written to in ``hydra.run.dir``, in one line where there is none."""
         from fglight.errors import ConfigError
         from fglight.processes import is_first
-        from fglight.rundir import make_directory
+        from fglight.runs.folder import make_directory
 
         folder = Path(config.hydra.run.dir)
         timed = is_timed(config.hydra.run)

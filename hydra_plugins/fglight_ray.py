@@ -116,8 +116,8 @@ class RayLauncher(Launcher):
             )
 
     def _returned(self, job: Any, config: DictConfig) -> JobReturn:
-        from fglight.cells import Cell
-        from fglight.rundir import write_json
+        from fglight.cell import Cell
+        from fglight.runs.folder import write_json
 
         try:
             return self.ray.get(job)
@@ -148,7 +148,7 @@ def _run(context: HydraContext, config: DictConfig, function: TaskFunction, sing
     import ray
 
     from fglight.errors import RunBusyError
-    from fglight.rundir import claim
+    from fglight.runs.folder import claim
 
     setup_globals()
     Singleton.set_state(singletons)

@@ -57,7 +57,7 @@ class PaperSweeper(BasicSweeper):
         """
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
-        from fglight.rundir import make_directory
+        from fglight.runs.folder import make_directory
         from fglight.sweeps.request import parse
         from fglight.sweeps.runner import Sweep, quoted
         from fglight.words import counted

@@ -1,5 +1,6 @@
 """Processes that start at once: forked from a server that has imported what takes seconds, and safe to kill."""
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -8,8 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SMALL = ("data=digits", "model.width=0.0625", "trainer.max_epochs=1", "data.batch_size=479", "logger.mode=disabled")
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["fglight.training", "fglight.sweeps.runner", "hydra", "sklearn.datasets"])
+PROCESSES.set_forkserver_preload(["fglight.training.run", "fglight.sweeps.runner", "hydra", "sklearn.datasets"])
 
 
 def train_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -47,3 +49,8 @@ def redirect(folder: Path) -> None:
 
 def _outputs(folder: Path) -> tuple[Path, Path]:
     return folder.parent / f"{folder.name}.out", folder.parent / f"{folder.name}.err"
+
+
+def results(folder: Path) -> dict[str, dict]:
+    cells = folder / "multirun" / "cells"
+    return {str(path.parent.relative_to(cells)): json.loads(path.read_text()) for path in cells.rglob("result.json")}

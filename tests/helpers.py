@@ -8,6 +8,7 @@ from torch import nn
 
 from fglight import build_estimator, build_model, load_config
 from fglight.models import Block
+from fglight.training.module import ForwardGradientModule
 
 TARGETS = ("global", "local", "intermediate")
 GUESSES = ("exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher")
@@ -46,6 +47,11 @@ def build(settings=None, *, size=8, batch=6, seed=0, dtype=torch.float64, **choi
 def estimator_of(settings=None, **choices):
     """The estimator of a configuration."""
     return build_estimator(compose(settings, **choices))
+
+
+def module_of(model, estimator, **settings):
+    sgd = {"lr": 0.05, "lr_step": 2, "lr_gamma": 0.5, "momentum": 0.9, "weight_decay": 5e-4}
+    return ForwardGradientModule(model, estimator, **{**sgd, **settings})
 
 
 class Tap(nn.Module):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from forked import train_py
+from image_files import DEBIAN, write_cifar10, write_imagenet32
 from omegaconf import OmegaConf
-from test_data import DEBIAN, write_cifar10, write_imagenet32
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 TINY = ["model.width=0.015625", "trainer.accelerator=cpu", "trainer.max_epochs=1"]

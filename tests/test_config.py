@@ -15,11 +15,12 @@ from omegaconf.errors import ConfigAttributeError
 
 import fglight
 from fglight import build_estimator, load_config
-from fglight.cells import Cell, recipe
-from fglight.config import CONFIG_DIR, GROUPS, check_config
+from fglight.cell import Cell
+from fglight.config import check_config
+from fglight.config.settings import CONFIG_DIR, GROUPS, UnknownSettingError
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
-from fglight.settings import UnknownSettingError
+from fglight.paper.recipes import recipe
 
 with (Path(fglight.__file__).parent / "paper" / "tables.csv").open(newline="") as file:
     ROWS = list(csv.DictReader(file))

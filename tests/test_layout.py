@@ -3,8 +3,8 @@
 import lightning as L
 import pytest
 import torch
-from helpers import MODELS, build, compose
-from test_data import (
+from helpers import MODELS, build, compose, module_of
+from image_files import (
     DEBIAN,
     make,
     write_cifar10,
@@ -13,7 +13,6 @@ from test_data import (
     write_imagenet32,
     write_imagenette,
 )
-from test_module import module_of
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -3,23 +3,18 @@
 Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
 """
 
-from fglight.estimators.activity import ActivityPerturbation, ActivitySpanPerturbation
-from fglight.estimators.estimator import GradientEstimator, Step
-from fglight.estimators.forward import ForwardModeEstimator
-from fglight.estimators.guesses import (
-    ExactGuess,
-    FixedNTKGuess,
-    GaussianGuess,
-    Guess,
-    LocalGuess,
-    NTKGuess,
-    RademacherGuess,
-    RandomGuess,
-)
-from fglight.estimators.perturbations import Perturbation, Unprojected
+from fglight.estimators.engines.forward import ForwardModeEstimator
+from fglight.estimators.engines.reverse import GradientEstimator, Step
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.guesses.exact import ExactGuess
+from fglight.estimators.guesses.local import LocalGuess
+from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
+from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
+from fglight.estimators.perturbations.activity import ActivityPerturbation, ActivitySpanPerturbation
+from fglight.estimators.perturbations.base import Perturbation, Unprojected
+from fglight.estimators.perturbations.weight import WeightPerturbation
+from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
 from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
-from fglight.estimators.weight import WeightPerturbation
-from fglight.estimators.weight_per_sample import WeightPerSamplePerturbation
 
 __all__ = [
     "ActivityPerturbation",

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
-from fglight.cells import Cell
+from fglight.cell import Cell, cell_of
 
 TABLES = tuple(range(2, 13))
 """Numbers of the paper's tables of accuracies (Table 1 compares costs and has none)."""
@@ -65,25 +64,6 @@ def unprinted() -> tuple[Row, ...]:
         for guess in ("gaussian", "rademacher")
         for perturb, lr in (("activity", 0.01), ("weight", 0.005))
     )
-
-
-def cell_of(words: Mapping[str, Any]) -> Cell:
-    """Build a cell from a mapping with its seven keys, as text or numbers; ``aux`` and ``perturb`` may be None.
-
-    Raises:
-        KeyError: A key is missing.
-        TypeError: ``blocks`` or ``width`` is no number.
-        ValueError: As ``TypeError``.
-    """
-    text = {key: str(words[key] or "") for key in ("data", "target", "guess", "aux", "perturb")}
-    return Cell(blocks=int(words["blocks"]), width=float(words["width"]), **text)
-
-
-def in_words(cell: Cell) -> str:
-    """Name a cell for people: ``cifar10, 8 blocks, local guess, cnn, weight, global target``."""
-    parts = (cell.data, f"{cell.blocks} blocks", f"{cell.guess} guess", cell.aux, cell.perturb)
-    width = "" if cell.width == 1 else f"width {cell.width:g}"
-    return ", ".join(part for part in (*parts, f"{cell.target} target", width) if part)
 
 
 def _row(line: Mapping[str, str]) -> Row:

@@ -6,7 +6,7 @@ No plotting library: a sweep reads the cells from here.
 from dataclasses import dataclass
 from typing import Literal
 
-from fglight.cells import Cell
+from fglight.cell import Cell
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from fglight.paper import in_words, published
+from fglight.cell import in_words
+from fglight.paper import published
+from fglight.paper.claims import CLAIMS
 from fglight.paper.figures import FIGURES
-from fglight.report.claims import CLAIMS
+from fglight.paper.layouts import LAYOUTS
 from fglight.report.draw import Drawing, draw
-from fglight.report.layouts import LAYOUTS
 from fglight.report.metrics import by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
-from fglight.report.runs import Collection, Problem, Unfinished, collect
 from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score, setting_in_words
 from fglight.report.tables import Table, fill
 from fglight.report.verdicts import Verdict, judge
+from fglight.runs.collect import Collection, Problem, Unfinished, collect
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fglight.report.runs import Problem
+from fglight.runs.collect import Problem
 
 
 def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fglight.paper import in_words
+from fglight.cell import in_words
 from fglight.report.contents import Report
 from fglight.report.scores import accuracy, setting_in_words
 from fglight.report.tables import as_frame

@@ -7,9 +7,9 @@ from math import isclose
 
 import pandas as pd
 
-from fglight.cells import Cell
-from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, in_words, published, unprinted
-from fglight.report.runs import Problem, Run
+from fglight.cell import Cell, in_words
+from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, published, unprinted
+from fglight.runs.collect import Problem, Run
 from fglight.words import counted
 
 Setting = tuple[tuple[str, str], ...]

@@ -7,9 +7,9 @@ from string import ascii_lowercase
 
 import pandas as pd
 
-from fglight.cells import Cell
+from fglight.cell import Cell
 from fglight.paper import Row, published
-from fglight.report.layouts import Layout
+from fglight.paper.layouts import Layout
 from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words
 
 USUAL_STD = 0.6

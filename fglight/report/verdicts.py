@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from fglight.cells import Cell
-from fglight.report.claims import Claim
+from fglight.cell import Cell
+from fglight.paper.claims import Claim
 from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words
 from fglight.report.tables import rows_by_cell
 from fglight.words import counted

@@ -13,7 +13,7 @@ import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
 from rich.console import Console
 
-from fglight.cells import Cell
+from fglight.cell import Cell
 from fglight.paper import TABLES, published
 from fglight.paper.figures import FIGURES
 

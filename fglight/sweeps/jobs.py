@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
-from fglight.cells import Cell, recipe
+from fglight.cell import Cell
 from fglight.errors import ConfigError
 from fglight.paper import published, unprinted
 from fglight.paper.figures import FIGURES
-from fglight.rundir import has_effect
+from fglight.paper.recipes import recipe
+from fglight.paper.searches import HOLDOUT, aux_sizes, learning_rates
+from fglight.runs.folder import has_effect
 from fglight.sweeps.request import Request
-from fglight.sweeps.searches import HOLDOUT, aux_sizes, learning_rates
 
 NAME_LENGTH = 120
 """Names of folders stay below this; the settings in a longer one are replaced by their hash."""

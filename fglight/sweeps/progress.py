@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fglight.rundir import State, read_result, state
+from fglight.runs.folder import State, read_result, state
 from fglight.sweeps.jobs import Job
 
 

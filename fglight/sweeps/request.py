@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 from fglight.errors import ConfigError
 from fglight.paper import TABLES
 from fglight.paper.figures import FIGURES
-from fglight.rundir import SWEEP_SETTINGS
+from fglight.runs.folder import SWEEP_SETTINGS
 
 FILTERS = ("target", "guess", "aux", "perturb", "model", "blocks")
 """What chooses among the cells of a table, with the values to keep."""

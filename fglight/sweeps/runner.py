@@ -14,9 +14,9 @@ from rich.table import Table
 
 from fglight.config import check_config
 from fglight.errors import ConfigError, FglightError, LauncherError
-from fglight.rundir import State, check_unchanged, make_directory, run_settings, state
-from fglight.sweeps.estimate import parameter_count, show_plan
+from fglight.runs.folder import State, check_unchanged, make_directory, run_settings, state
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
+from fglight.sweeps.planning.plan import parameter_count, show_plan
 from fglight.sweeps.progress import Progress, first_line
 from fglight.sweeps.request import Request
 from fglight.sweeps.searches import aux_table, lr_table

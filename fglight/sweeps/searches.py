@@ -1,51 +1,20 @@
-"""The paper's searches for learning rates and for the size of auxiliary networks."""
+"""What the searches for learning rates and for the size of auxiliary networks found."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from fglight.cells import Cell, recipe
-from fglight.config import build_model
-from fglight.rundir import read_result
-
-if TYPE_CHECKING:
-    from fglight.sweeps.jobs import Job
-
-HOLDOUT = "0.1"
-"""Fraction of the training images that stands in for the test set; the paper only says "a subset" (Sec. 4.1)."""
-
-LARGEST_SHARE = 0.1
-"""What an auxiliary network may cost of its block's FLOPs (App. A.2)."""
-
-
-def learning_rates(cell: Cell) -> tuple[str, ...]:
-    """The grid of Sec. 4.1 for a cell's data set; CIFAR-10's where the paper gives none."""
-    return ("0.1", "0.05", "0.01", "0.005", "0.0001") if cell.data == "imagenet32" else ("0.05", "0.01", "0.005")
-
-
-def aux_sizes() -> Iterator[tuple[Cell, dict[str, str]]]:
-    """The cells and settings of App. A.2: local learning on CIFAR-10 in 8 blocks, by depth and hidden width."""
-    training = {
-        "data.batch_size": "256",
-        "data.holdout": HOLDOUT,
-        "optim.lr": "0.1",
-        "optim.lr_step": "30",
-        "optim.lr_gamma": "0.2",
-        "trainer.max_epochs": "90",
-    }
-    for aux, smallest, largest in (("mlp", 64, 4096), ("cnn", 4, 64)):
-        cell = Cell("cifar10", 8, 1.0, "local", "exact", aux, "")
-        for depth in range(1, 9):
-            hidden = smallest
-            while hidden <= largest:
-                yield cell, {**training, "aux.depth": str(depth), "aux.hidden": str(hidden)}
-                hidden *= 2
+from fglight.build import build_model
+from fglight.cell import Cell
+from fglight.paper.recipes import recipe
+from fglight.paper.searches import LARGEST_SHARE
+from fglight.runs.folder import read_result
+from fglight.sweeps.jobs import Job
 
 
 def aux_share(cfg: DictConfig) -> float:
@@ -63,7 +32,7 @@ def aux_share(cfg: DictConfig) -> float:
     return max(shares)
 
 
-def lr_table(jobs: Sequence["Job"], sweep_dir: Path) -> Table:
+def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
     """The accuracy of each learning rate by cell, the best one marked, and the paper's choice beside."""
     accuracies = _accuracies(jobs, sweep_dir, ("optim.lr",))
     rates = sorted({rate for by_rate in accuracies.values() for (rate,) in by_rate}, key=float, reverse=True)
@@ -75,7 +44,7 @@ def lr_table(jobs: Sequence["Job"], sweep_dir: Path) -> Table:
     return table
 
 
-def aux_table(jobs: Sequence["Job"], sweep_dir: Path, configs: Mapping[str, DictConfig]) -> Table:
+def aux_table(jobs: Sequence[Job], sweep_dir: Path, configs: Mapping[str, DictConfig]) -> Table:
     """For each kind of auxiliary network, the sizes from the best to the worst, with their share of FLOPs."""
     shares = {_key(job, _SIZE): aux_share(configs[job.name]) for job in jobs}
     table = Table("aux", "depth", "hidden", "accuracy %", "FLOPs %", "", title="held-out accuracy by auxiliary size")
@@ -91,13 +60,11 @@ def aux_table(jobs: Sequence["Job"], sweep_dir: Path, configs: Mapping[str, Dict
 _SIZE = ("aux.depth", "aux.hidden")
 
 
-def _key(job: "Job", names: Sequence[str]) -> tuple[Cell, tuple[str, ...]]:
+def _key(job: Job, names: Sequence[str]) -> tuple[Cell, tuple[str, ...]]:
     return job.cell, tuple(dict(job.settings)[name] for name in names)
 
 
-def _accuracies(
-    jobs: Sequence["Job"], sweep_dir: Path, names: Sequence[str]
-) -> dict[Cell, dict[tuple[str, ...], float]]:
+def _accuracies(jobs: Sequence[Job], sweep_dir: Path, names: Sequence[str]) -> dict[Cell, dict[tuple[str, ...], float]]:
     """Mean accuracy over the finished seeds, by cell and by the values of the settings that are searched."""
     found: dict[Cell, dict[tuple[str, ...], list[float]]] = {}
     for job in jobs:

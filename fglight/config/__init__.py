@@ -1,0 +1,90 @@
+"""Composing a configuration, and checking it."""
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from fglight.cell import Cell
+from fglight.config.settings import CONFIG_DIR, GROUPS, check_overrides, check_settings
+from fglight.errors import ConfigError
+from fglight.paper.recipes import recipe
+from fglight.runs.folder import SWEEP_SETTINGS
+
+# ${recipe:lr} is the paper's learning rate for the chosen cell, ${cell:} the cell's name.
+OmegaConf.register_new_resolver(
+    "recipe", lambda key, _root_: getattr(recipe(Cell.from_config(_root_)), key), replace=True
+)
+OmegaConf.register_new_resolver("cell", lambda _root_: str(Cell.from_config(_root_)), replace=True)
+# ${gpus:} is what a job asks of a launcher: 1 where this machine has a GPU, else 0.
+OmegaConf.register_new_resolver("gpus", lambda: int(torch.cuda.is_available()), replace=True)
+
+
+def load_config(overrides: list[str] | None = None) -> DictConfig:
+    """Compose and check a configuration as ``train.py`` does.
+
+    Args:
+        overrides: Hydra overrides on ``conf/config.yaml``, such as ``["guess=ntk", "model.width=0.5"]``.
+
+    Raises:
+        ConfigError: if a setting, or a combination of settings, means nothing.
+        hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
+    """
+    check_overrides(overrides or [])
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("config", overrides or [])
+    for group in GROUPS:
+        OmegaConf.set_struct(cfg[group], True)
+    check_config(cfg)
+    return cfg
+
+
+def devices(cfg: DictConfig) -> int:
+    """How many devices, and so processes, work on one run."""
+    return cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else len(cfg.trainer.devices)
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check everything that can be checked without data.
+
+    Raises:
+        ConfigError: naming the first setting that is out of range, its value and what is accepted.
+    """
+    check_settings(cfg)
+    for setting in SWEEP_SETTINGS:
+        if cfg.get(setting) is not None and cfg[setting] is not False:
+            raise ConfigError(f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=...")
+    smallest = 32 if cfg.model.stem == "imagenet" else 8  # the factor by which the network shrinks images
+    if cfg.data.image_size < smallest:
+        raise ConfigError(
+            f"data.image_size={cfg.data.image_size} is too small for the network: with model.stem={cfg.model.stem} "
+            f"accepted are images of {smallest}x{smallest} and larger"
+        )
+    count = devices(cfg)
+    if cfg.data.batch_size < 2 * count:
+        raise ConfigError(
+            f"data.batch_size={cfg.data.batch_size} is too small for trainer.devices={cfg.trainer.devices}, which "
+            f"share a batch: accepted is {2 * count} or more"
+        )
+    if cfg.trainer.sync_batchnorm and cfg.engine.name == "forward":
+        raise ConfigError(
+            "trainer.sync_batchnorm=true has no forward-mode derivative: accepted is false with engine=forward"
+        )
+    if cfg.trainer.sync_batchnorm and count > 1 and cfg.perturb.name == "weight_per_sample":
+        raise ConfigError(
+            "trainer.sync_batchnorm=true cannot go with perturb=weight_per_sample, which normalises each process's "
+            "images by their own statistics: accepted is false"
+        )
+    if cfg.compile and cfg.trainer.sync_batchnorm:
+        raise ConfigError("trainer.sync_batchnorm=true cannot go with compile=true: accepted is false for one of them")
+    if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":
+        raise ConfigError(
+            f"compile=true cannot go with perturb=activity_span on trainer.devices={cfg.trainer.devices}, whose "
+            "parts of a batch may be of any size: accepted is compile=false"
+        )
+    if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
+        raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
+    from fglight.build import build_estimator
+
+    build_estimator(cfg)

@@ -1,0 +1,198 @@
+"""Which settings there are, what reads them, and which values they may have."""
+
+import inspect
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fglight.config.rules import FIXED, LIGHTNING, RULES
+from fglight.errors import ConfigError
+
+PACKAGE = Path(__file__).parent.parent
+CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
+"""The folder with ``config.yaml``: inside an installed package, beside it in a checkout."""
+
+GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"))
+"""What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
+
+_GIVEN = {
+    "aux": {"channels", "num_classes", "blocks", "width"},
+    "data": {"seed"},
+    "engine": {"target", "guess", "perturbation", "train_auxiliaries", "probe", "channels_last"},
+    "model": {"auxiliary", "num_classes", "in_channels"},
+}
+"""Arguments that components are given by others, and so do not have as settings."""
+
+# conf/config.yaml begins with this: settings can then be added to a group without a +, as in trainer.max_steps=5. Those
+# that nothing reads are refused below.
+_OPEN = OmegaConf.create({group: DictConfig({}, flags={"struct": False}) for group in GROUPS})
+ConfigStore.instance().store(name="open_groups", node=_OPEN)
+
+
+class UnknownSettingError(ConfigError, HydraException):
+    """A setting that does not exist."""
+
+
+def check_overrides(overrides: Iterable[str]) -> None:
+    """Check what Hydra would not refuse in one line, before a configuration is composed.
+
+    Args:
+        overrides: Hydra overrides, as they stand on a command line.
+
+    Raises:
+        ConfigError: one cannot be read, is of a setting that does not exist, or leaves a group without a choice.
+    """
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            name = parser.parse_override(text).key_or_group
+        except HydraException as error:
+            raise ConfigError(
+                f"{text} cannot be read ({_one_line(error).partition(' expecting ')[0]}): accepted is setting=value, "
+                "with quotes around a value of special characters, as in 'data.root=\"my images\"'"
+            ) from error
+        group, _, value = text.lstrip("+~").partition("=")
+        if re.split(r"[./]", name)[0] not in _root():
+            listed = (f"{group}.{key}" for group in GROUPS for key in _default(group))
+            raise _unknown(name, text.lstrip("+"), [*_root(), *listed])
+        if group in GROUPS and (text.startswith("~") or "null" in value.lower().split(",")):
+            raise _no_choice(group, text)
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check that every group has a choice, that something reads every setting, and that its value is in range.
+
+    Raises:
+        ConfigError: naming the first setting that is not possible, its value and what is accepted.
+    """
+    for group in GROUPS:
+        if not OmegaConf.is_dict(cfg.get(group)):
+            raise _no_choice(group, f"{group}={'null' if cfg.get(group) is None else cfg.get(group)}")
+    _check_names(cfg)
+    given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if cfg.trainer.get(name) is not None]
+    for setting, accepts, accepted in RULES + given:
+        value = OmegaConf.select(cfg, setting)
+        try:
+            fits = accepts(value)
+        except TypeError:
+            fits = False
+        if not fits:
+            raise ConfigError(f"{setting}={value} is not possible: accepted is {accepted}")
+
+
+def _check_names(cfg: DictConfig) -> None:
+    try:
+        root = {name: cfg[name] for name in cfg if name not in GROUPS}
+        groups = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
+    except OmegaConfBaseException as error:  # of an interpolation
+        raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
+    read = {group: _read(group, settings) for group, settings in groups.items()}
+    names = (f"{group}.{name}" for group in GROUPS for name in read[group] or () if name[0] != "_")
+    known = [*_root(), *(name for name in names if name.removeprefix("trainer.") not in FIXED)]
+    unread = chain(
+        ((name, value) for name, value in root.items() if name not in _root()),
+        *(_unread(group, settings, read[group]) for group, settings in groups.items()),
+    )
+    for name, value in unread:
+        raise _unknown(name, f"{name}={value}", known)
+
+
+def _unread(node: str, settings: Mapping[str, Any], read: frozenset[str] | None) -> Iterator[tuple[str, Any]]:
+    """The settings of a node that nothing reads: full names and values."""
+    for name, value in settings.items():
+        if read is not None and name not in read:
+            yield f"{node}.{name}", value
+        elif isinstance(value, dict) and value.keys() > {"_target_"}:
+            yield from _unread(f"{node}.{name}", value, _arguments(f"{node}.{name}", value["_target_"]))
+
+
+def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
+    """The settings of a group that something reads; None where its class takes any."""
+    default = _default(group)
+    listed = frozenset(default)
+    if group == "trainer":
+        listed |= LIGHTNING.keys()
+        return listed if listed.issuperset(settings) else listed | _trainer_options()
+    # To look at a class of fglight.data takes seconds, for it imports Lightning.
+    if "_target_" not in default or (settings.get("_target_") == default["_target_"] and listed.issuperset(settings)):
+        return listed
+    arguments = _arguments(group, settings.get("_target_"))
+    return None if arguments is None else arguments - _GIVEN.get(group, set()) | (listed & {"name", "trained"})
+
+
+def _arguments(node: str, target: Any) -> frozenset[str] | None:
+    """The settings that instantiating a target reads; None for any."""
+    if not isinstance(target, str):
+        raise ConfigError(f"{node}._target_={target} is not possible: accepted is the name of a class")
+    try:
+        found = resolve_name(target)
+        names, takes_any = {"_target_", "_args_", "_recursive_", "_convert_"}, False
+        for owner in inspect.getmro(found)[:-1] if inspect.isclass(found) else (found,):
+            if owner is not found and "__init__" not in vars(owner):
+                continue
+            parameters = inspect.signature(owner).parameters.values()
+            takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+            names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+            if not takes_any or not owner.__module__.startswith("fglight."):  # who hands what it does not know on
+                break
+    except Exception as error:  # whatever importing a module may raise
+        raise ConfigError(f"{node}._target_={target} is not possible: {_one_line(error)}") from error
+    return None if takes_any else frozenset(names)
+
+
+@cache
+def _default(group: str) -> dict[str, Any]:
+    """The file of a group's default choice."""
+    defaults = OmegaConf.load(CONFIG_DIR / "config.yaml").defaults
+    (choice,) = (entry[group] for entry in defaults if OmegaConf.is_dict(entry) and group in entry)
+    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / f"{choice}.yaml"))
+
+
+@cache
+def _root() -> tuple[str, ...]:
+    """The groups and settings of ``config.yaml``."""
+    return *GROUPS, *(name for name in OmegaConf.load(CONFIG_DIR / "config.yaml") if name != "defaults")
+
+
+@cache
+def _trainer_options() -> frozenset[str]:
+    import lightning  # takes seconds, and few need it
+
+    return frozenset(inspect.signature(lightning.Trainer).parameters)
+
+
+def _unknown(name: str, text: str, known: Collection[str]) -> UnknownSettingError:
+    """The error for a setting that does not exist; it names the nearest that do."""
+    group, _, key = name.rpartition(".")
+    groups = get_close_matches(group.partition(".")[0], GROUPS, n=1)
+    family = [other for other in known if groups and other.startswith(f"{groups[0]}.")] or known
+    namesakes = [other for other in known if _key(other) == key]
+    near = get_close_matches(key, map(_key, family), cutoff=0.7)
+    found = namesakes or [other for other in family if _key(other) in near]
+    listed = family if groups else [other for other in known if "." not in other and other != "hydra"]
+    instead = f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(sorted(listed))}"
+    return UnknownSettingError(f"{text} is not possible, nothing reads it: {instead}")
+
+
+def _key(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _no_choice(group: str, text: str) -> ConfigError:
+    choices = sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml"))
+    return ConfigError(f"{text} is not possible, a run needs one: accepted is {group}={' or '.join(choices)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

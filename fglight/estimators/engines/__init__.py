@@ -1,0 +1,1 @@
+"""How inner products with a target are computed."""

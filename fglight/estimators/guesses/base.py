@@ -1,0 +1,96 @@
+"""What every guess is: the direction that a target is projected on (Sec. 3.1).
+
+A guess of your own subclasses ``Guess`` (or ``RandomGuess``, which needs one method), and a file in ``conf/guess``
+names it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fglight.estimators.linalg import span_coefficients
+from fglight.estimators.passes import BlockPass
+from fglight.models.blocks import Block
+
+EPS = 1e-16
+"""Added to squared norms of guesses before dividing by them."""
+
+COMBINATIONS = ("mean", "span")
+
+
+class Guess(ABC):
+    """One or several directions in the space of a block's output or of its parameters.
+
+    Args:
+        directions: how many directions k the target is projected on.
+        combine: what becomes of k projections: their ``mean``, or the orthogonal projection on the ``span`` of the
+            directions (Flügel et al. 2024, arXiv 2410.17764).
+
+    Attributes:
+        uses_auxiliaries: whether the direction comes from the block's local loss.
+        trains_auxiliaries: whether auxiliary networks may train at all with this guess.
+        several: whether there can be more than one direction.
+
+    Raises:
+        ValueError: for more directions than the guess can have, or an unknown way to combine them.
+    """
+
+    uses_auxiliaries = False
+    trains_auxiliaries = True
+    several = False
+
+    def __init__(self, directions: int = 1, combine: str = "mean") -> None:
+        if type(directions) is not int or directions < 1:
+            raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
+        if directions > 1 and not self.several:
+            raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
+        if combine not in COMBINATIONS:
+            raise ValueError(f"guess.combine={combine} does not exist: accepted is {', '.join(COMBINATIONS)}")
+        self.directions = directions
+        self.combine = combine
+
+    @property
+    def drawn(self) -> bool:
+        """Whether random numbers are drawn when directions are asked for."""
+        return self.directions > 1
+
+    def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
+        """Called before every step's forward pass with all blocks of the network."""
+
+    @abstractmethod
+    def activity(self, here: BlockPass) -> Tensor:
+        """The directions in the space of h_j, ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``."""
+
+    @abstractmethod
+    def weight(self, here: BlockPass) -> list[Tensor]:
+        """The directions in the space of theta_j, ``(k, *shape)`` for each of ``here.parameters``."""
+
+    def coefficients(self, products: Tensor, gram: Tensor) -> Tensor:
+        """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
+
+        Args:
+            products: <t, g_m>, ``(..., k)``.
+            gram: <g_l, g_m>, ``(..., k, k)``.
+
+        Returns:
+            The factors, ``(..., k)``.
+        """
+        if self.combine == "span":
+            return span_coefficients(products, gram)
+        return self.coefficient(products, gram.diagonal(dim1=-2, dim2=-1)) / self.directions
+
+    def coefficient(self, product: Tensor, square: Tensor) -> Tensor:
+        """The factor c for a single direction g: here <t, g> / (|g|^2 + eps).
+
+        Args:
+            product: inner products <t, g>, any shape.
+            square: squared norms |g|^2, same shape.
+        """
+        return product / (square + EPS)
+
+
+def stack(directions: Sequence[Tensor]) -> Tensor:
+    """Directions one below the other, ``(k, *shape)``; a view of a single one."""
+    return directions[0].unsqueeze(0) if len(directions) == 1 else torch.stack(list(directions))

@@ -1,0 +1,50 @@
+"""Guesses from the local losses of auxiliary networks that never train."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fglight.estimators.guesses.base import stack
+from fglight.estimators.guesses.local import LocalGuess
+from fglight.estimators.passes import BlockPass, local_loss
+from fglight.models.blocks import Block
+from fglight.models.initialization import reset_parameters
+
+
+class FixedNTKGuess(LocalGuess):
+    """The gradient of L_j with auxiliary networks that stay as they were drawn (App. B.2)."""
+
+    trains_auxiliaries = False
+
+
+class NTKGuess(FixedNTKGuess):
+    """The gradient of L_j with auxiliary networks that are drawn afresh before every step.
+
+    With several directions, each comes from an auxiliary network of its own.
+    """
+
+    several = True
+
+    def prepare(self, blocks: Sequence[Block]) -> None:
+        """Redraw every auxiliary network but the head."""
+        for block in blocks[:-1]:
+            reset_parameters(block.aux)
+
+    def activity(self, here: BlockPass) -> Tensor:
+        """See ``Guess``."""
+        gradients = [here.local_gradient]
+        if self.directions > 1:
+            aux = here.block.aux
+            kept = [parameter.detach().clone() for parameter in aux.parameters()]
+            with here.buffers.again(aux):
+                for _ in range(1, self.directions):
+                    reset_parameters(aux)
+                    loss = local_loss(
+                        here.block, here.output, here.batch.labels, here.buffers, to_output=True, train=False
+                    )
+                    gradients.append(loss.gradient)
+            with torch.no_grad():
+                for parameter, value in zip(aux.parameters(), kept):
+                    parameter.copy_(value)
+        return stack(gradients)

@@ -1,0 +1,92 @@
+"""Activity perturbation: the projection takes place in the space of a block's output."""
+
+import torch
+from torch import Tensor
+
+from fglight.estimators import linalg
+from fglight.estimators.duals import TANGENTS
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.passes import BlockPass
+from fglight.estimators.perturbations.base import BlockDerivative, Estimate, Perturbation
+from fglight.estimators.targets import TargetGradient
+
+
+class ActivityPerturbation(Perturbation):
+    """Coefficients in the space of h_j, then one vector-Jacobian product of the block (Eq. 5).
+
+    One coefficient stands for a ``sample``, or for a ``channel`` of a sample (its dimension 1).
+    """
+
+    granularities = ("sample", "channel")
+    several_directions = True
+
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+        """See ``Perturbation``; the cosine is the mean over samples."""
+        directions = self.units(guess.activity(here))  # (units, k, features)
+        t = self.units(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
+        products, gram = linalg.products(t, directions), linalg.gram(directions)
+        coefficients = guess.coefficients(products, gram)
+        similarity = self._cosine(here, t, products, gram, coefficients) if cosine else None
+        return Estimate(self._to_parameters(here, self.project(here, t, directions, coefficients)), similarity)
+
+    def units(self, tensors: Tensor) -> Tensor:
+        """Cut activities ``(k, batch, ...)`` into what one coefficient stands for: ``(units, k, features)``."""
+        start = 2 if self.granularity == "sample" else 3
+        return tensors.reshape(len(tensors), tensors.shape[1:start].numel(), -1).transpose(0, 1)
+
+    def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
+        """The estimate of the target in the space of h_j.
+
+        Args:
+            here: the block.
+            target: ``(units, features)``.
+            directions: ``(units, k, features)``.
+            coefficients: ``(units, k)``.
+
+        Returns:
+            The sum of c_m g_m in each unit, ``(units, features)``.
+        """
+        return linalg.combine(coefficients, directions)
+
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """See ``Perturbation``; with all samples moving along their own directions at once."""
+        tangents = guess.activity(here)  # (k, batch, ...)
+        directions = self.units(tangents)  # (units, k, features)
+        channels = tangents.shape[2] if self.granularity == "channel" else 1
+        masks = torch.eye(channels, dtype=tangents.dtype, device=tangents.device)
+        masks = masks.view(channels, 1, channels, *[1] * (tangents.dim() - 3))  # what moves by itself
+        products = [
+            torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in tangents
+        ]  # k of (channels, batch)
+        products = torch.stack(products).mT.flatten(1).mT  # (units, k)
+        coefficients = guess.coefficients(products, linalg.gram(directions))
+        return self._to_parameters(here, linalg.combine(coefficients, directions))
+
+    def _to_parameters(self, here: BlockPass, estimate: Tensor) -> list[Tensor]:
+        """From the space of h_j, ``(units, features)``, to that of theta_j; the block's graph is freed."""
+        return here.to_parameters(estimate.view(here.output.shape).to(here.output.dtype), keep=False)
+
+    def _cosine(self, here: BlockPass, target: Tensor, products: Tensor, gram: Tensor, coefficients: Tensor) -> Tensor:
+        by_sample = (len(here.output), -1)
+        squares = linalg.products(target, target.unsqueeze(1)).view(by_sample).sum(1)
+        units = (x.view(*by_sample, *x.shape[1:]) for x in (products, gram, coefficients))
+        return here.batch.mean([linalg.cosine(*units, squares).mean()])[0]
+
+
+class ActivitySpanPerturbation(ActivityPerturbation):
+    """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6)."""
+
+    granularities = ("sample",)
+    several_directions = False
+
+    def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
+        """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
+        return linalg.project_on_span(target, here.batch.gather(directions.squeeze(1)))
+
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
+        own = guess.activity(here).squeeze(0)
+        basis = linalg.unit_rows(here.batch.gather(own.flatten(1)))  # (whole batch, features)
+        moves = basis.to(own.dtype).view(-1, 1, *own.shape[1:])
+        products = torch.cat([derivative(move.expand(-1, *own.shape)) for move in moves.split(TANGENTS)])
+        return self._to_parameters(here, linalg.combine_in_span(products.mT, basis))

@@ -1,0 +1,133 @@
+"""Perturbations (Sec. 3.3): the space in which a target is projected on a guess."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.layers import LayerCall
+from fglight.estimators.passes import BlockPass
+from fglight.estimators.targets import TargetGradient
+
+BlockTarget = tuple[BlockPass, TargetGradient]
+BlockEstimate = tuple[BlockPass, list[Tensor]]
+"""A block and a tensor for each of its parameters."""
+
+BlockDerivative = Callable[[Tensor], Tensor]
+"""Takes tangents of a block's output, ``(count, batch, ...)``, to every sample's share of the target's derivative
+along them, ``(count, batch)``: inner products of tangent and target."""
+
+
+@dataclass
+class Estimate:
+    """The estimate of one block's gradient.
+
+    Attributes:
+        gradients: a tensor for each trained parameter of the body.
+        cosine: mean cosine similarity of guess and target, a scalar; None where it was not asked for.
+    """
+
+    gradients: list[Tensor]
+    cosine: Tensor | None = None
+
+
+class Perturbation(ABC):
+    """Turns the targets and guesses of all blocks into estimates of their gradients.
+
+    Args:
+        granularity: what one coefficient stands for; None takes the first of ``granularities``, which is the paper's.
+
+    Attributes:
+        granularities: what it can be.
+        by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
+        several_directions: whether it can project on several directions of a guess.
+
+    Raises:
+        ValueError: for any other granularity.
+    """
+
+    granularities: tuple[str, ...] = ("sample",)
+    by_sample = True
+    several_directions = False
+
+    def __init__(self, granularity: str | None = None) -> None:
+        self.granularity = granularity or self.granularities[0]
+        if self.granularity not in self.granularities:
+            raise ValueError(
+                f"perturb.granularity={granularity} means nothing for {type(self).__name__}: "
+                f"accepted is {', '.join(self.granularities)}"
+            )
+
+    def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
+        """A context in which ``body`` runs once; its value is what the perturbation wants to know of its layers."""
+        return nullcontext([])
+
+    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+        """Where inside a block its target is needed, besides its output."""
+        return []
+
+    def reuses_graph(self, guess: Guess) -> bool:
+        """Whether a block's graph is needed once its target is known."""
+        return True
+
+    def __call__(
+        self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
+    ) -> Iterator[tuple[BlockPass, Estimate]]:
+        """The estimates of blocks 0..J-2, in any order; those without parameters are left out.
+
+        Args:
+            targets: blocks J-2 down to 0 with their targets.
+            guess: where the guesses come from.
+            cosine: whether the cosine similarity of guess and target is wanted too.
+        """
+        for here, target in in_drawing_order(targets, guess):
+            estimate = self.estimate(here, target, guess, cosine=cosine)
+            target.release()
+            yield here, estimate
+
+    @abstractmethod
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+        """The estimate of one block; arguments as in ``__call__``."""
+
+    @property
+    def in_one_run(self) -> bool:
+        """Forward mode: whether a coefficient stands for so much that one run carries the tangents of all of them."""
+        return False
+
+    def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
+        """The estimate of one block by forward-mode differentiation.
+
+        Args:
+            here: the block.
+            derivative: of its target.
+            guess: where the guesses come from.
+
+        Raises:
+            NotImplementedError: for a perturbation without forward mode.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward mode: it needs engine=reverse")
+
+
+def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[BlockTarget]:
+    """The targets of blocks with parameters, from block 0 on for guesses that are drawn, else as they come."""
+    targets = (target for target in targets if target[0].parameters)
+    return reversed(list(targets)) if guess.drawn else targets
+
+
+class Unprojected(Perturbation):
+    """No projection: the estimate is the target. What ``guess=exact`` uses, whatever the perturbation."""
+
+    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
+        """See ``Perturbation``."""
+        return here.parameters
+
+    def reuses_graph(self, guess: Guess) -> bool:
+        """See ``Perturbation``."""
+        return False
+
+    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+        """See ``Perturbation``; a cosine similarity of one would be no news and is left out."""
+        return Estimate(list(target.inside))

@@ -1,0 +1,174 @@
+"""Run directories as records: what finished, what did not, what failed and what cannot be read."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from fglight.cell import Cell, cell_of, in_words
+from fglight.errors import ConfigError
+
+RECIPE = ("lr", "lr_step", "lr_gamma", "epochs", "batch_size", "momentum", "weight_decay")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1."""
+
+    path: Path
+    cell: Cell
+    seed: int
+    recipe: Mapping[str, float]
+    options: Mapping[str, Any]
+    epoch: int
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error, its ``failure.json``; ``what`` is its cell and seed as far as they are known."""
+
+    path: Path
+    what: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that goes on or was interrupted; ``what`` is its cell and seed as far as they are known."""
+
+    path: Path
+    what: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that could not be used, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class Collection:
+    """Every run directory below some folders."""
+
+    roots: tuple[Path, ...] = ()
+    finished: list[Run] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def collect(roots: Iterable[Path]) -> Collection:
+    """Read every run directory at any depth below ``roots``.
+
+    Returns:
+        The runs in the order of their paths. Files that cannot be read are among the ``problems``.
+
+    Raises:
+        ConfigError: A root is no folder.
+    """
+    runs = Collection(tuple(roots))
+    for root in runs.roots:
+        if not root.is_dir():
+            raise ConfigError(f"No folder of runs at '{root}'.")
+    folders = {folder.resolve(): folder for root in runs.roots for folder in _run_folders(root, runs.problems)}
+    for folder in sorted(folders.values()):
+        try:
+            _add(folder, runs)
+        except _Unreadable as error:
+            runs.problems.append(Problem(error.path, str(error)))
+    return runs
+
+
+class _Unreadable(Exception):
+    """A file that does not hold what it should."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+
+
+def _run_folders(root: Path, problems: list[Problem]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        problems.append(Problem(Path(error.filename), error.strerror or str(error)))
+
+    for folder, subfolders, names in os.walk(root, onerror=note):
+        ran = "config.yaml" in names and "metrics" in subfolders
+        if ran or "result.json" in names or "failure.json" in names:
+            subfolders.clear()
+            yield Path(folder)
+
+
+def _add(folder: Path, runs: Collection) -> None:
+    result, failure = folder / "result.json", folder / "failure.json"
+    if result.exists():
+        runs.finished.append(_finished(result, _read_json(result)))
+    elif failure.exists():
+        words = _read_json(failure)
+        runs.failed.append(Failure(folder, _named(words), str(words.get("error", "no error was recorded"))))
+    else:
+        runs.unfinished.append(_unfinished(folder / "config.yaml"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _Unreadable(path, error.strerror or str(error)) from error
+    except ValueError as error:  # not UTF-8, or half-written JSON
+        raise _Unreadable(path, f"not valid JSON ({error})") from error
+    if not isinstance(words, dict):
+        raise _Unreadable(path, "not a JSON object")
+    return words
+
+
+def _finished(path: Path, words: dict[str, Any]) -> Run:
+    try:
+        run = Run(
+            path=path.parent,
+            cell=cell_of(words["cell"]),
+            seed=int(words["seed"]),
+            recipe={name: float(words["recipe"][name]) for name in RECIPE},
+            options=dict(words.get("options") or {}),
+            epoch=int(words["epoch"]),
+            test_accuracy=float(words["test_accuracy"]),
+        )
+    except KeyError as error:
+        raise _Unreadable(path, f"no entry {error}") from error
+    except (TypeError, ValueError) as error:
+        raise _Unreadable(path, f"an entry of the wrong type ({error})") from error
+    if not 0 <= run.test_accuracy <= 1:
+        raise _Unreadable(path, f"test_accuracy {run.test_accuracy} is no fraction between 0 and 1")
+    if not all(math.isfinite(number) for number in (*run.recipe.values(), run.cell.width)):
+        raise _Unreadable(path, "a recipe or a width that is not finite")
+    return run
+
+
+def _unfinished(path: Path) -> Unfinished:
+    try:
+        config = OmegaConf.load(path)
+        what = f"{in_words(Cell.from_config(config))}, seed {config.seed}"
+    except OSError as error:
+        raise _Unreadable(path, error.strerror or str(error)) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise _Unreadable(path, f"not valid YAML ({' '.join(str(error).split())})") from error
+    except (OmegaConfBaseException, AttributeError):  # some other configuration
+        what = ""
+    return Unfinished(path.parent, what)
+
+
+def _named(words: Mapping[str, Any]) -> str:
+    """Name the cell and the seed of a failure as far as they are known."""
+    try:
+        return f"{in_words(cell_of(words['cell']))}, seed {words['seed']}"
+    except (KeyError, TypeError, ValueError):
+        return ""

@@ -1,0 +1,109 @@
+"""What a run leaves behind: ``result.json`` or ``failure.json``, and a summary on the terminal."""
+
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from fglight.cell import Cell
+from fglight.words import counted
+
+PAPER_SETTINGS = {
+    "aux.hidden": (None,),
+    "aux.depth": (None, 3),
+    "aux.trained": (True,),
+    "aux.full_conv": (None, False),
+    "aux.pool": (None, 2),
+    "perturb.granularity": ("tensor", "sample"),
+    "guess.directions": (None, 1),
+    "guess.combine": (None, "mean"),
+    "engine.name": ("reverse",),
+    "data.holdout": (0,),
+    "trainer.precision": ("32-true",),
+    "trainer.max_steps": (None, -1),
+    "trainer.max_time": (None,),
+    "trainer.limit_train_batches": (None,),
+    "trainer.limit_val_batches": (None,),
+    "trainer.fast_dev_run": (None, False),
+}
+"""Settings beside cell and recipe that change what a run measures, with the values that mean "as in the paper"."""
+
+
+def other_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of a configuration that are not as in the paper, beside cell and recipe."""
+    chosen = {setting: OmegaConf.select(cfg, setting) for setting in PAPER_SETTINGS}
+    return {
+        setting: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for setting, value in chosen.items()
+        if value not in PAPER_SETTINGS[setting]
+    }
+
+
+def build_result(
+    cfg: DictConfig, *, epochs_done: int, steps: int, metrics: dict[str, float], seconds: float, device: str
+) -> dict[str, Any]:
+    """What ``result.json`` holds of a finished run.
+
+    Args:
+        cfg: the run's configuration.
+        epochs_done: how many epochs were trained, the last of them perhaps in part.
+        steps: how many steps were taken.
+        metrics: the last epoch's, by the names they are logged under.
+        seconds: wall-clock time of training and testing.
+        device: what it ran on, in words.
+    """
+    return {
+        "cell": asdict(Cell.from_config(cfg)),
+        "seed": cfg.seed,
+        "recipe": {
+            "lr": cfg.optim.lr,
+            "lr_step": cfg.optim.lr_step,
+            "lr_gamma": cfg.optim.lr_gamma,
+            "epochs": cfg.trainer.max_epochs,
+            "batch_size": cfg.data.batch_size,
+            "momentum": cfg.optim.momentum,
+            "weight_decay": cfg.optim.weight_decay,
+        },
+        "options": other_settings(cfg),
+        "epoch": epochs_done - 1,
+        "steps": steps,
+        **{
+            f"{split}_{name}": metrics[f"{split}/{name}"]
+            for split in ("test", "train")
+            for name in ("accuracy", "loss")
+        },
+        "time_s": round(seconds, 2),
+        "device": device,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("fglight", "torch", "lightning")},
+        },
+    }
+
+
+def summary(result: dict[str, Any], run_dir: Path) -> Table:
+    """A finished run in a few lines, for the terminal."""
+    recipe = result["recipe"]
+    table = Table(show_header=False, title=f"{Cell(**result['cell'])}, seed {result['seed']}", title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("test accuracy", f"[bold]{100 * result['test_accuracy']:.1f} %[/bold]")
+    table.add_row("train accuracy", f"{100 * result['train_accuracy']:.1f} %")
+    table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
+    table.add_row(
+        "learning rate",
+        f"{recipe['lr']:g}, times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}, "
+        f"{counted(recipe['epochs'], 'epoch')}",
+    )
+    if "steps" in result:  # earlier versions did not count them
+        reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
+        table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
+    for setting, value in result["options"].items():
+        table.add_row(setting, str(value))
+    table.add_row("run directory", os.path.relpath(run_dir))
+    return table

@@ -1,0 +1,57 @@
+"""Where a run's metrics go: CSV files, and Weights & Biases."""
+
+import glob
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig
+
+from fglight.cell import Cell
+from fglight.errors import ConfigError
+from fglight.runs.folder import run_settings
+
+
+def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -> list[Logger]:
+    """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration.
+
+    Args:
+        cfg: the run's configuration.
+        run_dir: the run's directory.
+        wandb_id: of the run on Weights & Biases that goes on; None for a new one.
+    """
+    loggers: list[Logger] = [CSVLogger(run_dir, name="metrics")]
+    if cfg.logger.mode != "disabled":
+        cell = Cell.from_config(cfg)
+        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
+        names = ("project", "entity", "group", "name")
+        try:
+            run = wandb.init(
+                dir=run_dir,
+                mode=cfg.logger.mode,
+                **{name: None if cfg.logger[name] is None else str(cfg.logger[name]) for name in names},
+                tags=list(dict.fromkeys(str(word) for word in words if word != "")),
+                config={**run_settings(cfg), "cell": asdict(cell)},
+                id=wandb_id or _new_wandb_id(run_dir),
+                resume="allow" if wandb_id else None,
+                settings=wandb.Settings(silent=True),
+                reinit="finish_previous",
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"Weights & Biases refuses the run ({' '.join(str(error).split())}): change logger, its "
+                "mode included, or the environment's WANDB_ variables"
+            ) from error
+        loggers.append(WandbLogger(experiment=run))
+    return loggers
+
+
+def _new_wandb_id(run_dir: Path) -> str:
+    """``WANDB_RUN_ID``, but only for one run: a second one of this process, or beside it on disk, draws its own."""
+    given = os.environ.pop("WANDB_RUN_ID", "")
+    if given and not any(run_dir.parent.glob(f"*/wandb/*run-*-{glob.escape(given)}")):
+        return given
+    return secrets.token_hex(4)

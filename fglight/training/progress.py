@@ -1,0 +1,23 @@
+"""The progress bar of a run."""
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+
+
+class ProgressBar(RichProgressBar):
+    """Epoch, steps and time, with the current loss and the last epoch's test accuracy, on 80 columns."""
+
+    def configure_columns(self, trainer: L.Trainer) -> list:
+        """All but the speed."""
+        return [
+            column for column in super().configure_columns(trainer) if not isinstance(column, ProcessingSpeedColumn)
+        ]
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, str]:
+        """The figures one watches, in few characters."""
+        metrics = trainer.progress_bar_metrics
+        shown = {"loss": f"{metrics['loss']:.2f}"} if "loss" in metrics else {}
+        if "test/accuracy" in metrics:
+            shown["test"] = f"{100 * metrics['test/accuracy']:.0f}%"
+        return shown

@@ -1,0 +1,214 @@
+"""One run: from a configuration to a trained network and a run directory."""
+
+import logging
+import os
+import signal
+import traceback
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import wandb
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from fglight.build import build_estimator, build_model
+from fglight.cell import Cell
+from fglight.config import check_config
+from fglight.config.rules import FIXED, LIGHTNING
+from fglight.errors import ConfigError, FglightError
+from fglight.processes import Terminated, terminable
+from fglight.runs.folder import check_unchanged, claim, read_result, run_settings, write_config, write_json
+from fglight.runs.record import build_result, other_settings, summary
+from fglight.training.checkpoint import LastCheckpoint
+from fglight.training.loggers import build_loggers
+from fglight.training.module import ForwardGradientModule
+from fglight.training.progress import ProgressBar
+from fglight.training.stopping import KeepSigterm, StopAfter
+from fglight.words import counted
+
+
+def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Train as configured, leave everything in a run directory, and print a summary.
+
+    The directory gets ``config.yaml`` (resolved), ``metrics/``, ``checkpoints/last.ckpt`` and, at the end,
+    ``result.json``. A run that was interrupted goes on from its checkpoint and ends as it would have without the
+    interruption; one that is finished is not done again.
+
+    Args:
+        cfg: a configuration as ``load_config`` composes it.
+        run_dir: the directory; it is made where it does not exist.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ConfigError: a setting means nothing, or the directory holds a run with other settings.
+        DataError: files of the data set are missing or damaged.
+        NonFiniteLossError: training diverged.
+        RunBusyError: another process is writing the directory.
+    """
+    check_config(cfg)
+    _share_cores()
+    cell = Cell.from_config(cfg)
+    if rank_zero_only.rank > 0:  # the first of several processes keeps the directory
+        return _train(cfg, cell, run_dir)
+    settings = run_settings(cfg)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with claim(run_dir):
+        check_unchanged(settings, run_dir)
+        result = read_result(run_dir)
+        if result is not None:
+            Console().print(summary(result, run_dir))
+            return result
+        if not (run_dir / "config.yaml").exists():
+            write_config(settings, run_dir)
+        try:
+            with terminable(lambda: _last_checkpoint(run_dir)):
+                result = _train(cfg, cell, run_dir)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
+                if not isinstance(error, FglightError):
+                    failure["traceback"] = traceback.format_exc()
+                write_json(run_dir / "failure.json", failure)
+            wandb.finish(exit_code=1)
+            raise
+        wandb.finish()
+        write_json(run_dir / "result.json", result)
+        (run_dir / "failure.json").unlink(missing_ok=True)
+    Console().print(summary(result, run_dir))
+    return result
+
+
+def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
+    _quieten()
+    L.seed_everything(cfg.seed, verbose=False)
+    data = _build_data(cfg)
+    data.prepare_data()
+    data.setup()
+    model, estimator = build_model(cfg), build_estimator(cfg)
+    module = ForwardGradientModule(
+        model, estimator, **cfg.optim, seed=cfg.seed, cosine=cfg.cosine, channels_last=cfg.channels_last
+    )
+    checkpoint = LastCheckpoint(run_dir / "checkpoints")
+    resumed = checkpoint.usable()
+    first = rank_zero_only.rank == 0
+    options = _trainer_options(cfg)
+    max_steps = options.pop("max_steps")
+    logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
+    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if logged else []
+    checkpoint.wandb_id = wandb.run.id if wandb.run else None
+    # Every refresh waits for the device.
+    progress = ProgressBar(refresh_rate=cfg.trainer.log_every_n_steps)
+    try:
+        trainer = L.Trainer(
+            **options,
+            use_distributed_sampler=False,  # the data modules share batches out
+            default_root_dir=run_dir,
+            logger=loggers,
+            callbacks=[
+                StopAfter(max_steps),
+                checkpoint,
+                KeepSigterm(),
+                *([progress] if cfg.trainer.enable_progress_bar else []),
+            ],
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:  # such as no such device, or not so many
+        raise _refusal(cfg, error) from error
+    if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
+    length = [counted(trainer.max_epochs, "epoch"), *(f"{name}={value}" for name, value in other_settings(cfg).items())]
+    Console(quiet=not first).print(
+        f"[bold]{cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
+        f"{', going on from its last checkpoint' if resumed else ''}"
+        f"{', compiling a step on the way, which may take minutes' if cfg.compile else ''}",
+        soft_wrap=True,
+    )
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    except MisconfigurationException as error:  # such as a fraction of the batches that is less than one
+        raise _refusal(cfg, error) from error
+    except Terminated:
+        _end_processes(trainer)
+        raise
+    return build_result(
+        cfg,
+        epochs_done=trainer.fit_loop.epoch_progress.current.processed,
+        steps=trainer.global_step,
+        metrics=checkpoint.metrics,
+        seconds=checkpoint.seconds,
+        device=_device_name(trainer.strategy.root_device),
+    )
+
+
+def _trainer_options(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments for Lightning's Trainer that a run does not decide on; null is as if it were not given."""
+    given = OmegaConf.to_container(cfg.trainer, resolve=True)
+    chosen = {name: value for name, value in given.items() if value is not None and name not in FIXED}
+    return {"enable_model_summary": False, "max_steps": -1} | chosen
+
+
+def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:
+    """What Lightning refuses, in a line that names the option."""
+    named = [name for name in cfg.trainer if name in LIGHTNING and name in str(error)] or ["accelerator", "devices"]
+    chosen = " ".join(f"trainer.{name}={cfg.trainer[name]}" for name in named)
+    return ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}")
+
+
+def _last_checkpoint(run_dir: Path) -> str:
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return f"; last checkpoint: {os.path.relpath(path)}" if path.exists() else " before the first checkpoint"
+
+
+def _end_processes(trainer: L.Trainer) -> None:
+    """End the processes that Lightning has started for the run, as it does itself after Ctrl-C."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.kill(signal.SIGKILL)
+        launcher.procs.clear()  # else Lightning's watch over them would kill this process as well
+
+
+def _share_cores() -> None:
+    """Keep to the threads that a launcher leaves to a job that runs beside others."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal() and int(threads) > 0:
+        torch.set_num_threads(int(threads))
+
+
+def _build_data(cfg: DictConfig) -> L.LightningDataModule:
+    try:
+        return instantiate(cfg.data, seed=cfg.seed)
+    except InstantiationException as error:
+        # Hydra wraps what a constructor raises; the data set's own words are the better ones.
+        if isinstance(error.__cause__, FglightError):
+            raise error.__cause__ from None
+        raise
+
+
+def _device_name(device: torch.device) -> str:
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )
+
+
+def _quieten() -> None:
+    """Silence what Lightning says in every run and nobody can act on here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated.*")  # torch's own, in forward mode
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*The number of training batches .* is smaller than the logging interval.*")

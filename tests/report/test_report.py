@@ -1,0 +1,153 @@
+"""The command line of the report and the files that it writes, on synthetic run directories."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from written_runs import LOCAL, curves, result, write_metrics, write_run
+
+import fglight.paper
+import fglight.report
+from fglight.errors import ConfigError
+from fglight.paper import TABLES
+from fglight.report import folder
+from fglight.report.__main__ import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A sweep in the middle: complete, scaled down, unfinished, failed and damaged."""
+    root = tmp_path / "multirun"
+    for seed, accuracy in enumerate((0.915, 0.925)):
+        write_metrics(write_run(root / f"full{seed}", result(LOCAL, accuracy, seed)), curves(8, 4, seed))
+    write_run(root / "scaled", result(replace(LOCAL, perturb="activity"), 0.5, options={"aux.hidden": 8}))
+    write_metrics(write_run(root / "unfinished"), curves(8, 2))
+    write_run(root / "failed", {"error": "CUDA <out> of | memory"}, "failure.json")
+    (write_run(root / "damaged") / "result.json").write_text("{")
+    return root
+
+
+def contents(out):
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_report_is_written_at_any_stage_of_a_sweep(runs, tmp_path, capsys):
+    out = tmp_path / "new/report"
+    assert main([str(runs), "--out", str(out), "--table", "3", "2", "--figure", "3", "4"]) == 0
+    assert set(contents(out)) == {
+        "index.html",
+        "tables.md",
+        "tables.tex",
+        "tables.csv",
+        "figures/figure3.png",
+        "figures/figure3.pdf",
+    }
+    said = capsys.readouterr().out
+    assert "3 runs finished (1 scaled down), 1 unfinished, 1 failed" in said
+    assert "table 3: 1 of 26 cells, 1 more scaled down" in said
+    assert "figure 4: not drawn; missing: CNN: run without train/local_loss/block0; MLP: not run" in said
+    assert f"skipped: {runs / 'damaged/result.json'}: not valid JSON" in said
+    page = (out / "index.html").read_text()
+    for words in ("92.0 ± 0.7", "paper 92.0 ± 0.3", "≈ +0.0", "CUDA &lt;out&gt; of | memory", "not valid JSON"):
+        assert words in page
+    assert "50.0<sup>a</sup>" in page
+    assert "CUDA <out>" not in page
+    assert not re.search(r"(src|href)=[\"'](?!#|data:|figures/)", page)
+
+
+def test_markdown_has_ours_the_difference_and_the_papers(runs, tmp_path):
+    assert main([str(runs), "--out", str(tmp_path / "report"), "--table", "3"]) == 0
+    lines = (tmp_path / "report/tables.md").read_text().splitlines()
+    header = lines.index(
+        "| Guess | CIFAR-10, Activity | CIFAR-10, Weight | ImageNet32, Activity | ImageNet32, Weight |"
+    )
+    assert lines[header + 1] == "| --- | :-: | :-: | :-: | :-: |"
+    assert lines[header + 2] == "| End-to-End | not run [94.5 ± 0.2] | ← | not run [54.6] | ← |"
+    assert lines[header + 3] == (
+        "| Local, CNN | *50.0*<sup>a</sup> (1) [90.4 ± 0.2] | **92.0 ± 0.7** (2) ≈ +0.0 [92.0 ± 0.3] "
+        "| not run [33.1] | not run [38.3] |"
+    )
+    assert "<sup>a</sup> Scaled down: aux.hidden 8." in lines
+    assert "3 runs finished (1 scaled down, 2 seeds)," in lines
+    assert "1 file skipped. Of the paper's 462 cells, 1 at full scale and 1" in lines
+    assert "- `" + str(runs / "failed") + "` (): CUDA &lt;out&gt; of \\| memory" in lines
+
+
+def test_everything_is_in_a_report_of_no_runs(tmp_path, monkeypatch):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 0
+    frame = pd.read_csv("report/tables.csv", keep_default_na=False)
+    assert (len(frame), set(frame["status"])) == (462, {"missing"})
+    page = (tmp_path / "report/index.html").read_text()
+    assert all(f'id="table{number}"' in page for number in TABLES)
+    assert page.count("Not drawn") == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nowhere"], "No folder of runs at 'nowhere'."),
+        ([], "neither multirun nor outputs is here"),
+        ([".", "--table", "13"], "no table 13 with results; there are 2 to 12"),
+        ([".", "--table", "3", "1"], "no table 1 "),
+        ([".", "--figure", "10"], "no figure 10 with results; there are 2 to 9"),
+        ([".", "--out", "file"], "'file' is none"),
+        ([".", "--out", "file/report"], "Cannot write the report to 'file/report'"),
+        ([".", "--out", "mine"], "'mine' holds 'notes.txt', which is not part of a report"),
+    ],
+)
+def test_a_mistake_is_one_clear_error_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, error):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("kept")
+    before = contents(tmp_path)
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert error in said.err
+    assert said.err.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+def test_a_new_report_replaces_the_whole_earlier_one(tmp_path):
+    out = tmp_path / "report"
+    folder.write(out, {"index.html": b"old", "figures/figure2.png": b"old"})
+    folder.write(out, {"index.html": b"new"})
+    assert contents(tmp_path) == {"report/index.html": b"new"}
+
+
+def test_an_error_half_way_leaves_the_earlier_report(tmp_path, monkeypatch):
+    out = tmp_path / "report"
+    folder.write(out, {"index.html": b"old"})
+
+    def full_disk(path, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", full_disk)
+        with pytest.raises(ConfigError, match="No space left"):
+            folder.write(out, {"index.html": b"new"})
+    rename = type(out).rename
+
+    def fails_for_the_new_one(path, target):
+        return full_disk(path, target) if path.name == "new" else rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", fails_for_the_new_one)
+        with pytest.raises(ConfigError, match="No space left"):
+            folder.write(out, {"index.html": b"new"})
+    assert contents(tmp_path) == {"report/index.html": b"old"}
+
+
+@pytest.mark.parametrize("package", [fglight.paper, fglight.report])
+def test_reports_import_no_training_code(package):
+    sources = list(Path(package.__file__).parent.glob("*.py"))
+    assert sources
+    forbidden = (
+        r"^\s*(from|import) (torch|lightning|wandb|hydra|fglight\.(config|data|estimators|models|module|training))\b"
+    )
+    for source in sources:
+        assert not re.search(forbidden, source.read_text(), re.MULTILINE), source

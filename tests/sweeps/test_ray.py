@@ -1,0 +1,146 @@
+"""Sweeps on Ray: which GPU a job gets, and what becomes of the runs of workers and machines that die."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from forked import PROCESSES, ROOT, SMALL, results, train_py
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException
+
+from fglight.config.settings import CONFIG_DIR
+
+pytest.importorskip("ray", reason="needs the sweep extra")
+
+RUNS = ("-m", "table=4", "guess=exact", "blocks=8", "seeds=1", *SMALL, "model.width=0.125", "trainer.max_epochs=9")
+ON_RAY = ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2")
+
+
+def wait(what, seconds=100):
+    """Wait until something is there, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+    return found
+
+
+def epochs(run: Path) -> list[set[int]]:
+    """The epochs logged each time that a run was started."""
+    logs = [csv.DictReader(path.read_text().splitlines()) for path in sorted(run.rglob("metrics.csv"))]
+    return [{int(row["epoch"]) for row in log if row["epoch"]} for log in logs]
+
+
+def in_training(folder: Path, aux: str) -> tuple[Path, int]:
+    """A run that is in its second epoch or later, and the process that holds its lock."""
+
+    def holder() -> tuple[Path, int] | None:
+        run = next(folder.glob(f"multirun/cells/*-{aux}_*/seed0"), None)
+        if run is None or not any(max(log, default=0) for log in epochs(run)):
+            return None
+        for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):  # another user's, or gone
+                if descriptor.readlink() == run / ".lock":
+                    return run, int(descriptor.parts[2])
+        return None
+
+    return wait(holder)
+
+
+def test_a_run_whose_worker_died_is_lost_alone(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        sweep = pool.submit(
+            train_py, tmp_path, *RUNS, "aux=cnn,linear", *ON_RAY, "hydra.launcher.ray.remote.max_retries=0"
+        )
+        run, process = in_training(tmp_path, "linear")
+        os.kill(process, signal.SIGKILL)
+        lost = sweep.result()
+    assert lost.returncode == 1
+    words = (
+        "lost (WorkerCrashedError: The worker died unexpectedly while executing this task): "
+        "the same command into the same folder goes on from its last checkpoint"
+    )
+    (line,) = (line for line in lost.stdout.splitlines() if line.startswith("[") and words in line)
+    assert "1 failed, 1 running, 0 left" in line or "1 of 2 done, 1 failed, 0 running, 0 left" in line
+    assert "1 of 2 runs finished, 1 failed\n" in lost.stdout
+    assert "1 of 2 runs failed" in lost.stderr
+    assert "Traceback" not in lost.stderr
+    assert json.loads((run / "failure.json").read_text())["error"] == words
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head that runs no jobs, and two nodes with a core each, all on this machine."""
+    from ray.cluster_utils import Cluster
+
+    home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets have short names; other tests do not find this cluster
+    monkeypatch.setenv("RAY_TMPDIR", home)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(home)
+
+
+def test_a_node_that_dies_loses_no_run(tmp_path, cluster):
+    address = f"hydra.launcher.ray.init.address={cluster.address}"
+    with ThreadPoolExecutor() as pool:
+        sweep = pool.submit(train_py, tmp_path, *RUNS, "aux=cnn,linear,mlp", "hydra/launcher=ray", address)
+        run, process = in_training(tmp_path, "linear")
+        parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        nodes = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+        cluster.remove_node(nodes[parent], allow_graceful=False)
+        done = sweep.result()
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 runs finished, 0 failed\n" in done.stdout
+    assert len(results(tmp_path)) == 3
+    first, second = epochs(run)
+    assert min(first) == 0 < min(second)
+
+
+def test_jobs_get_gpus_of_their_own_or_shares_of_them(tmp_path):
+    process = PROCESSES.Process(target=_share_gpus, args=(tmp_path,))
+    process.start()
+    process.join(200)
+    assert process.exitcode == 0
+
+
+def _share_gpus(folder: Path) -> None:
+    """Pretend that this machine has two GPUs."""
+
+    def visible(cfg, folder, jobs):
+        (folder / str(cfg.seed)).touch()
+        while len(list(folder.iterdir())) < jobs:  # all run at once
+            time.sleep(0.1)
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    def sweep(name, jobs, *overrides):
+        (folder / name).mkdir()
+        seeds = f"seed={','.join(map(str, range(jobs)))}"
+        task = partial(visible, folder=folder / name, jobs=jobs)
+        settings = [seeds, "hydra/launcher=ray", *overrides]
+        (returns,) = GlobalHydra.instance().hydra.multirun("config", task, settings)
+        return sorted(job.return_value for job in returns)
+
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(ROOT)  # for Ray's processes, which know no script
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        with pytest.raises(CompactHydraException, match=r"init.address=127.0.0.1:1 is not possible, no Ray cluster"):
+            sweep("nowhere", 1, "hydra.launcher.ray.init.address=127.0.0.1:1")
+        pretended = ("hydra.launcher.ray.init.num_gpus=2", "hydra.launcher.ray.init.num_cpus=4")
+        assert sweep("whole", 2, *pretended) == ["0", "1"]
+        assert sweep("half", 4, "hydra.launcher.ray.remote.num_gpus=0.5") == ["0", "0", "1", "1"]
+        assert sweep("none", 1, "hydra.launcher.ray.remote.num_gpus=0") == [""]

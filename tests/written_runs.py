@@ -1,0 +1,96 @@
+"""Run directories as training leaves them, made up."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fglight.cell import Cell, cell_of
+from fglight.paper import published, unprinted
+from fglight.report.scores import Scores, score
+from fglight.runs.collect import collect
+
+ROWS = {row.cell: row for row in published() + unprinted()}
+
+
+def cell(words: str) -> Cell:
+    """``cifar10 8 1 global local cnn weight`` as a cell; ``-`` stands for an empty part."""
+    parts = [part.replace("-", "") for part in words.split()]
+    return cell_of(dict(zip(("data", "blocks", "width", "target", "guess", "aux", "perturb"), parts)))
+
+
+def recipe(like: Cell, **changes: float) -> dict[str, float]:
+    """The paper's recipe with changes; the schedule shrinks with the epochs."""
+    row = ROWS[like]
+    names = ("lr", "lr_step", "lr_gamma", "epochs")
+    paper = {name: getattr(row, name) for name in names}
+    if "epochs" in changes:
+        paper["lr_step"] = max(1, round(row.lr_step * changes["epochs"] / row.epochs))
+    return {**paper, "batch_size": 128, "momentum": 0.9, "weight_decay": 5e-4, **changes}
+
+
+def result(trained: Cell, accuracy: float, seed: int = 0, like: Cell | None = None, options=None, **changes) -> dict:
+    """A ``result.json`` at the paper's recipe for ``like``, with changes."""
+    how = recipe(like or trained, **changes)
+    return {
+        "cell": asdict(trained),
+        "seed": seed,
+        "recipe": how,
+        "epoch": int(how["epochs"]) - 1,
+        "test_accuracy": accuracy,
+        "train_accuracy": min(1.0, accuracy + 0.01),
+        "test_loss": 0.5,
+        "train_loss": 0.4,
+        "time_s": 12.5,
+        "options": options or {},
+        "versions": {"fglight": "0.1.0"},
+    }
+
+
+def write_run(folder: Path, words: dict | None = None, name: str = "result.json") -> Path:
+    """A run directory with a configuration and, unless ``words`` is None, its end."""
+    (folder / "metrics").mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    if words is not None:
+        (folder / name).write_text(json.dumps(words))
+    return folder
+
+
+def curves(blocks: int, epochs: int, seed: int = 0, steps: int = 20, local: bool = True, shift=0.0) -> pd.DataFrame:
+    """Metrics as CSVLogger writes them: a cosine every fifth step, the rest in a line after each epoch."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for epoch in range(epochs):
+        decay = np.exp(-3 * (epoch + 1) / epochs)
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            if step % 5 == 0:
+                cosines = {
+                    f"cosine/block{j}": 0.02 + 0.02 * j * decay + rng.normal(0, 0.003) for j in range(blocks - 1)
+                }
+                lines.append({"epoch": epoch, "step": step, **(cosines if local else {})})
+        ends = {"train/loss": 2.3 * decay + shift, "train/accuracy": 1 - decay, "test/loss": 2 * decay + 0.4 + shift}
+        ends["test/accuracy"] = 0.9 * (1 - decay)
+        for j in range(blocks - 1) if local else ():
+            level = shift + 1.5 * decay + 0.8 / (j + 1) + rng.normal(0, 0.02)
+            ends |= {f"train/local_loss/block{j}": level, f"test/local_loss/block{j}": level + 0.2}
+        lines.append({"epoch": epoch, "step": (epoch + 1) * steps - 1, **ends})
+    return pd.DataFrame(lines)
+
+
+def write_metrics(folder: Path, metrics: pd.DataFrame, version: int = 0) -> Path:
+    path = folder / f"metrics/version_{version}/metrics.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metrics.to_csv(path, index=False)
+    return path
+
+
+def scores_of(folder: Path, *results: dict) -> Scores:
+    """The scores of runs with these results."""
+    for number, words in enumerate(results):
+        write_run(folder / f"run{number}", words)
+    return score(collect([folder]).finished)
+
+
+LOCAL = cell("cifar10 8 1 global local cnn weight")
