@@ -8,7 +8,7 @@ from pathlib import Path
 from fglight import processes
 
 if __name__ == "__main__":
-    processes.begin()  # before the imports that take seconds
+    processes.begin()  # before the imports that take a while
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 from fglight.config import devices
 from fglight.config.settings import check_overrides
 from fglight.errors import ConfigError, FglightError, RunBusyError
-from fglight.training.run import train
 
 # Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -38,6 +37,8 @@ def main(cfg: DictConfig) -> float | None:
             )
         if sweep:
             os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs
+        from fglight.training.run import train  # loads torch, which help and errors do without
+
         return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
     except FglightError as error:
         if sweep and isinstance(error, RunBusyError):

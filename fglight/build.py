@@ -1,22 +1,41 @@
 """From a configuration to objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning import LightningDataModule
 from omegaconf import DictConfig
 
-from fglight.errors import ConfigError
+from fglight.cell import FACTS
+from fglight.config import compose
+from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
+
+
+def load_config(overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a configuration as ``train.py`` does, and check that its components go together.
+
+    Args:
+        overrides: Hydra overrides on ``conf/config.yaml``, such as ``["guess=ntk", "model.width=0.5"]``.
+
+    Raises:
+        ConfigError: if a setting, or a combination of settings, means nothing.
+        hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
+    """
+    cfg = compose(overrides)
+    build_estimator(cfg)
+    return cfg
 
 
 def build_model(cfg: DictConfig) -> BlockNetwork:
     """The network of a configuration, freshly initialised from torch's default generator."""
     auxiliary = partial(
-        _component(cfg.aux), num_classes=cfg.data.num_classes, blocks=cfg.model.blocks, width=cfg.model.width
+        _component(cfg, "aux"), num_classes=cfg.data.num_classes, blocks=cfg.model.blocks, width=cfg.model.width
     )
-    return _component(cfg.model)(
+    return _component(cfg, "model")(
         auxiliary=auxiliary, num_classes=cfg.data.num_classes, in_channels=cfg.data.in_channels
     )
 
@@ -28,10 +47,10 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
         ConfigError: if the components do not go together.
     """
     try:
-        estimator = _component(cfg.engine)(
-            target=_component(cfg.target)(),
-            guess=_component(cfg.guess)(),
-            perturbation=_component(cfg.perturb)(),
+        estimator = _component(cfg, "engine")(
+            target=_component(cfg, "target")(),
+            guess=_component(cfg, "guess")(),
+            perturbation=_component(cfg, "perturb")(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
             channels_last=cfg.channels_last,
@@ -43,7 +62,22 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
     return estimator
 
 
-def _component(node: DictConfig) -> Callable:
-    """The class that a node's ``_target_`` names, with the node's other settings as arguments."""
-    settings = {key: value for key, value in node.items() if key not in ("name", "trained")}
-    return instantiate(settings, _partial_=True)
+def build_data(cfg: DictConfig) -> LightningDataModule:
+    """The data module of a configuration.
+
+    Raises:
+        ConfigError: a setting does not fit the data set.
+    """
+    try:
+        return _component(cfg, "data")(seed=cfg.seed)
+    except InstantiationException as error:
+        # Hydra wraps what a constructor raises; the data set's own words are the better ones.
+        if isinstance(error.__cause__, FglightError):
+            raise error.__cause__ from None
+        raise
+
+
+def _component(cfg: DictConfig, group: str) -> Callable:
+    """The class that a group's ``_target_`` names, with the group's settings as arguments."""
+    said = FACTS.get(group, ()) if group == "data" else ("name", "trained", *FACTS.get(group, ()))
+    return instantiate({key: value for key, value in cfg[group].items() if key not in said}, _partial_=True)

@@ -1,12 +1,24 @@
-"""Cells of the paper's tables: what a run is of, in the words of the tables."""
+"""What a run is of: a cell of the paper's tables, or one like them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig
 
-RANDOM_GUESSES = ("gaussian", "rademacher")
+FACTS = {
+    "guess": ("random", "uses_auxiliaries", "projects"),
+    "target": ("uses_auxiliaries",),
+    "model": ("network",),
+    "data": ("images",),
+}
+"""What the files of components say of them, so that no class need be imported to know it. They set nothing."""
+
+
+def says(component: DictConfig, fact: str) -> Any:
+    """What a component says of itself: in its file, or else in its class, which takes longer to look at."""
+    return component[fact] if fact in component else getattr(get_class(component._target_), fact)
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,8 @@ class Cell:
         target: name of the target.
         guess: name of the guess.
         aux: name of the auxiliary network, empty where neither target nor guess uses one.
-        perturb: name of the perturbation, empty for the exact guess.
+        perturb: name of the perturbation, empty for guesses that nothing is projected on.
+        network: name of the network; the paper has one.
     """
 
     data: str
@@ -30,32 +43,47 @@ class Cell:
     guess: str
     aux: str
     perturb: str
+    network: str = "resnet18"
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> "Cell":
         """The cell that a configuration describes."""
-        target, guess = cfg.target.name, cfg.guess.name
-        has_aux = target != "global" or guess not in ("exact", *RANDOM_GUESSES)
+        has_aux = says(cfg.target, "uses_auxiliaries") or says(cfg.guess, "uses_auxiliaries")
         return cls(
             data=cfg.data.name,
             blocks=cfg.model.blocks,
             width=cfg.model.width,
-            target=target,
-            guess=guess,
+            target=cfg.target.name,
+            guess=cfg.guess.name,
             aux=cfg.aux.name if has_aux else "",
-            perturb=cfg.perturb.name if guess != "exact" else "",
+            perturb=cfg.perturb.name if says(cfg.guess, "projects") else "",
+            network=cfg.model.get("network") or cfg.model.name,
         )
 
     def __str__(self) -> str:
         """A name for files and dashboards, such as ``cifar10-8b-global-local-cnn-weight``."""
         # A width that is no number is refused later; until then it only names the run's directory.
         width = "" if self.width == 1 else f"w{self.width:g}" if isinstance(self.width, int | float) else "w"
-        words = (self.data, f"{self.blocks}b{width}", self.target, self.guess, self.aux, self.perturb)
-        return "-".join(word for word in words if word)
+        words = (self.data, self._other_network, f"{self.blocks}b{width}", self.target, self.guess, self.aux)
+        return "-".join(word for word in (*words, self.perturb) if word)
+
+    @property
+    def in_words(self) -> str:
+        """A name for people: ``cifar10, 8 blocks, local guess, cnn, weight, global target``."""
+        parts = (self.data, self._other_network, f"{self.blocks} blocks", f"{self.guess} guess", self.aux, self.perturb)
+        width = "" if self.width == 1 else f"width {self.width:g}"
+        return ", ".join(part for part in (*parts, f"{self.target} target", width) if part)
+
+    @property
+    def _other_network(self) -> str:
+        """The network's name, empty for the paper's."""
+        return "" if self.network == "resnet18" else self.network
 
 
 def cell_of(words: Mapping[str, Any]) -> Cell:
     """Build a cell from a mapping with its seven keys, as text or numbers; ``aux`` and ``perturb`` may be None.
+
+    An eighth, ``network``, may be there or not.
 
     Raises:
         KeyError: A key is missing.
@@ -63,11 +91,5 @@ def cell_of(words: Mapping[str, Any]) -> Cell:
         ValueError: As ``TypeError``.
     """
     text = {key: str(words[key] or "") for key in ("data", "target", "guess", "aux", "perturb")}
-    return Cell(blocks=int(words["blocks"]), width=float(words["width"]), **text)
-
-
-def in_words(cell: Cell) -> str:
-    """Name a cell for people: ``cifar10, 8 blocks, local guess, cnn, weight, global target``."""
-    parts = (cell.data, f"{cell.blocks} blocks", f"{cell.guess} guess", cell.aux, cell.perturb)
-    width = "" if cell.width == 1 else f"width {cell.width:g}"
-    return ", ".join(part for part in (*parts, f"{cell.target} target", width) if part)
+    network = {"network": str(words["network"])} if words.get("network") else {}
+    return Cell(blocks=int(words["blocks"]), width=float(words["width"]), **text, **network)

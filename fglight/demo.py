@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
+from fglight import load_config
 from fglight.cell import Cell
-from fglight.config import load_config
 from fglight.errors import FglightError
 from fglight.processes import terminable
 from fglight.runs.folder import make_directory

@@ -8,11 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from fglight.build import build_data
 from fglight.data.sources import FashionMNIST
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
@@ -24,10 +23,7 @@ def make(name, root, seed=0, **settings):
     """The data module of a configuration file, as a run instantiates it."""
     config = OmegaConf.load(CONF / f"{name}.yaml")
     config = OmegaConf.merge(config, {"root": str(root), "download": False, **settings})
-    try:
-        return instantiate(config, seed=seed)
-    except InstantiationException as error:  # Hydra's wrapping of whatever a constructor raises
-        raise error.__cause__ from None
+    return build_data(OmegaConf.create({"data": config, "seed": seed}))
 
 
 def tensors(loader):

@@ -207,16 +207,16 @@ def test_a_hidden_width_of_the_linear_auxiliary_is_refused():
 @pytest.mark.parametrize("guess", ["local", "exact"])
 def test_a_granularity_that_means_nothing_is_refused(perturb, granularity, guess):
     with pytest.raises(ConfigError, match=rf"perturb\.granularity={granularity} .*accepted is"):
-        check_config(compose({"perturb.granularity": granularity}, perturb=perturb, guess=guess))
+        build_estimator(compose({"perturb.granularity": granularity}, perturb=perturb, guess=guess))
 
 
 @pytest.mark.parametrize("guess", ["ntk", "fixed_ntk"])
 def test_a_probe_of_networks_that_must_not_train_is_refused(guess):
     with pytest.raises(ConfigError, match=r"probe=true.*probe=false"):
-        check_config(compose({"probe": True}, guess=guess))
+        build_estimator(compose({"probe": True}, guess=guess))
     with pytest.raises(ConfigError, match=r"probe=true.*aux\.trained"):
-        check_config(compose({"probe": True, "aux.trained": False}, guess="local"))
-    check_config(compose({"probe": True, "aux.trained": False}, guess="gaussian"))
+        build_estimator(compose({"probe": True, "aux.trained": False}, guess="local"))
+    build_estimator(compose({"probe": True, "aux.trained": False}, guess="gaussian"))
 
 
 def test_what_is_refused_is_an_error_for_users():
@@ -273,7 +273,7 @@ def refusal(*overrides):
         ("+model.foo=1", "there are model.blocks, model.name, model.stem, model.width"),
         ("+data.foo=1", "there are data.augment, data.batch_size, "),
         ("data.source.foo=1", "there are data.augment, data.batch_size, "),
-        ("+guess.foo=1", "there are guess.combine, guess.directions"),
+        ("+guess.foo=1", "there are guess.name"),
         ("+target.foo=1", "there are target.name"),
         ("+engine.foo=1", "there are engine.name"),
         ("+aux.foo=1", "there are aux.depth, aux.hidden, aux.name, aux.trained"),
@@ -292,10 +292,6 @@ def test_a_setting_that_nothing_reads_is_refused_with_the_nearest_that_exist(ove
 
 def test_a_setting_of_another_choice_is_refused():
     assert "there are aux.hidden, aux.name, aux.pool" in refusal("aux=linear", "aux.depth=2")
-
-
-def test_settings_are_read_where_the_class_has_them_though_the_file_does_not_list_them():
-    assert load_config(["aux=linear", "aux.pool=3"]).aux.pool == 3
 
 
 def test_a_setting_in_python_is_refused_where_nothing_reads_it():

@@ -1,16 +1,19 @@
 """Run directories as training leaves them, made up."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from fglight.cell import Cell, cell_of
 from fglight.paper import published, unprinted
+from fglight.paper.recipes import nearest
 from fglight.report.scores import Scores, score
 from fglight.runs.collect import collect
+from fglight.runs.record import RECIPE, build_result
+from fglight.runs.settings import paper_config
 
 ROWS = {row.cell: row for row in published() + unprinted()}
 
@@ -24,29 +27,22 @@ def cell(words: str) -> Cell:
 def recipe(like: Cell, **changes: float) -> dict[str, float]:
     """The paper's recipe with changes; the schedule shrinks with the epochs."""
     row = ROWS[like]
-    names = ("lr", "lr_step", "lr_gamma", "epochs")
-    paper = {name: getattr(row, name) for name in names}
+    paper = {name: getattr(row, name) for name in ("lr", "lr_step", "lr_gamma", "epochs")}
     if "epochs" in changes:
         paper["lr_step"] = max(1, round(row.lr_step * changes["epochs"] / row.epochs))
-    return {**paper, "batch_size": 128, "momentum": 0.9, "weight_decay": 5e-4, **changes}
+    return {**paper, **changes}
 
 
-def result(trained: Cell, accuracy: float, seed: int = 0, like: Cell | None = None, options=None, **changes) -> dict:
-    """A ``result.json`` at the paper's recipe for ``like``, with changes."""
+def result(trained: Cell, accuracy: float, seed: int = 0, like: Cell | None = None, settings=None, **changes) -> dict:
+    """What a run at the paper's recipe for ``like``, with changes, records of its configuration and its end."""
+    cfg = paper_config(nearest(trained, random=False))
+    cfg.seed = seed
     how = recipe(like or trained, **changes)
-    return {
-        "cell": asdict(trained),
-        "seed": seed,
-        "recipe": how,
-        "epoch": int(how["epochs"]) - 1,
-        "test_accuracy": accuracy,
-        "train_accuracy": min(1.0, accuracy + 0.01),
-        "test_loss": 0.5,
-        "train_loss": 0.4,
-        "time_s": 12.5,
-        "options": options or {},
-        "versions": {"fglight": "0.1.0"},
-    }
+    for setting, value in {**{RECIPE[name]: value for name, value in how.items()}, **(settings or {})}.items():
+        OmegaConf.update(cfg, setting, value, force_add=True)
+    metrics = {"test/accuracy": accuracy, "train/accuracy": min(1.0, accuracy + 0.01)}
+    metrics |= {"test/loss": 0.5, "train/loss": 0.4}
+    return build_result(cfg, epochs_done=how["epochs"], steps=5, metrics=metrics, seconds=12.5, device="cpu")
 
 
 def write_run(folder: Path, words: dict | None = None, name: str = "result.json") -> Path:

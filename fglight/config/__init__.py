@@ -1,26 +1,36 @@
-"""Composing a configuration, and checking it."""
+"""Composing a configuration, and checking it. Needs no torch."""
 
-import torch
-from hydra import compose, initialize_config_dir
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from fglight.cell import Cell
-from fglight.config.settings import CONFIG_DIR, GROUPS, check_overrides, check_settings
+from fglight.cell import Cell, says
+from fglight.config.settings import CONFIG_DIR, GROUPS, SWEEP_SETTINGS, check_overrides, check_settings
 from fglight.errors import ConfigError
-from fglight.paper.recipes import recipe
-from fglight.runs.folder import SWEEP_SETTINGS
+from fglight.paper.recipes import nearest, recipe
+
+
+def _recipe(key: str, _root_: DictConfig) -> Any:
+    return getattr(recipe(nearest(Cell.from_config(_root_), random=says(_root_.guess, "random"))), key)
+
+
+def _gpus() -> int:
+    import torch  # takes seconds, and only launchers ask
+
+    return int(torch.cuda.is_available())
+
 
 # ${recipe:lr} is the paper's learning rate for the chosen cell, ${cell:} the cell's name.
-OmegaConf.register_new_resolver(
-    "recipe", lambda key, _root_: getattr(recipe(Cell.from_config(_root_)), key), replace=True
-)
+OmegaConf.register_new_resolver("recipe", _recipe, replace=True)
 OmegaConf.register_new_resolver("cell", lambda _root_: str(Cell.from_config(_root_)), replace=True)
 # ${gpus:} is what a job asks of a launcher: 1 where this machine has a GPU, else 0.
-OmegaConf.register_new_resolver("gpus", lambda: int(torch.cuda.is_available()), replace=True)
+OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
 
 
-def load_config(overrides: list[str] | None = None) -> DictConfig:
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose and check a configuration as ``train.py`` does.
 
     Args:
@@ -30,10 +40,10 @@ def load_config(overrides: list[str] | None = None) -> DictConfig:
         ConfigError: if a setting, or a combination of settings, means nothing.
         hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
     """
-    check_overrides(overrides or [])
+    check_overrides(overrides)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("config", overrides or [])
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = hydra.compose("config", list(overrides))
     for group in GROUPS:
         OmegaConf.set_struct(cfg[group], True)
     check_config(cfg)
@@ -46,7 +56,7 @@ def devices(cfg: DictConfig) -> int:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check everything that can be checked without data.
+    """Check everything that can be checked without data and without building anything.
 
     Raises:
         ConfigError: naming the first setting that is out of range, its value and what is accepted.
@@ -85,6 +95,3 @@ def check_config(cfg: DictConfig) -> None:
         )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
-    from fglight.build import build_estimator
-
-    build_estimator(cfg)

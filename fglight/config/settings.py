@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fglight.cell import FACTS
 from fglight.config.rules import FIXED, LIGHTNING, RULES
 from fglight.errors import ConfigError
 
@@ -25,6 +26,9 @@ CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf
 
 GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"))
 """What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
+
+SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
+"""Settings that say which runs a sweep has; no run has them."""
 
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
@@ -98,8 +102,9 @@ def _check_names(cfg: DictConfig) -> None:
     except OmegaConfBaseException as error:  # of an interpolation
         raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
     read = {group: _read(group, settings) for group, settings in groups.items()}
+    said = {f"{group}.{fact}" for group, facts in FACTS.items() for fact in facts}
     names = (f"{group}.{name}" for group in GROUPS for name in read[group] or () if name[0] != "_")
-    known = [*_root(), *(name for name in names if name.removeprefix("trainer.") not in FIXED)]
+    known = [*_root(), *(name for name in names if name not in said and name.removeprefix("trainer.") not in FIXED)]
     unread = chain(
         ((name, value) for name, value in root.items() if name not in _root()),
         *(_unread(group, settings, read[group]) for group, settings in groups.items()),
@@ -119,16 +124,15 @@ def _unread(node: str, settings: Mapping[str, Any], read: frozenset[str] | None)
 
 def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     """The settings of a group that something reads; None where its class takes any."""
-    default = _default(group)
-    listed = frozenset(default)
     if group == "trainer":
-        listed |= LIGHTNING.keys()
-        return listed if listed.issuperset(settings) else listed | _trainer_options()
-    # To look at a class of fglight.data takes seconds, for it imports Lightning.
-    if "_target_" not in default or (settings.get("_target_") == default["_target_"] and listed.issuperset(settings)):
-        return listed
-    arguments = _arguments(group, settings.get("_target_"))
-    return None if arguments is None else arguments - _GIVEN.get(group, set()) | (listed & {"name", "trained"})
+        return frozenset(_default(group)) | LIGHTNING.keys()
+    target = settings.get("_target_")
+    shipped = [choice for choice in choices(group).values() if choice.get("_target_") == target]
+    if shipped:  # their files list all that there is; to import a class takes seconds
+        return frozenset().union(*shipped)
+    arguments = _arguments(group, target)
+    said = {"name", "trained"}.intersection(_default(group)).union(FACTS.get(group, ()))
+    return None if arguments is None else (arguments - _GIVEN.get(group, set())) | said
 
 
 def _arguments(node: str, target: Any) -> frozenset[str] | None:
@@ -152,24 +156,32 @@ def _arguments(node: str, target: Any) -> frozenset[str] | None:
 
 
 @cache
+def choices(group: str) -> dict[str, dict[str, Any]]:
+    """The files of a group that the package has, by their names."""
+    files = (CONFIG_DIR / group).glob("*.yaml")
+    return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in sorted(files)}
+
+
 def _default(group: str) -> dict[str, Any]:
     """The file of a group's default choice."""
-    defaults = OmegaConf.load(CONFIG_DIR / "config.yaml").defaults
-    (choice,) = (entry[group] for entry in defaults if OmegaConf.is_dict(entry) and group in entry)
-    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / f"{choice}.yaml"))
+    return choices(group)[defaults()[group]]
 
 
 @cache
+def root_file() -> DictConfig:
+    """``config.yaml`` as it stands."""
+    return OmegaConf.load(CONFIG_DIR / "config.yaml")
+
+
+def defaults() -> dict[str, str]:
+    """The default choice of every group."""
+    entries = [entry for entry in root_file().defaults if OmegaConf.is_dict(entry)]
+    return {group: entry[group] for entry in entries for group in entry if group in GROUPS}
+
+
 def _root() -> tuple[str, ...]:
     """The groups and settings of ``config.yaml``."""
-    return *GROUPS, *(name for name in OmegaConf.load(CONFIG_DIR / "config.yaml") if name != "defaults")
-
-
-@cache
-def _trainer_options() -> frozenset[str]:
-    import lightning  # takes seconds, and few need it
-
-    return frozenset(inspect.signature(lightning.Trainer).parameters)
+    return *GROUPS, *(name for name in root_file() if name != "defaults")
 
 
 def _unknown(name: str, text: str, known: Collection[str]) -> UnknownSettingError:
@@ -190,8 +202,7 @@ def _key(name: str) -> str:
 
 
 def _no_choice(group: str, text: str) -> ConfigError:
-    choices = sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml"))
-    return ConfigError(f"{text} is not possible, a run needs one: accepted is {group}={' or '.join(choices)}")
+    return ConfigError(f"{text} is not possible, a run needs one: accepted is {group}={' or '.join(choices(group))}")
 
 
 def _one_line(error: Exception) -> str:

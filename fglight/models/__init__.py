@@ -10,18 +10,18 @@ from fglight.models.auxiliaries import (
 )
 from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
-from fglight.models.resnet import ResNet18
+from fglight.models.resnet import BlockwiseResNet
 
 __all__ = [
     "Block",
     "BlockNetwork",
+    "BlockwiseResNet",
     "CNNAuxiliary",
     "Head",
     "LinearAuxiliary",
     "MLPAuxiliary",
     "PooledAuxiliary",
     "PredSimAuxiliary",
-    "ResNet18",
     "reset_parameters",
     "split",
 ]

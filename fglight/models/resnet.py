@@ -63,7 +63,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.residual(x) + self.shortcut(seen), inplace=True)
 
 
-class ResNet18(BlockNetwork):
+class BlockwiseResNet(BlockNetwork):
     """ResNet-18 as a sequence of blocks with auxiliary networks, freshly initialised.
 
     With 8 blocks, block 0 is the stem and the first BasicBlock, and each further BasicBlock is a block. With 16 there

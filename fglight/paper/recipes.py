@@ -1,8 +1,15 @@
-"""How the paper trained the cells of its tables."""
+"""How the paper trained the cells of its tables, and which components they have."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
-from fglight.cell import RANDOM_GUESSES, Cell
+from fglight.cell import Cell
+from fglight.paper import published, unprinted
+
+RANDOM_GUESSES = ("gaussian", "rademacher")
+
+MODELS = {8: "resnet18_8", 16: "resnet18_16"}
+"""The choices of ``model`` by the number of blocks."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +77,30 @@ def _imagenet32(cell: Cell) -> tuple[float, int]:
     if cell.aux == "mlp":
         return (0.01, 30) if activity else (0.1, 20)
     return (0.01 if cell.aux == "linear" else 0.05), (20 if activity else 30)
+
+
+def nearest(cell: Cell, *, random: bool) -> Cell:
+    """The cell whose training the paper's carries over to one with components that the paper does not have.
+
+    Digits, which come with every installation, count as the paper's.
+
+    Args:
+        cell: any cell.
+        random: whether its guess is random, which decides on the paper's guess in place of another.
+    """
+    return replace(
+        cell,
+        data=cell.data if cell.data in _known("data") | {"digits"} else "cifar10",
+        network="resnet18",
+        blocks=cell.blocks if cell.blocks in MODELS else 8,
+        target=cell.target if cell.target in _known("target") else "global",
+        guess=cell.guess if cell.guess in _known("guess") else "gaussian" if random else "local",
+        aux=cell.aux if cell.aux in _known("aux") else "cnn",
+        perturb=cell.perturb if cell.perturb in _known("perturb") else "weight",
+    )
+
+
+@cache
+def _known(part: str) -> frozenset[str]:
+    """All values of a part of the paper's cells, the empty one included where there is one."""
+    return frozenset(getattr(row.cell, part) for row in published() + unprinted())

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from fglight.cell import in_words
 from fglight.paper import published
 from fglight.paper.claims import CLAIMS
 from fglight.paper.figures import FIGURES
@@ -67,13 +66,13 @@ class Report:
         """Runs of cells that no table has: cell, setting, number of seeds and test accuracy, in words."""
         printed = {row.cell for row in published()}
         shown = [
-            (in_words(cell), setting_in_words(setting), str(len(found.seeds)), accuracy(found.mean, found.std))
+            (cell.in_words, setting_in_words(setting), str(len(found.seeds)), accuracy(found.mean, found.std))
             for cell, settings in self.scores.by_cell.items()
             if cell not in printed
             for setting, found in settings.items()
         ]
         others = [
-            (in_words(run.cell), recipe_in_words(run), "1", accuracy(100 * run.test_accuracy, None))
+            (run.cell.in_words, recipe_in_words(run), "1", accuracy(100 * run.test_accuracy, None))
             for run in self.scores.others
         ]
         return (*shown, *others)

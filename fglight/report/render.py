@@ -3,11 +3,11 @@
 import html
 from base64 import b64encode
 from collections.abc import Callable
+from operator import attrgetter
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fglight.cell import in_words
 from fglight.report.contents import Report
 from fglight.report.scores import accuracy, setting_in_words
 from fglight.report.tables import as_frame
@@ -64,7 +64,7 @@ def _environment(escape: Callable[[str], str], **options: object) -> Environment
     environment.filters |= {
         "accuracy": accuracy,
         "signed": _signed,
-        "cell": in_words,
+        "cell": attrgetter("in_words"),
         "setting": setting_in_words,
         "counted": counted,
         "base64": lambda content: b64encode(content).decode(),

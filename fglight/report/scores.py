@@ -7,9 +7,10 @@ from math import isclose
 
 import pandas as pd
 
-from fglight.cell import Cell, in_words
+from fglight.cell import Cell
 from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, published, unprinted
 from fglight.runs.collect import Problem, Run
+from fglight.runs.record import RECIPE
 from fglight.words import counted
 
 Setting = tuple[tuple[str, str], ...]
@@ -58,7 +59,7 @@ def score(runs: Iterable[Run]) -> Scores:
     again = frame.duplicated(["cell", "setting", "seed"])
     repeated = {
         run.path: Problem(
-            run.path, f"repeats cell and seed of another run ({in_words(run.cell)}, seed {run.seed}); not counted"
+            run.path, f"repeats cell and seed of another run ({run.cell.in_words}, seed {run.seed}); not counted"
         )
         for run in frame[again]["run"]
     }
@@ -121,8 +122,7 @@ def setting(run: Run, row: Row) -> Setting:
         differs["data"] = run.cell.data
     if run.cell.width != row.cell.width:
         differs["width"] = f"{run.cell.width:g}"
-    differs |= {name: str(value) for name, value in run.options.items()}
-    return tuple(sorted(differs.items()))
+    return tuple(sorted({**differs, **_beside_recipe(run)}.items()))
 
 
 def setting_in_words(name: Setting) -> str:
@@ -133,8 +133,8 @@ def setting_in_words(name: Setting) -> str:
 
 
 def recipe_in_words(run: Run) -> str:
-    """Write the whole recipe and the options of a run that is like none of the paper's."""
-    names = {**run.recipe, **run.options, "seed": run.seed}
+    """Write the whole recipe and the differences of a run that is like none of the paper's."""
+    names = {**run.recipe, **_beside_recipe(run), "seed": run.seed}
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in names.items()
     )
@@ -146,7 +146,14 @@ def accuracy(mean: float, std: float | None) -> str:
 
 
 def _architecture(cell: Cell) -> tuple[object, ...]:
-    return cell.blocks, cell.target, cell.guess, cell.aux, cell.perturb
+    return cell.network, cell.blocks, cell.target, cell.guess, cell.aux, cell.perturb
+
+
+def _beside_recipe(run: Run) -> dict[str, str]:
+    """The differences that the recipe and the names of components do not tell."""
+    named = (name.removesuffix(".name") for name in run.differences if name.endswith(".name"))
+    told = {*RECIPE.values(), *(f"{component}._target_" for component in named)}
+    return {name: str(value) for name, value in run.differences.items() if name not in told}
 
 
 def _same_rate(run: Run, row: Row) -> bool:

@@ -12,21 +12,25 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fglight.cell import Cell, cell_of, in_words
+from fglight.cell import Cell, cell_of
+from fglight.config.settings import choices
 from fglight.errors import ConfigError
-
-RECIPE = ("lr", "lr_step", "lr_gamma", "epochs", "batch_size", "momentum", "weight_decay")
+from fglight.runs.record import RECIPE
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1."""
+    """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
+
+    ``differences`` are the settings that depart from the paper's. A run of an earlier version did not record them all,
+    and says so among them.
+    """
 
     path: Path
     cell: Cell
     seed: int
     recipe: Mapping[str, float]
-    options: Mapping[str, Any]
+    differences: Mapping[str, Any]
     epoch: int
     test_accuracy: float
 
@@ -138,7 +142,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             cell=cell_of(words["cell"]),
             seed=int(words["seed"]),
             recipe={name: float(words["recipe"][name]) for name in RECIPE},
-            options=dict(words.get("options") or {}),
+            differences=_differences(words),
             epoch=int(words["epoch"]),
             test_accuracy=float(words["test_accuracy"]),
         )
@@ -153,10 +157,18 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
     return run
 
 
+def _differences(words: Mapping[str, Any]) -> dict[str, Any]:
+    if "differences" in words:
+        return dict(words["differences"])
+    return {**(words.get("options") or {}), "other settings": "not known"}
+
+
 def _unfinished(path: Path) -> Unfinished:
     try:
         config = OmegaConf.load(path)
-        what = f"{in_words(Cell.from_config(config))}, seed {config.seed}"
+        for group in ("guess", "target", "model"):  # an earlier version did not say of them what their files now do
+            config[group] = choices(group).get(config[group].name, {}) | OmegaConf.to_container(config[group])
+        what = f"{Cell.from_config(config).in_words}, seed {config.seed}"
     except OSError as error:
         raise _Unreadable(path, error.strerror or str(error)) from error
     except (YAMLError, UnicodeDecodeError) as error:
@@ -169,6 +181,6 @@ def _unfinished(path: Path) -> Unfinished:
 def _named(words: Mapping[str, Any]) -> str:
     """Name the cell and the seed of a failure as far as they are known."""
     try:
-        return f"{in_words(cell_of(words['cell']))}, seed {words['seed']}"
+        return f"{cell_of(words['cell']).in_words}, seed {words['seed']}"
     except (KeyError, TypeError, ValueError):
         return ""

@@ -1,4 +1,4 @@
-"""A run's directory: who may write to it, which settings it was started with, and how far it has come."""
+"""A run's directory: the names of its files, who may write to it, and how far it has come."""
 
 import itertools
 import json
@@ -10,27 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fglight.errors import ConfigError, RunBusyError
-
-SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
-"""Settings that say which runs a sweep has; no run has them."""
-
-WITHOUT_EFFECT = (
-    "logger",
-    "trainer.accelerator",
-    "trainer.strategy",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.profiler",
-    "data.root",
-    "data.download",
-    "data.num_workers",
-)
-"""Settings, or groups of them, that say where and how a run is done and watched, not what comes out of it."""
 
 
 class State(StrEnum):
@@ -41,23 +24,6 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     FINISHED = "finished"
-
-
-def has_effect(setting: str) -> bool:
-    """Whether a setting, by its full name, can change a run's results."""
-    return not any(setting == name or setting.startswith(f"{name}.") for name in WITHOUT_EFFECT)
-
-
-def run_settings(cfg: DictConfig) -> dict[str, Any]:
-    """A run's settings, resolved, as ``config.yaml`` in its directory holds them."""
-    settings = {
-        key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        for key, value in cfg.items()
-        if key not in ("hydra", *SWEEP_SETTINGS)
-    }
-    if isinstance(settings["trainer"]["devices"], list):  # which ones they are has no effect
-        settings["trainer"]["devices"] = len(settings["trainer"]["devices"])
-    return settings
 
 
 def make_directory(setting: str, path: Path, *, new: bool = False) -> Path:
@@ -140,37 +106,6 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and "test_accuracy" in result else None
 
 
-def check_unchanged(settings: Mapping[str, Any], run_dir: Path) -> None:
-    """Refuse to go on in a directory that was started with settings that lead to other results.
-
-    Args:
-        settings: what the run is to be done with, as ``run_settings`` gives it.
-        run_dir: the directory; one without ``config.yaml`` is fine.
-
-    Raises:
-        ConfigError: naming the settings that differ, or that ``config.yaml`` cannot be read.
-    """
-    path = run_dir / "config.yaml"
-    if not path.exists():
-        return
-    try:
-        before = _flat(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
-    now = _flat(settings)
-    differing = [
-        f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
-        for name in sorted(before.keys() | now.keys())
-        if has_effect(name) and before.get(name, "(none)") != now.get(name, "(none)")
-    ]
-    if differing:
-        raise ConfigError(
-            f"{os.path.relpath(run_dir)} holds a run with other settings ({'; '.join(differing)}): "
-            "restore these settings, or move the folder away"
-        )
-
-
 def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:
     """Write ``config.yaml``, whole or not at all."""
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
@@ -189,14 +124,3 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-
-
-def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by their full names; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -10,38 +10,20 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from fglight.cell import Cell
+from fglight.cell import Cell, cell_of
+from fglight.runs.settings import differences
 from fglight.words import counted
 
-PAPER_SETTINGS = {
-    "aux.hidden": (None,),
-    "aux.depth": (None, 3),
-    "aux.trained": (True,),
-    "aux.full_conv": (None, False),
-    "aux.pool": (None, 2),
-    "perturb.granularity": ("tensor", "sample"),
-    "guess.directions": (None, 1),
-    "guess.combine": (None, "mean"),
-    "engine.name": ("reverse",),
-    "data.holdout": (0,),
-    "trainer.precision": ("32-true",),
-    "trainer.max_steps": (None, -1),
-    "trainer.max_time": (None,),
-    "trainer.limit_train_batches": (None,),
-    "trainer.limit_val_batches": (None,),
-    "trainer.fast_dev_run": (None, False),
+RECIPE = {
+    "lr": "optim.lr",
+    "lr_step": "optim.lr_step",
+    "lr_gamma": "optim.lr_gamma",
+    "epochs": "trainer.max_epochs",
+    "batch_size": "data.batch_size",
+    "momentum": "optim.momentum",
+    "weight_decay": "optim.weight_decay",
 }
-"""Settings beside cell and recipe that change what a run measures, with the values that mean "as in the paper"."""
-
-
-def other_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The settings of a configuration that are not as in the paper, beside cell and recipe."""
-    chosen = {setting: OmegaConf.select(cfg, setting) for setting in PAPER_SETTINGS}
-    return {
-        setting: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        for setting, value in chosen.items()
-        if value not in PAPER_SETTINGS[setting]
-    }
+"""What a record has of a run's training in any case, and the settings that it is."""
 
 
 def build_result(
@@ -60,16 +42,8 @@ def build_result(
     return {
         "cell": asdict(Cell.from_config(cfg)),
         "seed": cfg.seed,
-        "recipe": {
-            "lr": cfg.optim.lr,
-            "lr_step": cfg.optim.lr_step,
-            "lr_gamma": cfg.optim.lr_gamma,
-            "epochs": cfg.trainer.max_epochs,
-            "batch_size": cfg.data.batch_size,
-            "momentum": cfg.optim.momentum,
-            "weight_decay": cfg.optim.weight_decay,
-        },
-        "options": other_settings(cfg),
+        "recipe": {name: OmegaConf.select(cfg, setting) for name, setting in RECIPE.items()},
+        "differences": differences(cfg),
         "epoch": epochs_done - 1,
         "steps": steps,
         **{
@@ -89,7 +63,7 @@ def build_result(
 def summary(result: dict[str, Any], run_dir: Path) -> Table:
     """A finished run in a few lines, for the terminal."""
     recipe = result["recipe"]
-    table = Table(show_header=False, title=f"{Cell(**result['cell'])}, seed {result['seed']}", title_justify="left")
+    table = Table(show_header=False, title=f"{cell_of(result['cell'])}, seed {result['seed']}", title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
     table.add_row("test accuracy", f"[bold]{100 * result['test_accuracy']:.1f} %[/bold]")
@@ -103,7 +77,7 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     if "steps" in result:  # earlier versions did not count them
         reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
         table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
-    for setting, value in result["options"].items():
+    for setting, value in result.get("differences", {}).items():
         table.add_row(setting, str(value))
     table.add_row("run directory", os.path.relpath(run_dir))
     return table

@@ -11,9 +11,9 @@ from fglight.cell import Cell
 from fglight.errors import ConfigError
 from fglight.paper import published, unprinted
 from fglight.paper.figures import FIGURES
-from fglight.paper.recipes import recipe
+from fglight.paper.recipes import MODELS, recipe
 from fglight.paper.searches import HOLDOUT, aux_sizes, learning_rates
-from fglight.runs.folder import has_effect
+from fglight.runs.settings import has_effect, within
 from fglight.sweeps.request import Request
 
 NAME_LENGTH = 120
@@ -44,9 +44,10 @@ class Job:
     Attributes:
         cell: the cell.
         seed: the seed.
-        settings: overrides beside cell and seed, as sorted (name, value); they are part of the folder's name.
+        settings: overrides beside cell and seed, as sorted (name, value).
         lr_step: epochs between decays where the schedule is shrunk; None for the recipe's.
         group: of the run on Weights & Biases.
+        told: the settings that the folder's name tells.
     """
 
     cell: Cell
@@ -54,11 +55,12 @@ class Job:
     settings: tuple[tuple[str, str], ...]
     lr_step: int | None
     group: str = field(compare=False)
+    told: tuple[tuple[str, str], ...] = field(compare=False)
 
     @property
     def name(self) -> str:
         """What the runs of the same cell and settings share: ``digits-8b-global-exact_trainer.max_epochs=3``."""
-        changes = ",".join(f"{key}={value}" for key, value in self.settings if has_effect(key.lstrip("+~")))
+        changes = ",".join(f"{key}={value}" for key, value in self.told)
         if not changes:
             return str(self.cell)
         name = f"{self.cell}_{changes}"
@@ -71,6 +73,15 @@ class Job:
         """The run's directory below the sweep's; it follows from the cell, the settings and the seed alone."""
         return PurePath(self.name, f"seed{self.seed}")
 
+    def telling(self, departures: Iterable[str]) -> "Job":
+        """The same run in a folder whose name tells no setting that is as in the paper.
+
+        Args:
+            departures: the settings that are not.
+        """
+        told = ((key, value) for key, value in self.told if any(within(name, [plain(key)]) for name in departures))
+        return replace(self, told=tuple(told))
+
     @property
     def overrides(self) -> list[str]:
         """The Hydra overrides that make the run's configuration."""
@@ -80,7 +91,7 @@ class Job:
             "guess": cell.guess,
             "perturb": cell.perturb,
             "aux": cell.aux,
-            "model": f"resnet18_{cell.blocks}",
+            "model": MODELS[cell.blocks],
             "data": cell.data,
             "model.width": "" if cell.width == 1 else repr(cell.width),
             "optim.lr_step": "" if self.lr_step is None else str(self.lr_step),
@@ -148,7 +159,7 @@ def _matching(entries: list[Entry], request: Request) -> list[Entry]:
 
 
 def _word(cell: Cell, key: str) -> str:
-    return f"resnet18_{cell.blocks}" if key == "model" else str(getattr(cell, key))
+    return MODELS[cell.blocks] if key == "model" else str(getattr(cell, key))
 
 
 def _in_place(entries: list[Entry], request: Request) -> list[Entry]:
@@ -180,7 +191,9 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
         )
         lr_step = max(1, round(step * _number("trainer.max_epochs", chosen["trainer.max_epochs"]) / of))
         settings.pop("optim.lr_step", None)
-    return Job(cell, seed, tuple(sorted(settings.items())), lr_step, entry.group)
+    ordered = tuple(sorted(settings.items()))
+    told = tuple((key, value) for key, value in ordered if has_effect(plain(key)))
+    return Job(cell, seed, ordered, lr_step, entry.group, told)
 
 
 def _rates(cell: Cell) -> list[dict[str, str]]:
@@ -195,6 +208,11 @@ def _number(key: str, value: str) -> float:
     if not 0 < number < float("inf"):
         raise ConfigError(f"{key}={value} is not possible: accepted is a number above 0")
     return number
+
+
+def plain(key: str) -> str:
+    """The name of a setting that an override changes, adds or takes away."""
+    return key.lstrip("+~")
 
 
 def by_name(jobs: Iterable[Job]) -> dict[str, list[Job]]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
 
+from fglight.config.settings import SWEEP_SETTINGS
 from fglight.errors import ConfigError
 from fglight.paper import TABLES
 from fglight.paper.figures import FIGURES
-from fglight.runs.folder import SWEEP_SETTINGS
 
 FILTERS = ("target", "guess", "aux", "perturb", "model", "blocks")
 """What chooses among the cells of a table, with the values to keep."""

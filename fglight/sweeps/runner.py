@@ -3,20 +3,20 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from fglight.config import check_config
 from fglight.errors import ConfigError, FglightError, LauncherError
-from fglight.runs.folder import State, check_unchanged, make_directory, run_settings, state
+from fglight.runs.folder import State, make_directory, state
+from fglight.runs.settings import check_unchanged, departures
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
-from fglight.sweeps.planning.plan import parameter_count, show_plan
 from fglight.sweeps.progress import Progress, first_line
 from fglight.sweeps.request import Request
 from fglight.sweeps.searches import aux_table, lr_table
@@ -48,13 +48,30 @@ class Sweep:
 
     def __post_init__(self) -> None:
         """List the runs and check their configurations, before anything is started."""
-        self.jobs = plan_jobs(self.request)
+        jobs: dict[PurePath, Job] = {}
         self.configs = {}
-        groups = by_name(self.jobs).items()
+        groups = by_name(plan_jobs(self.request)).values()
         quiet = not Console().is_terminal
-        for name, group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
-            self.configs[name] = self.compose(group[0].overrides)
-            check_config(self.configs[name])
+        for group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
+            cfg = self.compose(group[0].overrides)
+            check_config(cfg)
+            departing = departures(cfg)
+            for job in (job.telling(departing) for job in group):
+                self.configs.setdefault(job.name, cfg)
+                jobs.setdefault(job.folder, job)
+        self.jobs = list(jobs.values())
+        self._check_components()
+
+    def _check_components(self) -> None:
+        """Check that the components of every configuration go together.
+
+        Raises:
+            ConfigError: those of one do not.
+        """
+        from fglight.build import build_estimator  # loads torch, after all that can be refused without
+
+        for cfg in self.configs.values():
+            build_estimator(cfg)
 
     def run(self) -> int:
         """Do what is not finished.
@@ -66,10 +83,12 @@ class Sweep:
             ConfigError: a directory holds a run with other settings, cannot be written to, or has too little room.
         """
         states = {job: state(self._dir(job)) for job in self.jobs}
-        settings = {name: run_settings(cfg) for name, cfg in self.configs.items()}
         for job in self.jobs:
-            check_unchanged({**settings[job.name], "seed": job.seed}, self._dir(job))
+            if states[job] is not State.NEW:
+                check_unchanged(OmegaConf.merge(self.configs[job.name], {"seed": job.seed}), self._dir(job))
         if self.request.plan:
+            from fglight.sweeps.planning.plan import show_plan  # loads torch
+
             show_plan(self.jobs, self.configs, states)
             return 0
         todo = [job for job in self.jobs if states[job] is not State.FINISHED]
@@ -157,6 +176,8 @@ class Sweep:
         Raises:
             ConfigError: as said.
         """
+        from fglight.sweeps.planning.size import parameter_count  # loads torch
+
         free = shutil.disk_usage(make_directory("hydra.sweep.dir", self.folder)).free
         sizes = {name: BYTES_A_PARAMETER * parameter_count(cfg) for name, cfg in self.configs.items()}
         new = [job for job in todo if not (self._dir(job) / "checkpoints" / "last.ckpt").exists()]

@@ -4,32 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
-from fglight.build import build_model
 from fglight.cell import Cell
 from fglight.paper.recipes import recipe
 from fglight.paper.searches import LARGEST_SHARE
 from fglight.runs.folder import read_result
 from fglight.sweeps.jobs import Job
-
-
-def aux_share(cfg: DictConfig) -> float:
-    """The largest share, over blocks, of an auxiliary network's FLOPs in its block's, in a forward pass."""
-    with torch.device("meta"):
-        model = build_model(cfg)
-        hidden = torch.empty(2, cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size)
-    shares = []
-    for block in model.blocks[:-1]:
-        with FlopCounterMode(display=False) as body:
-            hidden = block.body(hidden)
-        with FlopCounterMode(display=False) as aux:
-            block.aux(hidden)
-        shares.append(aux.get_total_flops() / body.get_total_flops())
-    return max(shares)
 
 
 def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
@@ -46,6 +28,8 @@ def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
 
 def aux_table(jobs: Sequence[Job], sweep_dir: Path, configs: Mapping[str, DictConfig]) -> Table:
     """For each kind of auxiliary network, the sizes from the best to the worst, with their share of FLOPs."""
+    from fglight.sweeps.planning.size import aux_share  # loads torch
+
     shares = {_key(job, _SIZE): aux_share(configs[job.name]) for job in jobs}
     table = Table("aux", "depth", "hidden", "accuracy %", "FLOPs %", "", title="held-out accuracy by auxiliary size")
     for cell, by_size in _accuracies(jobs, sweep_dir, _SIZE).items():

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
-from fglight.runs.folder import run_settings
+from fglight.runs.settings import run_settings
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -> list[Logger]:

@@ -12,21 +12,20 @@ from typing import Any
 import lightning as L
 import torch
 import wandb
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from fglight.build import build_estimator, build_model
+from fglight.build import build_data, build_estimator, build_model
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.rules import FIXED, LIGHTNING
 from fglight.errors import ConfigError, FglightError
 from fglight.processes import Terminated, terminable
-from fglight.runs.folder import check_unchanged, claim, read_result, run_settings, write_config, write_json
-from fglight.runs.record import build_result, other_settings, summary
+from fglight.runs.folder import claim, read_result, write_config, write_json
+from fglight.runs.record import build_result, summary
+from fglight.runs.settings import check_unchanged, differences, run_settings
 from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.loggers import build_loggers
 from fglight.training.module import ForwardGradientModule
@@ -56,20 +55,20 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         RunBusyError: another process is writing the directory.
     """
     check_config(cfg)
+    build_estimator(cfg)  # which checks that components go together
     _share_cores()
     cell = Cell.from_config(cfg)
     if rank_zero_only.rank > 0:  # the first of several processes keeps the directory
         return _train(cfg, cell, run_dir)
-    settings = run_settings(cfg)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
-        check_unchanged(settings, run_dir)
+        check_unchanged(cfg, run_dir)
         result = read_result(run_dir)
         if result is not None:
             Console().print(summary(result, run_dir))
             return result
         if not (run_dir / "config.yaml").exists():
-            write_config(settings, run_dir)
+            write_config(run_settings(cfg), run_dir)
         try:
             with terminable(lambda: _last_checkpoint(run_dir)):
                 result = _train(cfg, cell, run_dir)
@@ -91,7 +90,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     _quieten()
     L.seed_everything(cfg.seed, verbose=False)
-    data = _build_data(cfg)
+    data = build_data(cfg)
     data.prepare_data()
     data.setup()
     model, estimator = build_model(cfg), build_estimator(cfg)
@@ -127,7 +126,8 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
         raise _refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
-    length = [counted(trainer.max_epochs, "epoch"), *(f"{name}={value}" for name, value in other_settings(cfg).items())]
+    other = (f"{name}={value}" for name, value in differences(cfg).items() if name != "trainer.max_epochs")
+    length = [counted(trainer.max_epochs, "epoch"), *other]
     Console(quiet=not first).print(
         f"[bold]{cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}"
@@ -183,16 +183,6 @@ def _share_cores() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > 0:
         torch.set_num_threads(int(threads))
-
-
-def _build_data(cfg: DictConfig) -> L.LightningDataModule:
-    try:
-        return instantiate(cfg.data, seed=cfg.seed)
-    except InstantiationException as error:
-        # Hydra wraps what a constructor raises; the data set's own words are the better ones.
-        if isinstance(error.__cause__, FglightError):
-            raise error.__cause__ from None
-        raise
 
 
 def _device_name(device: torch.device) -> str:

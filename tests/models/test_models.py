@@ -10,12 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fglight import build_model
-from fglight.models import CNNAuxiliary, Head, MLPAuxiliary, PredSimAuxiliary, ResNet18, reset_parameters
+from fglight.models import BlockwiseResNet, CNNAuxiliary, Head, MLPAuxiliary, PredSimAuxiliary, reset_parameters
 
 
 def bodies_of(blocks, stem="cifar", width=1.0):
     with torch.device("meta"):
-        model = ResNet18(blocks, lambda channels: nn.Conv2d(channels, 10, 1), 10, width=width, stem=stem)
+        model = BlockwiseResNet(blocks, lambda channels: nn.Conv2d(channels, 10, 1), 10, width=width, stem=stem)
     return [block.body for block in model.blocks]
 
 
@@ -249,4 +249,4 @@ def test_auxiliaries_cost_under_a_tenth_of_their_block(name, aux, data, side, st
 )
 def test_impossible_networks_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ResNet18(**{"blocks": 8, "auxiliary": nn.Identity, "num_classes": 10, **arguments})
+        BlockwiseResNet(**{"blocks": 8, "auxiliary": nn.Identity, "num_classes": 10, **arguments})

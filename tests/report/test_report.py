@@ -22,7 +22,7 @@ def runs(tmp_path):
     root = tmp_path / "multirun"
     for seed, accuracy in enumerate((0.915, 0.925)):
         write_metrics(write_run(root / f"full{seed}", result(LOCAL, accuracy, seed)), curves(8, 4, seed))
-    write_run(root / "scaled", result(replace(LOCAL, perturb="activity"), 0.5, options={"aux.hidden": 8}))
+    write_run(root / "scaled", result(replace(LOCAL, perturb="activity"), 0.5, settings={"aux.hidden": 8}))
     write_metrics(write_run(root / "unfinished"), curves(8, 2))
     write_run(root / "failed", {"error": "CUDA <out> of | memory"}, "failure.json")
     (write_run(root / "damaged") / "result.json").write_text("{")

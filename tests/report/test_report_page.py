@@ -41,7 +41,7 @@ def report(tmp_path_factory):
     """A report of the CIFAR-10 weight cells of Table 3, but the last, and of scaled-down ones."""
     root = tmp_path_factory.mktemp("runs")
     for number, row in enumerate(row for row in published() if row.table == 3 and row.cell.perturb != "activity"):
-        words = result(row.cell, row.mean / 100, options={"note": "50 % & more_{ü<|~^\\"} if number % 5 == 4 else {})
+        words = result(row.cell, row.mean / 100, settings={"note": "50 % & more_{ü<|~^\\"} if number % 5 == 4 else {})
         if row.cell.aux != "linear":
             write_metrics(write_run(root / str(number), words), curves(8, 3))
     write_run(root / "failed", {"error": "<script>console.error('injected')</script>"}, "failure.json")

@@ -80,13 +80,13 @@ def test_a_difference_is_near_within_the_two_deviations(tmp_path, accuracies, st
         (LOCAL, {"weight_decay": 0.0}, {}, "weight_decay 0"),
         (LOCAL, {}, {"perturb.granularity": "block", "aux.hidden": 8}, "aux.hidden 8, perturb.granularity block"),
         (LOCAL, {}, {"trainer.limit_train_batches": 3}, "trainer.limit_train_batches 3"),
-        (LOCAL, {}, {"trainer.max_time": {"hours": 8}}, "trainer.max_time {'hours': 8}"),
+        (LOCAL, {}, {"trainer.max_time": {"hours": 8}}, "trainer.max_time.hours 8"),
         (replace(LOCAL, width=0.25), {}, {}, "width 0.25"),
         (replace(LOCAL, data="digits"), {"epochs": 5}, {}, "digits, 5 epochs"),
     ],
 )
 def test_runs_away_from_the_papers_setting_are_marked_and_not_compared(tmp_path, trained, changes, options, words):
-    scores = scores_of(tmp_path, result(trained, 0.8, like=LOCAL, options=options, **changes))
+    scores = scores_of(tmp_path, result(trained, 0.8, like=LOCAL, settings=options, **changes))
     table = fill(LAYOUTS[3], scores)
     entry = entry_of(3, scores)
     assert (entry.status, entry.full, entry.difference) == ("scaled", None, None)

@@ -32,7 +32,7 @@ def test_every_kind_of_run_is_found_at_any_depth(tmp_path):
 def test_an_unfinished_run_is_named_by_its_configuration(tmp_path):
     write_run(tmp_path / "a")
     (tmp_path / "a/config.yaml").write_text(
-        "seed: 2\ndata: {name: digits}\nmodel: {blocks: 16, width: 0.5}\ntarget: {name: global}\n"
+        "seed: 2\ndata: {name: digits}\nmodel: {name: resnet18_16, blocks: 16, width: 0.5}\ntarget: {name: global}\n"
         "guess: {name: ntk}\naux: {name: mlp}\nperturb: {name: activity}\n"
     )
     (run,) = collect([tmp_path]).unfinished

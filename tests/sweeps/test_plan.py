@@ -21,8 +21,8 @@ from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.planning import plan as planning
 from fglight.sweeps.planning import timing
 from fglight.sweeps.planning.kinds import Kind, choose
+from fglight.sweeps.planning.size import aux_share
 from fglight.sweeps.request import Request, parse
-from fglight.sweeps.searches import aux_share
 
 
 def request(*overrides: str) -> Request | None:

@@ -160,7 +160,7 @@ def test_sigterm_while_python_imports_ends_it_at_once():
 
 
 def test_sigterm_before_training_leaves_an_interrupted_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("fglight.training.run._build_data", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("fglight.training.run.build_data", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Terminated) as stop:
         train(load_config([*SMALL, QUIET]), tmp_path)
     assert stop.value.code == 143

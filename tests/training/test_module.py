@@ -12,7 +12,7 @@ from helpers import assert_same_gradients, build, gradients, module_of
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
-from fglight.config import load_config
+from fglight import load_config
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.training.module import BlockMetrics
 from fglight.training.run import LastCheckpoint, train

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from fglight.cell import RANDOM_GUESSES, Cell
-from fglight.runs.folder import run_settings
+from fglight.cell import Cell
+from fglight.runs.settings import run_settings
 
 Seconds = tuple[float, float]
 """What an image takes in training and in testing."""
@@ -40,13 +40,13 @@ class Kind:
     def of(cls, cfg: DictConfig) -> "Kind":
         """The kind of a configuration."""
         settings = run_settings(cfg)
-        data, model, guess = settings["data"], settings["model"], settings["guess"]["name"]
+        data, model, guess = settings["data"], settings["model"], settings["guess"]
         shape = {key: data[key] for key in ("in_channels", "image_size", "batch_size")}
         how = {key: settings[key] for key in ("target", "guess", "perturb", "aux", "engine", "probe")}
-        if guess == "exact":
+        if not guess["projects"]:
             how["perturb"] = None
         aux = Cell.from_config(cfg).aux
-        sort = guess if guess == "exact" else "drawn" if guess in RANDOM_GUESSES else "computed"
+        sort = "exact" if not guess["projects"] else "drawn" if guess["random"] else "computed"
         return cls(
             network=_text({**model, **shape}),
             estimator=_text(how),

@@ -3,13 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from fglight.build import build_model
 from fglight.runs.folder import State
 from fglight.sweeps.jobs import Job, by_name
 from fglight.sweeps.planning.kinds import Kind, Scaling, Seconds, choose
@@ -72,12 +70,6 @@ def run_seconds(cfg: DictConfig, train: float, test: float) -> float:
     if cfg.data.holdout:
         training, testing = training * (1 - cfg.data.holdout), training * cfg.data.holdout
     return cfg.trainer.max_epochs * (training * train + testing * test)
-
-
-def parameter_count(cfg: DictConfig) -> int:
-    """How many parameters a configuration's network has, auxiliary networks included."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_model(cfg).parameters())
 
 
 def _measure(
