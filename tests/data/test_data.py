@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
 from image_files import CONF, IN_MEMORY, DEBIAN, make, tensors, same, random_images, write_batch, flat, write_cifar10, write_cifar100, write_imagenet32, write_idx, write_fashion_mnist, write_imagenette, imagenette
 
+from fglight.build import build_data
 from fglight.data import Batches, ImageDataModule, ImagenetteDataModule
 from fglight.data import sources as data_sources
 from fglight.data.augment import PADDING
@@ -193,7 +193,7 @@ def test_every_configuration_has_the_settings_that_others_rely_on(name, monkeypa
     assert config.augment == (name not in ("digits", "fashion_mnist"))
     assert len(config.mean) == len(config.std) == config.in_channels
     monkeypatch.setenv("FGLIGHT_DATA", "/elsewhere")
-    module = instantiate(config, seed=4)
+    module = build_data(OmegaConf.create({"data": config, "seed": 4}))
     assert isinstance(module, ImagenetteDataModule if name == "imagenette" else ImageDataModule)
     assert (module.root, module.seed) == (Path("/elsewhere"), 4)
 

@@ -16,9 +16,11 @@ from forked import PROCESSES
 from omegaconf import OmegaConf
 
 from fglight import load_config
+from fglight.config.settings import SWEEP_SETTINGS
 from fglight.errors import ConfigError, NonFiniteLossError, RunBusyError
 from fglight.runs import folder
 from fglight.runs.folder import State, state
+from fglight.runs.settings import run_settings
 from fglight.training import run
 from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.module import ForwardGradientModule
@@ -307,6 +309,6 @@ def test_a_failure_is_recorded_and_forgotten_when_the_run_succeeds(tmp_path, mon
 
 def test_the_configuration_on_disk_is_the_run_s_own(whole):
     stored = yaml.safe_load((whole / "config.yaml").read_text())
-    assert stored == folder.run_settings(config())
-    assert not set(stored) & {*folder.SWEEP_SETTINGS, "hydra"}
+    assert stored == run_settings(config())
+    assert not set(stored) & {*SWEEP_SETTINGS, "hydra"}
     assert OmegaConf.load(whole / "config.yaml").optim.lr == 0.05
