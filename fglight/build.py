@@ -28,10 +28,11 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
         ConfigError: if the components do not go together.
     """
     try:
-        estimator = _component(cfg.engine)(
+        estimator = GradientEstimator(
             target=_component(cfg.target)(),
             guess=_component(cfg.guess)(),
             perturbation=_component(cfg.perturb)(),
+            engine=_component(cfg.engine)(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
             channels_last=cfg.channels_last,
