@@ -155,7 +155,12 @@ class GradientEstimator:
         self.guess.prepare(blocks)
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         network = NetworkPass(
-            blocks, Batch.of(images, labels), Buffers(blocks), auxiliaries, self.perturbation.recording
+            blocks,
+            Batch.of(images, labels),
+            Buffers(blocks),
+            auxiliaries,
+            self.perturbation.recording,
+            keeps_graphs=self.guess.needs_next_block,
         )
         passes, cosines = self.engine.estimate(network, self.target, self.guess, self.perturbation, cosine=cosine)
         *rest, last = passes

@@ -50,6 +50,7 @@ class NetworkPass:
         buffers: of the blocks, as they were before any of them ran.
         auxiliaries: what is wanted of them.
         recording: gives a context in which a body runs once, whose value is the uses of its layers.
+        keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
         gradients: those that the step has found so far.
     """
 
@@ -58,6 +59,7 @@ class NetworkPass:
     buffers: Buffers
     auxiliaries: Auxiliaries
     recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
+    keeps_graphs: bool = False
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
 
     def enter(self, index: int, x: Tensor, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
@@ -100,23 +102,25 @@ class BlockPass:
         index: j.
         block: the block.
         network: what it has in common with the others.
-        input: x_j = h_{j-1} without graph (the images for block 0).
-        output: h_j = f_j(x_j), with the graph of this block alone; None before the block has run.
+        input: x_j = h_{j-1} without graph (the images for block 0); None once the block is released.
+        output: h_j = f_j(x_j), with the graph of this block alone; None before it has run, and once it is released.
         parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
         auxiliaries: what is wanted of the block's auxiliary network.
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
+        next: block j+1, for a guess that needs it.
     """
 
     index: int
     block: Block
     network: NetworkPass
-    input: Tensor
+    input: Tensor | None
     output: Tensor | None
     parameters: list[nn.Parameter]
     auxiliaries: Auxiliaries
     calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor | None = None
+    next: "BlockPass | None" = None
 
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
@@ -130,8 +134,9 @@ class BlockPass:
         loss, logits = self.block.loss(self.output, self.network.batch.labels)
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
+        keep = self.network.keeps_graphs
         with self.network.buffers.again(self.block, on_graph=False):
-            gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True)
         if self.input.requires_grad:
             self.input_gradient = gradients[0]
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
@@ -207,6 +212,7 @@ class BlockPass:
         if not inputs:
             return []
         points = [point.output if isinstance(point, LayerCall) else point for point in inputs]
+        keep = keep or self.network.keeps_graphs
         with self.again(on_graph=False):
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
@@ -238,7 +244,7 @@ class BlockPass:
         """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
         if self.local is not None:
             self.local.gradient = None
-        del self.input, self.output
+        self.input = self.output = self.next = None
         self.calls.clear()
         self.__dict__.pop("owners", None)
         self.__dict__.pop("weight_calls", None)

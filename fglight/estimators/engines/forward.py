@@ -42,13 +42,18 @@ class ForwardMode(Engine):
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
 
     def check(self, guess: Guess, perturbation: Perturbation) -> None:
-        """See ``Engine``: only directional derivatives are known.
+        """See ``Engine``: only directional derivatives are known, and of activities those of one block.
 
         Raises:
-            ValueError: for an exact guess.
+            ValueError: for an exact guess, or one that needs the next block.
         """
         if not guess.projects:
             raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
+        if guess.needs_next_block:
+            raise ValueError(
+                f"engine=forward is not possible with {type(guess).__name__}, which needs the next block before that "
+                "has run: accepted is engine=reverse"
+            )
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``.

@@ -23,7 +23,7 @@ class ReverseMode(Engine):
         self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        passes = _run(network, target)
+        passes = _run(network, target, guess)
         targets = target(
             passes,
             partial(perturbation.points, guess=guess, cosine=cosine),
@@ -34,17 +34,23 @@ class ReverseMode(Engine):
             here.take(estimate.gradients)
             if estimate.cosine is not None:
                 cosines[here.index] = estimate.cosine
+            if not guess.needs_next_block:
+                here.release()
+        for here in passes:
             here.release()
         return passes, cosines if cosine and guess.projects else None
 
 
-def _run(network: NetworkPass, target: Target) -> list[BlockPass]:
+def _run(network: NetworkPass, target: Target, guess: Guess) -> list[BlockPass]:
     """Run every block once, each on its own graph; the last one's exact gradients are taken on the way."""
     passes = []
     hidden = network.batch.images
+    crosses = target.crosses_blocks or guess.needs_next_block
     for index in range(len(network.blocks)):
-        here = network.enter(index, hidden.detach().requires_grad_(target.crosses_blocks and index > 0))
+        here = network.enter(index, hidden.detach().requires_grad_(crosses and index > 0))
         here.run()
+        if passes and guess.needs_next_block:
+            passes[-1].next = here
         passes.append(here)
         hidden = here.output
     here.finish()

@@ -38,6 +38,8 @@ class Guess(ABC):
         projects: whether a projection takes place; without, the estimate is the target.
         several: whether there can be more than one direction.
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
+        needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
+            graphs then stay until the step is over.
 
     Raises:
         ValueError: for more directions than the guess can have, or an unknown way to combine them.
@@ -49,6 +51,7 @@ class Guess(ABC):
     projects = True
     several = False
     needs_graph = True
+    needs_next_block = False
 
     def __init__(self, directions: int = 1, combine: str = "mean") -> None:
         if type(directions) is not int or directions < 1:
