@@ -13,16 +13,17 @@ from torch.nn.functional import cross_entropy
 from fglight.estimators import (
     ActivityPerturbation,
     ExactGuess,
-    ForwardModeEstimator,
+    ForwardMode,
     GaussianGuess,
     GlobalTarget,
     GradientEstimator,
     LocalGuess,
+    ReverseMode,
     WeightPerturbation,
 )
 from fglight.models import CNNAuxiliary, split
 
-REVERSE, FORWARD = GradientEstimator, ForwardModeEstimator
+REVERSE, FORWARD = ReverseMode(), ForwardMode()
 ROWS = [
     ("backpropagation", REVERSE, ExactGuess, WeightPerturbation),
     ("local guess, weight", REVERSE, LocalGuess, WeightPerturbation),
@@ -67,7 +68,7 @@ def main(epochs: int = 6) -> None:
         model = split(
             network, [3, 6], images[:2], lambda h, classes: CNNAuxiliary(h.shape[1], classes, hidden=8, depth=1)
         )
-        estimator = engine(GlobalTarget(), guess(), perturbation())
+        estimator = GradientEstimator(GlobalTarget(), guess(), perturbation(), engine=engine)
         optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=0.02, momentum=0.9)
         start = time.perf_counter()
         for _ in range(epochs):
@@ -78,8 +79,8 @@ def main(epochs: int = 6) -> None:
         with torch.no_grad():
             loss = cross_entropy(network(images), labels)
             accuracy = (network(test_images).argmax(1) == test_labels).float().mean()
-        engine_name = "forward" if engine is FORWARD else "reverse"
-        print(f"{name:26}{engine_name:9}{loss:11.3f}{100 * accuracy:13.1f} %{took:6.1f} s", flush=True)
+        row = f"{name:26}{'forward' if engine is FORWARD else 'reverse':9}"
+        print(f"{row}{loss:11.3f}{100 * accuracy:13.1f} %{took:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from fglight.estimators import (
     ActivityPerturbation,
     ActivitySpanPerturbation,
     ExactGuess,
-    ForwardModeEstimator,
+    ForwardMode,
     GlobalTarget,
     GradientEstimator,
     LocalGuess,
@@ -83,7 +83,7 @@ def main(steps: int = 64) -> None:
     for name, perturbation in PERTURBATIONS.items():
         rows.append((name, GradientEstimator(GlobalTarget(), LocalGuess(), perturbation)))
         if name != "weight, filter":  # a derivative for each filter: one engine shows enough
-            rows.append((name, ForwardModeEstimator(GlobalTarget(), LocalGuess(), perturbation)))
+            rows.append((name, GradientEstimator(GlobalTarget(), LocalGuess(), perturbation, engine=ForwardMode())))
     for name, estimator in rows:
         torch.manual_seed(0)
         vit = VisionTransformer(8, 4, num_layers=3, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10)
@@ -98,7 +98,7 @@ def main(steps: int = 64) -> None:
         with torch.no_grad():
             loss = cross_entropy(vit(images), labels)  # the transformer as it was, trained
             accuracy = (vit(test_images).argmax(1) == test_labels).float().mean()
-        engine = "forward" if isinstance(estimator, ForwardModeEstimator) else "reverse"
+        engine = "forward" if isinstance(estimator.engine, ForwardMode) else "reverse"
         print(f"{name:27}{engine:9}{loss:11.3f}{100 * accuracy:13.1f} %{took:6.1f} s", flush=True)
 
 

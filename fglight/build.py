@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningDataModule
 from omegaconf import DictConfig
 
-from fglight.cell import FACTS
+from fglight.cell import FACTS, says
 from fglight.config import compose
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
@@ -47,10 +48,11 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
         ConfigError: if the components do not go together.
     """
     try:
-        estimator = _component(cfg, "engine")(
-            target=_component(cfg, "target")(),
-            guess=_component(cfg, "guess")(),
+        estimator = GradientEstimator(
+            target=_checked(cfg, "target"),
+            guess=_checked(cfg, "guess"),
             perturbation=_component(cfg, "perturb")(),
+            engine=_component(cfg, "engine")(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
             channels_last=cfg.channels_last,
@@ -60,6 +62,22 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return estimator
+
+
+def _checked(cfg: DictConfig, group: str) -> Any:
+    """A component, whose file says the same of it as its class.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    component = _component(cfg, group)()
+    for fact in FACTS[group]:
+        said, true = says(cfg[group], fact), getattr(component, fact)
+        if said != true:
+            raise ConfigError(
+                f"{group}.{fact}={said} is not what {cfg[group]._target_} is: accepted is {true}, or to leave it out"
+            )
+    return component
 
 
 def build_data(cfg: DictConfig) -> LightningDataModule:

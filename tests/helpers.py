@@ -13,6 +13,14 @@ from fglight.training.module import ForwardGradientModule
 TARGETS = ("global", "local", "intermediate")
 GUESSES = ("exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher")
 PERTURBATIONS = ("activity", "weight", "weight_per_sample", "activity_span")
+GRANULARITIES = {
+    "activity": ("sample", "channel"),
+    "weight": ("network", "block", "tensor", "filter"),
+    "weight_per_sample": ("tensor",),
+    "activity_span": ("sample",),
+}
+"""From coarse to fine."""
+ALL_PERTURBATIONS = [(perturb, granularity) for perturb in PERTURBATIONS for granularity in GRANULARITIES[perturb]]
 AUXILIARIES = ("cnn", "mlp", "linear", "predsim")
 MODELS = ("resnet18_8", "resnet18_16")
 EPS = 1e-16
@@ -113,14 +121,28 @@ class Definition:
         inputs = (self.outputs[j], self.parameters[j], cotangent)
         return torch.autograd.grad(*inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
 
-    def estimates(self, target, perturb, granularity="tensor"):
-        """The estimate of blocks 0..J-2 with the local guess: a list of tensors for each."""
+    def rows(self, j, cotangent):
+        """What each sample's cotangent alone gives, for every parameter; where nothing couples the samples."""
+        alone = torch.zeros_like(cotangent).unsqueeze(0).repeat(len(cotangent), *[1] * cotangent.dim())
+        for i, row in enumerate(cotangent):
+            alone[i, i] = row
+        return [torch.stack(rows) for rows in zip(*(self.vjp(j, one) for one in alone))]
+
+    def estimates(self, target, perturb, granularity="tensor", guess=None):
+        """The estimate of blocks 0..J-2: a list of tensors for each.
+
+        ``guess`` gives the direction in the space of h_j of a block j, by default the local guess.
+        """
+        guess = guess or (lambda j: self.activity("local", j))
         js = range(len(self.blocks) - 1)
         if perturb.startswith("activity"):
             by = {"activity": project_rows, "activity_span": project_on_span}[perturb]
             by = project_channels if granularity == "channel" else by
-            return [self.vjp(j, by(self.activity(target, j), self.activity("local", j))) for j in js]
-        t, g = [self.weight(target, j) for j in js], [self.weight("local", j) for j in js]
+            return [self.vjp(j, by(self.activity(target, j), guess(j))) for j in js]
+        if perturb == "weight_per_sample":
+            pairs = [(self.rows(j, self.activity(target, j)), self.rows(j, guess(j))) for j in js]
+            return [[project_rows(a, b).sum(0) for a, b in zip(*pair)] for pair in pairs]
+        t, g = [self.weight(target, j) for j in js], [self.vjp(j, guess(j)) for j in js]
         if granularity == "filter":
             return [[project_rows(a, b) for a, b in zip(ts, gs)] for ts, gs in zip(t, g)]
         if granularity == "tensor":

@@ -3,8 +3,10 @@
 Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
 """
 
-from fglight.estimators.engines.forward import ForwardModeEstimator
-from fglight.estimators.engines.reverse import GradientEstimator, Step
+from fglight.estimators.engines.base import Engine
+from fglight.estimators.engines.forward import ForwardMode
+from fglight.estimators.engines.reverse import ReverseMode
+from fglight.estimators.estimator import GradientEstimator
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.guesses.exact import ExactGuess
 from fglight.estimators.guesses.local import LocalGuess
@@ -14,14 +16,16 @@ from fglight.estimators.perturbations.activity import ActivityPerturbation, Acti
 from fglight.estimators.perturbations.base import Perturbation, Unprojected
 from fglight.estimators.perturbations.weight import WeightPerturbation
 from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
+from fglight.estimators.step import Step
 from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
 
 __all__ = [
     "ActivityPerturbation",
     "ActivitySpanPerturbation",
+    "Engine",
     "ExactGuess",
     "FixedNTKGuess",
-    "ForwardModeEstimator",
+    "ForwardMode",
     "GaussianGuess",
     "GlobalTarget",
     "GradientEstimator",
@@ -33,6 +37,7 @@ __all__ = [
     "Perturbation",
     "RademacherGuess",
     "RandomGuess",
+    "ReverseMode",
     "Step",
     "Target",
     "Unprojected",

@@ -1,16 +1,19 @@
 """One forward pass, kept block by block, and the vector-Jacobian products that everything else is made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
+from fglight.estimators import duals
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import without_reentrant_checkpoints
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in
+from fglight.estimators.step import LocalLoss
 from fglight.models.blocks import Block
 
 
@@ -19,37 +22,76 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-@dataclass
-class LocalLoss:
-    """The loss L_j of a block's auxiliary network in one step.
+@dataclass(frozen=True)
+class Auxiliaries:
+    """What a step wants of the auxiliary networks.
 
     Attributes:
-        loss: L_j, a scalar without graph.
-        logits: of the auxiliary network, ``(batch, classes)``, without graph.
-        gradient: of L_j with respect to h_j, in h_j's shape; None where nobody asked for it.
+        evaluated: whether they take part at all.
+        differentiated: whether the gradient of L_j with respect to h_j is wanted.
+        trained: whether they are to train on L_j.
     """
 
-    loss: Tensor
-    logits: Tensor
-    gradient: Tensor | None
+    evaluated: bool
+    differentiated: bool
+    trained: bool
+
+
+GRADIENT_ALONE = Auxiliaries(evaluated=True, differentiated=True, trained=False)
 
 
 @dataclass
-class Step:
-    """What one step computed besides the gradients; nothing here carries a graph.
+class NetworkPass:
+    """What all blocks of a network have in common in one step.
 
     Attributes:
-        loss: the network's loss L, a scalar.
-        logits: of the head, ``(batch, classes)``.
-        local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
-        cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
-            not asked for or the guess is exact.
+        blocks: blocks 0..J-1.
+        batch: the images and labels.
+        buffers: of the blocks, as they were before any of them ran.
+        auxiliaries: what is wanted of them.
+        recording: gives a context in which a body runs once, whose value is the uses of its layers.
+        keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
+        gradients: those that the step has found so far.
     """
 
-    loss: Tensor
-    logits: Tensor
-    local: list[LocalLoss | None]
-    cosine: Tensor | None
+    blocks: Sequence[Block]
+    batch: Batch
+    buffers: Buffers
+    auxiliaries: Auxiliaries
+    recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
+    keeps_graphs: bool = False
+    gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+
+    def enter(self, index: int, x: Tensor, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
+        """Block ``index``, about to take in ``x``; nothing runs yet.
+
+        Args:
+            index: j.
+            x: h_{j-1}, which has no graph.
+            auxiliaries: what is wanted of the block's, where it is not the same for all.
+        """
+        block = self.blocks[index]
+        return BlockPass(index, block, self, x, None, trainable(block.body), auxiliaries or self.auxiliaries)
+
+    @torch.enable_grad()
+    def local_loss(self, block: Block, output: Tensor, auxiliaries: Auxiliaries) -> LocalLoss:
+        """Evaluate a block's local loss on its detached output, and what its gradients are wanted for.
+
+        Args:
+            block: block j < J-1.
+            output: h_j, ``(batch, ...)``.
+            auxiliaries: what is wanted.
+        """
+        output = output.detach().requires_grad_(auxiliaries.differentiated)
+        loss, logits = block.loss(output, self.batch.labels)
+        parameters = trainable(block.aux) if auxiliaries.trained else []
+        inputs = [output] * auxiliaries.differentiated + parameters
+        if not inputs:
+            return LocalLoss(loss.detach(), logits.detach(), None)
+        with self.buffers.again(block.aux, on_graph=False):
+            gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        self.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
+        return LocalLoss(loss.detach(), logits.detach(), gradients[0] if auxiliaries.differentiated else None)
 
 
 @dataclass
@@ -59,26 +101,50 @@ class BlockPass:
     Attributes:
         index: j.
         block: the block.
-        batch: the images and labels of the step.
-        buffers: of the network, as they were before it ran.
-        input: x_j = h_{j-1} without graph (the images for block 0).
-        output: h_j = f_j(x_j), with the graph of this block alone; None before the block has run.
+        network: what it has in common with the others.
+        input: x_j = h_{j-1} without graph (the images for block 0); None once the block is released.
+        output: h_j = f_j(x_j), with the graph of this block alone; None before it has run, and once it is released.
         parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
-        evaluate: computes the local loss on h_j; None where no auxiliary network takes part.
+        auxiliaries: what is wanted of the block's auxiliary network.
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
+        next: block j+1, for a guess that needs it.
     """
 
     index: int
     block: Block
-    batch: Batch
-    buffers: Buffers
-    input: Tensor
+    network: NetworkPass
+    input: Tensor | None
     output: Tensor | None
     parameters: list[nn.Parameter]
+    auxiliaries: Auxiliaries
     calls: list[LayerCall] = field(default_factory=list)
-    evaluate: Callable[[Tensor], LocalLoss] | None = None
     input_gradient: Tensor | None = None
+    next: "BlockPass | None" = None
+
+    def run(self) -> None:
+        """Run the body, on a graph of its own where gradients are on."""
+        with without_reentrant_checkpoints(), self.network.recording(self.block.body) as self.calls:
+            self.output = self.block.body(self.input)
+        for call in self.calls:
+            call.again = partial(self.again, on_graph=False)
+
+    def finish(self) -> None:
+        """The last block: take the exact gradients of the network's loss, and its input's where that takes one."""
+        loss, logits = self.block.loss(self.output, self.network.batch.labels)
+        parameters = self.parameters + trainable(self.block.aux)
+        inputs = [self.input] * self.input.requires_grad + parameters
+        keep = self.network.keeps_graphs
+        with self.network.buffers.again(self.block, on_graph=False):
+            gradients = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True)
+        if self.input.requires_grad:
+            self.input_gradient = gradients[0]
+        self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
+        self.local = LocalLoss(loss.detach(), logits.detach(), None)
+
+    def take(self, gradients: Sequence[Tensor]) -> None:
+        """Make ``gradients``, one for each of ``parameters``, the block's estimate."""
+        self.network.gradients.update(zip(self.parameters, gradients))
 
     @cached_property
     def owners(self) -> dict[nn.Parameter, tuple[LayerCall, str]]:
@@ -105,14 +171,24 @@ class BlockPass:
             if name == "weight" and type(call.layer) in (nn.Linear, *CONVOLUTIONS)
         }
 
+    @property
+    def names(self) -> list[str]:
+        """Those of ``parameters`` in the body."""
+        return [name for name, parameter in self.block.body.named_parameters() if parameter.requires_grad]
+
     def again(self, *, on_graph: bool = True) -> AbstractContextManager[bool]:
         """A context in which the body may run once more in this step; see ``Buffers.again``."""
-        return self.buffers.again(self.block.body, on_graph=on_graph)
+        return self.network.buffers.again(self.block.body, on_graph=on_graph)
 
     @cached_property
     def local(self) -> LocalLoss | None:
-        """The local loss on h_j, evaluated when it is first asked for; after ``release`` without its gradient."""
-        return None if self.evaluate is None else self.evaluate(self.output)
+        """The local loss on h_j, evaluated when it is first asked for; after ``release`` without its gradient.
+
+        None where no auxiliary network takes part.
+        """
+        if not self.auxiliaries.evaluated:
+            return None
+        return self.network.local_loss(self.block, self.output, self.auxiliaries)
 
     @property
     def local_gradient(self) -> Tensor:
@@ -136,6 +212,7 @@ class BlockPass:
         if not inputs:
             return []
         points = [point.output if isinstance(point, LayerCall) else point for point in inputs]
+        keep = keep or self.network.keeps_graphs
         with self.again(on_graph=False):
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
@@ -143,38 +220,31 @@ class BlockPass:
             for gradient, point in zip(gradients, inputs)
         ]
 
+    def jvp(self, moves: Mapping[str, Tensor]) -> Tensor:
+        """Jacobian-vector products of f_j from parameters to h_j, with several directions.
+
+        Args:
+            moves: of parameters by their names, ``(count, *parameter.shape)``; the others stay where they are.
+
+        Returns:
+            Tangents of h_j, ``(count, batch, ...)``.
+        """
+        return duals.pushforward_all(self.block.body, self.input, moves, self.again)[1]
+
+    def jvp_each(self, name: str, directions: Tensor) -> Tensor:
+        """The tangent of h_j as a parameter moves along a direction ``(batch, *parameter.shape)`` of each sample."""
+        return duals.pushforward_each(self.block.body, self.input, name, directions, self.again)
+
+    def jvp_from(self, call: LayerCall, tangent: Tensor) -> Tensor:
+        """The tangent of h_j for a tangent of a layer's output, in its shape."""
+        with self.again():
+            return duals.pushforward_from(self.block.body, call.layer, self.input, tangent)
+
     def release(self) -> None:
         """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
         if self.local is not None:
             self.local.gradient = None
-        del self.input, self.output
+        self.input = self.output = self.next = None
         self.calls.clear()
         self.__dict__.pop("owners", None)
         self.__dict__.pop("weight_calls", None)
-
-
-@torch.enable_grad()
-def local_loss(
-    block: Block, output: Tensor, labels: Tensor, buffers: Buffers, *, to_output: bool, train: bool
-) -> LocalLoss:
-    """Evaluate a block's local loss on its detached output, and what its gradients are wanted for.
-
-    Args:
-        block: block j < J-1.
-        output: h_j, ``(batch, ...)``.
-        labels: class indices, ``(batch,)``.
-        buffers: of the network, as they were at the start of the step.
-        to_output: whether the gradient with respect to h_j is wanted.
-        train: whether the auxiliary network trains; its parameters' ``.grad`` is then set.
-    """
-    output = output.detach().requires_grad_(to_output)
-    loss, logits = block.loss(output, labels)
-    parameters = trainable(block.aux) if train else []
-    inputs = [output] * to_output + parameters
-    if not inputs:
-        return LocalLoss(loss.detach(), logits.detach(), None)
-    with buffers.again(block.aux, on_graph=False):
-        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-    for parameter, gradient in zip(parameters, gradients[len(inputs) - len(parameters) :]):
-        parameter.grad = gradient
-    return LocalLoss(loss.detach(), logits.detach(), gradients[0] if to_output else None)

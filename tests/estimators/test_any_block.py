@@ -16,7 +16,7 @@ from fglight.estimators import (
     ActivitySpanPerturbation,
     ExactGuess,
     FixedNTKGuess,
-    ForwardModeEstimator,
+    ForwardMode,
     GaussianGuess,
     GlobalTarget,
     GradientEstimator,
@@ -25,13 +25,14 @@ from fglight.estimators import (
     LocalTarget,
     NTKGuess,
     RandomGuess,
+    ReverseMode,
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
 from fglight.models import Block, BlockNetwork
 
 SAMPLES, TOKENS, WIDTH, CLASSES = 5, 3, 8, 4
-ENGINES = (GradientEstimator, ForwardModeEstimator)
+ENGINES = (ReverseMode, ForwardMode)
 
 
 class Body(nn.Module):
@@ -363,13 +364,13 @@ def test_estimates_and_buffers_are_those_of_the_definition(make, engine, guess, 
     expected = estimate_by_definition(*network(plain), target, guess, way)
     blocks, inputs, labels = network(make)
     moved = buffers_after_a_pass(blocks, inputs, labels)
-    if make is weight_norm and engine is ForwardModeEstimator and not way.startswith("activity"):
+    if make is weight_norm and engine is ForwardMode and not way.startswith("activity"):
         with pytest.raises(
             ValueError, match=r"layer\.parametrizations\.weight\.0 of block 0, a _WeightNorm .*engine=rev"
         ):
-            engine(aims(), kind(), WAYS[way]()).estimate(blocks, inputs, labels)
+            GradientEstimator(aims(), kind(), WAYS[way](), engine=engine()).estimate(blocks, inputs, labels)
         return
-    engine(aims(), kind(), WAYS[way]()).estimate(blocks, inputs, labels)
+    GradientEstimator(aims(), kind(), WAYS[way](), engine=engine()).estimate(blocks, inputs, labels)
     assert_all_close(body_gradients(blocks), expected, 1e-8)
     for buffer, after in zip((b for block in blocks for b in block.body.buffers()), moved):
         assert_close(buffer.double(), after.double())
@@ -417,14 +418,14 @@ ALL_WAYS = {**WAYS, "channel": lambda: ActivityPerturbation("channel"), "block":
 
 @pytest.mark.parametrize("aims", [GlobalTarget, LocalTarget, IntermediateTarget])
 @pytest.mark.parametrize(
-    ("engine", "guess"), [pair for pair in product(ENGINES, ALL_GUESSES) if pair != (ForwardModeEstimator, "exact")]
+    ("engine", "guess"), [pair for pair in product(ENGINES, ALL_GUESSES) if pair != (ForwardMode, "exact")]
 )
 def test_every_buffer_is_where_one_forward_pass_leaves_it(engine, guess, aims):
     for way, make in ALL_WAYS.items():
         if guess.startswith("several") and not make().several_directions:
             continue
         blocks, inputs, labels = restless()
-        estimator = engine(aims(), ALL_GUESSES[guess](), make())
+        estimator = GradientEstimator(aims(), ALL_GUESSES[guess](), make(), engine=engine())
         estimator.guess.prepare = lambda blocks: None  # redrawn auxiliaries are compared with themselves
         plain, hidden = deepcopy(blocks), inputs
         for block in plain:
@@ -485,7 +486,7 @@ def refusal(layer, engine, way, guess="local"):
     torch.manual_seed(0)
     bodies = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), layer)), nn.Linear(4, 4)
     blocks = [Block(body, nn.Linear(4, 3)) for body in bodies]
-    estimator = engine(GlobalTarget(), GUESSES[guess][0](), WAYS[way]())
+    estimator = GradientEstimator(GlobalTarget(), GUESSES[guess][0](), WAYS[way](), engine=engine())
     with pytest.raises(ValueError, match="engine=") as caught:
         estimator.estimate(blocks, torch.randn(5, 4), torch.arange(5) % 3)
     assert "\n" not in str(caught.value)
@@ -495,20 +496,20 @@ def refusal(layer, engine, way, guess="local"):
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize(("guess", "way"), PAIRS)
 def test_a_layer_that_cannot_be_differentiated_is_named(guess, way):
-    said = refusal(Calls(WithoutGradients.apply), GradientEstimator, way, guess)
+    said = refusal(Calls(WithoutGradients.apply), ReverseMode, way, guess)
     assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Calls (there is none): accepted are")
-    said = refusal(Checkpointed(), GradientEstimator, way, guess)
+    said = refusal(Checkpointed(), ReverseMode, way, guess)
     assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Checkpointed (torch.utils.checkpoi")
     assert "use_reentrant=False" in said
     for layer in (Calls(WithoutTangents.apply), Checkpointed()):
-        said = refusal(layer, ForwardModeEstimator, way, guess)
+        said = refusal(layer, ForwardMode, way, guess)
         assert said.startswith("engine=forward cannot differentiate 1.1 of block 1, a ")
         assert "engine=reverse" in said
 
 
 @pytest.mark.parametrize(("guess", "way"), PAIRS)
 def test_random_numbers_in_a_body_are_refused_in_forward_mode(guess, way):
-    said = refusal(Calls(lambda x: F.dropout(x, 0.5)), ForwardModeEstimator, way, guess)
+    said = refusal(Calls(lambda x: F.dropout(x, 0.5)), ForwardMode, way, guess)
     assert said.startswith("engine=forward cannot differentiate ")
     assert "block 1" in said
     assert "random" in said
@@ -519,7 +520,7 @@ def test_a_parameter_that_cannot_be_replaced_is_named():
     body.kept = [body.layer.weight]
     blocks = [Block(body, nn.Linear(WIDTH, CLASSES)), Block(linear(), nn.Linear(WIDTH, CLASSES))]
     inputs, labels = torch.randn(SAMPLES, WIDTH), torch.arange(SAMPLES) % CLASSES
-    estimator = ForwardModeEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=ForwardMode())
     with pytest.raises(ValueError, match=r"engine=forward cannot move layer\.weight .*: accepted is engine=reverse"):
         estimator.estimate(blocks, inputs, labels)
 
@@ -546,7 +547,7 @@ def test_blocks_that_share_parameters_are_refused():
 def test_the_last_block_needs_no_tangents():
     blocks = [Block(nn.Linear(4, 4), nn.Linear(4, 3)) for _ in range(2)]
     blocks.append(Block(Calls(WithoutTangents.apply), nn.Linear(4, 3)))
-    estimator = ForwardModeEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=ForwardMode())
     estimator.estimate(blocks, torch.randn(5, 4), torch.arange(5) % 3)
     blocks[0].aux = nn.Linear(5, 3)  # an error of another kind is not blamed on it
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -557,6 +558,6 @@ def test_an_error_of_the_body_s_own_is_left_as_it_is():
     blocks = [Block(Calls(lambda x: x @ torch.ones(3, 3)), nn.Linear(3, 2)), Block(nn.Linear(3, 3), nn.Linear(3, 2))]
     for engine in ENGINES:
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-            engine(GlobalTarget(), LocalGuess(), WeightPerturbation()).estimate(
+            GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=engine()).estimate(
                 blocks, torch.randn(2, 4), torch.ones(2)
             )

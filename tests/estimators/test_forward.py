@@ -18,7 +18,7 @@ from helpers import (
 from torch import nn
 
 from fglight.errors import ConfigError
-from fglight.estimators import ForwardModeEstimator
+from fglight.estimators import ForwardMode
 from fglight.models import Block
 
 GRANULARITIES = ("filter", "tensor", "block", "network")
@@ -182,5 +182,5 @@ def test_a_body_with_dropout_is_refused():
 
 
 def test_the_configuration_chooses_the_engine():
-    assert type(estimator_of(engine="forward")) is ForwardModeEstimator
+    assert type(estimator_of(engine="forward").engine) is ForwardMode
     assert compose(engine="forward").engine.name == "forward"

@@ -22,10 +22,11 @@ from torchvision.models.convnext import CNBlockConfig
 
 from fglight.estimators import (
     ActivityPerturbation,
-    ForwardModeEstimator,
+    ForwardMode,
     GradientEstimator,
     LocalGuess,
     LocalTarget,
+    ReverseMode,
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
@@ -219,7 +220,7 @@ def test_every_block_needs_a_layer(blocks):
         cut(layers(), blocks)
 
 
-@pytest.mark.parametrize("engine", [GradientEstimator, ForwardModeEstimator])
+@pytest.mark.parametrize("engine", [ReverseMode, ForwardMode])
 @pytest.mark.parametrize("perturbation", [ActivityPerturbation, WeightPerturbation, WeightPerSamplePerturbation])
 def test_token_indices_are_inputs_like_any_others(perturbation, engine):
     class Mean(nn.Module):
@@ -231,7 +232,7 @@ def test_token_indices_are_inputs_like_any_others(perturbation, engine):
     layers = nn.Embedding(10, 6), nn.Linear(6, 6), nn.Tanh(), nn.Sequential(Mean(), nn.Linear(6, 3))
     network = split(layers, 2, example=tokens).double()
     expected = Definition(network, tokens, labels)
-    engine(LocalTarget(), LocalGuess(), perturbation()).estimate(network, tokens, labels)
+    GradientEstimator(LocalTarget(), LocalGuess(), perturbation(), engine=engine()).estimate(network, tokens, labels)
     for gradient, right in zip(body_gradients(network)[0], expected.weight("local", 0)):
         assert_close(gradient, right, 1e-8)  # a target projected on itself
 

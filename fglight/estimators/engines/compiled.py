@@ -17,11 +17,14 @@ from torch.utils import _pytree as pytree
 
 from fglight.errors import BlockError
 from fglight.estimators.diagnosis import first_sentence
-from fglight.estimators.passes import LocalLoss, Step
+from fglight.estimators.step import LocalLoss, Step
 from fglight.models.blocks import Block
 
 Compiler = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
 """Makes a faster function of a graph of operations and example inputs."""
+
+Estimate = tuple[Step, dict[nn.Parameter, Tensor]]
+"""What a step computed, and the gradients."""
 
 
 def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -30,7 +33,7 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence
 
 
 class CompiledEstimate:
-    """``GradientEstimator.estimate``, compiled.
+    """The computation of a step, compiled.
 
     Steps are of a kind if their batches have the same shape, with or without cosine, in training or evaluation mode.
     A kind is recorded when it comes twice in a row, and compiled for all times after; so the smaller batch at the end
@@ -42,21 +45,18 @@ class CompiledEstimate:
     value that it had.
 
     Args:
-        estimate: what is compiled.
+        compute: what is compiled: takes blocks, images and labels, and changes nothing but buffers.
         compiler: what compiles its record.
     """
 
-    def __init__(self, estimate: Callable[..., Step], compiler: Compiler = inductor) -> None:
-        self.estimate = estimate
+    def __init__(self, compute: Callable[..., Estimate], compiler: Compiler = inductor) -> None:
+        self.compute = compute
         self.compiler = compiler
-        self.compiled: dict[tuple, tuple[_Network, Callable[[Tensor, Tensor], Step]]] = {}
+        self.compiled: dict[tuple, tuple[_Network, Callable[[Tensor, Tensor], Estimate]]] = {}
         self.last: tuple[tuple, _Network] | None = None
 
-    def __call__(
-        self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
-    ) -> Step:
+    def __call__(self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Estimate:
         """See ``GradientEstimator.estimate``."""
-        blocks = list(getattr(model, "blocks", model))
         modes = tuple(module.training for block in blocks for module in block.modules())
         batch = (images.shape, images.stride(), images.dtype, images.device, labels.shape, labels.dtype)
         autocast = torch.is_autocast_enabled(images.device.type) and torch.get_autocast_dtype(images.device.type)
@@ -67,16 +67,15 @@ class CompiledEstimate:
                 return replay(images, labels)
             del self.compiled[kind]
         if self.last is not None and kind == self.last[0] and self.last[1].is_unchanged():
-            step, replay = self._record(blocks, images, labels, cosine=cosine)
+            estimate, replay = self._record(blocks, images, labels, cosine=cosine)
             self.compiled[kind] = _Network(blocks), replay
-        else:
-            self.last = kind, _Network(blocks)
-            step = self.estimate(blocks, images, labels, cosine=cosine)
-        return step
+            return estimate
+        self.last = kind, _Network(blocks)
+        return self.compute(blocks, images, labels, cosine=cosine)
 
     def _record(
-        self, blocks: list[Block], images: Tensor, labels: Tensor, *, cosine: bool
-    ) -> tuple[Step, Callable[[Tensor, Tensor], Step]]:
+        self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
+    ) -> tuple[Estimate, Callable[[Tensor, Tensor], Estimate]]:
         """Take a step, and compile what it did.
 
         Raises:
@@ -84,14 +83,14 @@ class CompiledEstimate:
                 processes.
         """
         inputs = list(dict.fromkeys(t for block in blocks for t in (*block.parameters(), *block.buffers())))
-        steps, parameters, structure = [], [], []
+        estimates, structure = [], []
 
         def run(images: Tensor, labels: Tensor, *inputs: Tensor) -> list[Tensor | None]:
-            steps.append(self.estimate(blocks, images, labels, cosine=cosine))
-            parameters.extend(t for t in inputs if t.grad is not None)
-            results, shape = pytree.tree_flatten(_parts(steps[0]))
+            step, gradients = self.compute(blocks, images, labels, cosine=cosine)
+            estimates.append((step, gradients))
+            results, shape = pytree.tree_flatten(_parts(step))
             structure.append(shape)
-            return [p.grad for p in parameters] + results
+            return [*gradients.values(), *results]
 
         try:
             graph = make_fx(run)(images, labels, *inputs)
@@ -107,20 +106,19 @@ class CompiledEstimate:
                 "compile=true cannot go with layers that exchange tensors between processes in place, as synchronised "
                 "batch norm does: accepted is compile=false"
             )
+        step, gradients = estimates[0]
+        parameters = list(gradients)
         with torch.no_grad():
             compiled = self.compiler(graph, [images, labels, *inputs])
 
-        def replay(images: Tensor, labels: Tensor) -> Step:
-            for block in blocks:
-                block.zero_grad(set_to_none=True)
+        def replay(images: Tensor, labels: Tensor) -> Estimate:
             with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # the record has its casts
                 results = compiled(images, labels, *inputs)
-            for parameter, gradient in zip(parameters, results):
-                parameter.grad = gradient
             loss, logits, local, similarity = pytree.tree_unflatten(results[len(parameters) :], structure[0])
-            return Step(loss, logits, [None if part is None else LocalLoss(*part, None) for part in local], similarity)
+            local = [None if part is None else LocalLoss(*part, None) for part in local]
+            return Step(loss, logits, local, similarity), dict(zip(parameters, results))
 
-        return steps[0], replay
+        return (step, gradients), replay
 
 
 class _Network:

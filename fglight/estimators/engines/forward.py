@@ -1,28 +1,25 @@
-"""The same estimates by forward-mode automatic differentiation, without a backward pass through the network."""
+"""Forward mode: directional derivatives of the target, without a backward pass through the network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fglight.errors import BlockError
-from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.duals import TANGENTS, plain_attention, pushforward_all
-from fglight.estimators.engines.compiled import Compiler, inductor
-from fglight.estimators.engines.reverse import GradientEstimator, Step
+from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all
+from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.guesses.exact import ExactGuess
-from fglight.estimators.passes import BlockPass, local_loss
+from fglight.estimators.passes import GRADIENT_ALONE, Auxiliaries, BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import BlockDerivative, Perturbation
-from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
 from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
 
 
-class ForwardModeEstimator(GradientEstimator):
-    """As ``GradientEstimator``, with directional derivatives of the target taken in forward mode (Sec. 3.3).
+class ForwardMode(Engine):
+    """Takes inner products with the target as what they are, its derivatives along directions (Sec. 3.3).
 
     Tangents, how the output of a block moves along its directions, are pushed through the later blocks. They meet the
     gradient of the loss where the target has it: at the block's own auxiliary network, the next block's, or the input
@@ -32,67 +29,58 @@ class ForwardModeEstimator(GradientEstimator):
     Where a coefficient stands for a tensor of weights or more, one run carries all tangents. Finer coefficients take a
     first run for the loss and a second one, in which a few tangents of one block at a time go through the rest.
 
-    For ``weight`` the estimates are those of ``GradientEstimator``. Where batch norm couples the samples, coefficients
-    for every sample are others: forward mode has the derivative of what sample i adds to the loss with *all* samples
-    moving along their directions, reverse mode that of the whole loss with sample i moving alone. Over the batch both
-    sum to the same.
+    For ``weight`` the estimates are those of ``ReverseMode``. Where batch norm couples the samples, coefficients for
+    every sample are others: forward mode has the derivative of what sample i adds to the loss with *all* samples moving
+    along their directions, reverse mode that of the whole loss with sample i moving alone. Over the batch both sum to
+    the same.
 
     Bodies run several times, and must not draw random numbers. ``cosine`` has no effect: forward mode does not know how
     long a target is.
-
-    Args:
-        target: see ``GradientEstimator``.
-        guess: see ``GradientEstimator``; not ``ExactGuess``, since only directional derivatives are known.
-        perturbation: see ``GradientEstimator``. The finer its coefficients, the more directional derivatives it takes.
-        train_auxiliaries: see ``GradientEstimator``.
-        probe: see ``GradientEstimator``.
-        channels_last: see ``GradientEstimator``.
-
-    Raises:
-        ValueError: for an exact guess.
     """
 
     name = "engine=forward"
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
 
-    def __init__(
-        self,
-        target: Target,
-        guess: Guess,
-        perturbation: Perturbation,
-        *,
-        train_auxiliaries: bool = True,
-        probe: bool = False,
-        channels_last: bool = False,
-    ) -> None:
-        super().__init__(
-            target,
-            guess,
-            perturbation,
-            train_auxiliaries=train_auxiliaries,
-            probe=probe,
-            channels_last=channels_last,
-        )
-        if isinstance(guess, ExactGuess):
-            raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
+    def check(self, guess: Guess, perturbation: Perturbation) -> None:
+        """See ``Engine``: only directional derivatives are known, and of activities those of one block.
 
-    def compile(self, compiler: Compiler = inductor) -> None:
-        """See ``GradientEstimator``.
+        Raises:
+            ValueError: for an exact guess, or one that needs the next block.
+        """
+        if not guess.projects:
+            raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
+        if guess.needs_next_block:
+            raise ValueError(
+                f"engine=forward is not possible with {type(guess).__name__}, which needs the next block before that "
+                "has run: accepted is engine=reverse"
+            )
+
+    def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
+        """See ``Engine``.
 
         Raises:
             ValueError: where directions are drawn a second time, which a record cannot tell from a first time.
         """
-        if self.guess.drawn and isinstance(self.perturbation, WeightPerSamplePerturbation):
+        if guess.drawn and perturbation.draws_twice:
             raise ValueError(
                 "compile=true cannot go with engine=forward and random directions of every sample's weights: "
                 "accepted is compile=false, engine=reverse or another guess"
             )
-        super().compile(compiler)
+
+    @torch.no_grad()
+    @plain_attention()
+    def estimate(
+        self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
+    ) -> tuple[list[BlockPass], Tensor | None]:
+        """See ``Engine``."""
+        _check_deterministic(network.blocks)
+        step = _ForwardStep(network, target, guess, perturbation)
+        return (step.in_one_run() if perturbation.in_one_run else step.in_two_runs()), None
 
     @torch.no_grad()
     @plain_attention()
     def differentiate(self, body: nn.Module, x: Tensor, last: bool) -> None:
-        """See ``GradientEstimator``: push tangents through it, one and several, unless it is the last."""
+        """See ``Engine``: push tangents through it, one and several, unless it is the last."""
         if last:
             return super().differentiate(body, x, last)
         buffers = Buffers([body])
@@ -107,34 +95,37 @@ class ForwardModeEstimator(GradientEstimator):
             pushforward_all(body, x, tangents[:1], again)
             pushforward_all(body, x, tangents, again)
 
-    @torch.no_grad()
-    @plain_attention()
-    def _estimate(self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Step:
-        blocks, *start = self._begin(model, images, labels)
-        _check_deterministic(blocks)
-        passes = (self._in_one_run if self.perturbation.in_one_run else self._in_two_runs)(blocks, *start)
-        return self._finish(passes, None)
 
-    def _in_one_run(self, blocks: Sequence[Block], batch: Batch, buffers: Buffers) -> list[BlockPass]:
+@dataclass
+class _ForwardStep:
+    """One step in forward mode."""
+
+    network: NetworkPass
+    target: Target
+    guess: Guess
+    perturbation: Perturbation
+
+    def in_one_run(self) -> list[BlockPass]:
         """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
-        joint = self.perturbation.granularity == "network" and self.target.reach is None  # a single tangent does
-        directions: dict[int, list[Tensor]] = {}
+        joint = self.perturbation.units.joins_blocks and self.target.reach is None  # a single tangent does
+        guesses: dict[int, list[Tensor]] = {}
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
         sums: dict[int, Tensor] = {}
 
         def run(here: BlockPass) -> None:
             index = here.index
-            if self.guess.uses_auxiliaries:  # others run together with their tangents
-                self._run_on_graph(here)
-            directions[index] = self.perturbation.directions(here, self.guess)
+            if self.guess.needs_graph:  # others run together with their tangents
+                _run_on_graph(here)
+            guesses[index] = self.perturbation.guesses(here, self.guess)
+            moves = self.perturbation.moves(here, guesses[index], self.guess)
             if joint:
-                moving[0] = self.perturbation.tangents(here, directions[index], self.guess, moving.get(0))
+                moving[0] = _push(here, moves, moving.get(0))
                 return
             own = {}
             if here.parameters:
-                own[index] = self.perturbation.tangents(here, directions[index], self.guess)
+                own[index] = _push(here, moves)
             elif here.output is None:
-                self._run(here)
+                here.run()
             if moving:
                 pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
@@ -143,76 +134,57 @@ class ForwardModeEstimator(GradientEstimator):
             if arrived is not None:
                 sums[index - self.target.reach] = _read(arrived, here.local_gradient).sum(1)
 
-        passes = self._network(blocks, batch, buffers, run)
+        passes = self._run(run)
         sums |= {index: _read(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
-        self._scale(passes, directions, sums)
+        self._scale(passes, guesses, sums)
         return passes
 
-    def _scale(self, passes: Sequence[BlockPass], directions: dict[int, list[Tensor]], sums: dict[int, Tensor]) -> None:
+    def _scale(self, passes: Sequence[BlockPass], guesses: dict[int, list[Tensor]], sums: dict[int, Tensor]) -> None:
         """Make directions of weights the estimates, from inner products by block and coefficient."""
         parts = [here for here in passes[:-1] if here.parameters]
         groups = [[here] for here in parts]
-        if self.perturbation.granularity == "network" and parts:
+        if self.perturbation.units.joins_blocks and parts:
             groups = [parts]
             total = torch.stack(list(sums.values())).sum(0)
             # Of all coefficients there is the sum, and the first has it.
             sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
         for group in groups:
-            known = group[0].batch.mean([sums[here.index] for here in group])
-            own = [directions.pop(here.index) for here in group]
-            for here, gradients in self.perturbation.from_sums(group, own, known, self.guess):
-                _set(here, gradients)
+            known = self.network.batch.mean([sums[here.index] for here in group])
+            own = [guesses.pop(here.index) for here in group]
+            for here, gradients in zip(group, self.perturbation.from_sums(group, own, known, self.guess)):
+                here.take(gradients)
 
-    def _in_two_runs(self, blocks: Sequence[Block], batch: Batch, buffers: Buffers) -> list[BlockPass]:
+    def in_two_runs(self) -> list[BlockPass]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
-
-        def run(here: BlockPass) -> None:
-            here.evaluate = here.evaluate and partial(here.evaluate, to_output=False)
-            here.output = here.block.body(here.input)
-
-        passes = self._network(blocks, batch, buffers, run)
-        for here, derivative in self._derivatives(passes):
-            _set(here, self.perturbation.estimate_forward(here, derivative, self.guess))
+        passes = self._run(BlockPass.run, replace(self.network.auxiliaries, differentiated=False))
+        hidden = self.network.batch.images
+        for before in passes[:-1]:
+            untrained = replace(self.network.auxiliaries, trained=False)
+            here = self.network.enter(before.index, hidden.detach(), untrained)
+            with self.network.buffers.again(here.block):
+                (_run_on_graph if self.perturbation.reuses_graph(self.guess) else BlockPass.run)(here)
+                hidden = here.output
+                if here.parameters:
+                    derivative = self._derivative(here, passes)
+                    here.take(self.perturbation.estimate_forward(here, derivative, self.guess))
+                here.release()
         return passes
 
-    def _network(
-        self, blocks: Sequence[Block], batch: Batch, buffers: Buffers, run: Callable[[BlockPass], None]
-    ) -> list[BlockPass]:
+    def _run(self, run: Callable[[BlockPass], None], auxiliaries: Auxiliaries | None = None) -> list[BlockPass]:
         """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
         passes = []
-        hidden = batch.images
-        for index, block in enumerate(blocks[:-1]):
-            here = self._pass(index, block, batch, buffers, hidden.detach())
+        hidden = self.network.batch.images
+        for index in range(len(self.network.blocks) - 1):
+            here = self.network.enter(index, hidden.detach(), auxiliaries)
             run(here)
             hidden = here.output
             here.release()
             passes.append(here)
-        x = hidden.detach().requires_grad_(len(blocks) > 1)
-        last = self._pass(len(blocks) - 1, blocks[-1], batch, buffers, x, last=True)
+        last = self.network.enter(len(passes), hidden.detach().requires_grad_(len(passes) > 0))
         with torch.enable_grad():
-            self._run(last)
-            self._head(last)
+            last.run()
+            last.finish()
         return [*passes, last]
-
-    def _run_on_graph(self, here: BlockPass) -> None:
-        with torch.set_grad_enabled(bool(here.parameters)):
-            self._run(here)
-
-    def _derivatives(self, passes: Sequence[BlockPass]) -> Iterator[tuple[BlockPass, BlockDerivative]]:
-        """Run blocks 0..J-2 once more, each with what takes derivatives of its target along tangents of its output."""
-        hidden = passes[-1].batch.images
-        for before in passes[:-1]:
-            here = self._pass(before.index, before.block, before.batch, before.buffers, hidden.detach())
-            here.evaluate = here.evaluate and partial(here.evaluate, train=False)
-            with here.buffers.again(here.block):
-                if self.perturbation.reuses_graph(self.guess):
-                    self._run_on_graph(here)
-                else:
-                    here.output = here.block.body(here.input)
-                hidden = here.output
-                if here.parameters:
-                    yield here, self._derivative(here, passes)
-                here.release()
 
     def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
         """What takes derivatives of the target of one block along tangents of its output."""
@@ -223,7 +195,7 @@ class ForwardModeEstimator(GradientEstimator):
         elif reach is None or len(rest) < reach:
             gradient = passes[-1].input_gradient
         else:
-            gradient = _local_gradient(x, rest)
+            gradient = self._local_gradient(x, rest)
 
         def derivative(tangents: Tensor) -> Tensor:
             products = []
@@ -236,20 +208,38 @@ class ForwardModeEstimator(GradientEstimator):
 
         return derivative
 
-
-def _local_gradient(x: Tensor, passes: Sequence[BlockPass]) -> Tensor:
-    """The gradient of the last of several blocks' local loss with respect to its output."""
-    for here in passes:
-        with here.again():
-            x = here.block.body(x)
-    with here.buffers.again(here.block.aux):
-        loss = local_loss(here.block, x, here.batch.labels, here.buffers, to_output=True, train=False)
-    return loss.gradient
+    def _local_gradient(self, x: Tensor, passes: Sequence[BlockPass]) -> Tensor:
+        """The gradient of the last of several blocks' local loss with respect to its output."""
+        for here in passes:
+            with here.again():
+                x = here.block.body(x)
+        with self.network.buffers.again(here.block.aux):
+            return self.network.local_loss(here.block, x, GRADIENT_ALONE).gradient
 
 
-def _set(here: BlockPass, gradients: Sequence[Tensor]) -> None:
-    for parameter, gradient in zip(here.parameters, gradients):
-        parameter.grad = gradient
+def _run_on_graph(here: BlockPass) -> None:
+    with torch.set_grad_enabled(bool(here.parameters)):
+        here.run()
+
+
+def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor | None = None) -> Tensor:
+    """How a block's output moves along several directions, ``(count, batch, ...)``; it runs if it has not yet.
+
+    Args:
+        here: the block.
+        moves: of its parameters by their names, for each direction.
+        carried: tangents of its input that go with them, ``(count, batch, ...)``.
+    """
+    tangents = []
+    for m, move in enumerate(moves):
+        start = (here.block.body, here.input, None if carried is None else carried[m], move)
+        if here.output is None:
+            here.output, tangent = pushforward(*start)
+        else:
+            with here.again():
+                tangent = pushforward(*start)[1]
+        tangents.append(tangent)
+    return torch.stack(tangents)
 
 
 def _check_deterministic(blocks: Sequence[Block]) -> None:

@@ -23,23 +23,35 @@ COMBINATIONS = ("mean", "span")
 class Guess(ABC):
     """One or several directions in the space of a block's output or of its parameters.
 
+    A guess of your own needs ``activity`` alone: in the space of the parameters, its direction is the vector-Jacobian
+    product of that through the block.
+
     Args:
         directions: how many directions k the target is projected on.
         combine: what becomes of k projections: their ``mean``, or the orthogonal projection on the ``span`` of the
             directions (Flügel et al. 2024, arXiv 2410.17764).
 
     Attributes:
+        random: whether directions are independent of the network, with mean zero and unit covariance (``RandomGuess``).
         uses_auxiliaries: whether the direction comes from the block's local loss.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
+        projects: whether a projection takes place; without, the estimate is the target.
         several: whether there can be more than one direction.
+        needs_graph: whether ``weight`` needs the block to have run, with its graph.
+        needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
+            graphs then stay until the step is over.
 
     Raises:
         ValueError: for more directions than the guess can have, or an unknown way to combine them.
     """
 
+    random = False
     uses_auxiliaries = False
     trains_auxiliaries = True
+    projects = True
     several = False
+    needs_graph = True
+    needs_next_block = False
 
     def __init__(self, directions: int = 1, combine: str = "mean") -> None:
         if type(directions) is not int or directions < 1:
@@ -53,8 +65,8 @@ class Guess(ABC):
 
     @property
     def drawn(self) -> bool:
-        """Whether random numbers are drawn when directions are asked for."""
-        return self.directions > 1
+        """Whether random numbers are drawn when directions are asked for: blocks are then taken from 0 on."""
+        return self.random or self.directions > 1
 
     def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
         """Called before every step's forward pass with all blocks of the network."""
@@ -63,9 +75,16 @@ class Guess(ABC):
     def activity(self, here: BlockPass) -> Tensor:
         """The directions in the space of h_j, ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``."""
 
-    @abstractmethod
     def weight(self, here: BlockPass) -> list[Tensor]:
-        """The directions in the space of theta_j, ``(k, *shape)`` for each of ``here.parameters``."""
+        """The directions in the space of theta_j, ``(k, *shape)`` for each of ``here.parameters``.
+
+        Here those of ``activity``, pulled back through the block, whose graph is freed.
+        """
+        cotangents = self.activity(here)
+        by_direction = [
+            here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
+        ]
+        return [stack(tensors) for tensors in zip(*by_direction)]
 
     def coefficients(self, products: Tensor, gram: Tensor) -> Tensor:
         """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.

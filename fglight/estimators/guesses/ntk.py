@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fglight.estimators.guesses.base import stack
 from fglight.estimators.guesses.local import LocalGuess
-from fglight.estimators.passes import BlockPass, local_loss
+from fglight.estimators.passes import GRADIENT_ALONE, BlockPass
 from fglight.models.blocks import Block
 from fglight.models.initialization import reset_parameters
 
@@ -37,13 +37,10 @@ class NTKGuess(FixedNTKGuess):
         if self.directions > 1:
             aux = here.block.aux
             kept = [parameter.detach().clone() for parameter in aux.parameters()]
-            with here.buffers.again(aux):
+            with here.network.buffers.again(aux):
                 for _ in range(1, self.directions):
                     reset_parameters(aux)
-                    loss = local_loss(
-                        here.block, here.output, here.batch.labels, here.buffers, to_output=True, train=False
-                    )
-                    gradients.append(loss.gradient)
+                    gradients.append(here.network.local_loss(here.block, here.output, GRADIENT_ALONE).gradient)
             with torch.no_grad():
                 for parameter, value in zip(aux.parameters(), kept):
                     parameter.copy_(value)

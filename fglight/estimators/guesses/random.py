@@ -12,8 +12,9 @@ from fglight.estimators.passes import BlockPass
 class RandomGuess(Guess):
     """Random directions with mean zero and unit covariance, so that E[<t, g> g] = t."""
 
+    random = True
     several = True
-    drawn = True
+    needs_graph = False
 
     @abstractmethod
     def sample(self, like: Tensor) -> Tensor:

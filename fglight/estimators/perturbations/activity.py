@@ -1,5 +1,7 @@
 """Activity perturbation: the projection takes place in the space of a block's output."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import BlockDerivative, Estimate, Perturbation
 from fglight.estimators.targets import TargetGradient
+from fglight.estimators.units import Granularity
 
 
 class ActivityPerturbation(Perturbation):
@@ -17,22 +20,17 @@ class ActivityPerturbation(Perturbation):
     One coefficient stands for a ``sample``, or for a ``channel`` of a sample (its dimension 1).
     """
 
-    granularities = ("sample", "channel")
+    granularities: ClassVar = {"sample": Granularity(dimensions=1), "channel": Granularity(dimensions=2)}
     several_directions = True
 
     def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples."""
-        directions = self.units(guess.activity(here))  # (units, k, features)
-        t = self.units(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
+        directions = self.units.cut(guess.activity(here))  # (units, k, features)
+        t = self.units.cut(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
         products, gram = linalg.products(t, directions), linalg.gram(directions)
         coefficients = guess.coefficients(products, gram)
         similarity = self._cosine(here, t, products, gram, coefficients) if cosine else None
         return Estimate(self._to_parameters(here, self.project(here, t, directions, coefficients)), similarity)
-
-    def units(self, tensors: Tensor) -> Tensor:
-        """Cut activities ``(k, batch, ...)`` into what one coefficient stands for: ``(units, k, features)``."""
-        start = 2 if self.granularity == "sample" else 3
-        return tensors.reshape(len(tensors), tensors.shape[1:start].numel(), -1).transpose(0, 1)
 
     def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
         """The estimate of the target in the space of h_j.
@@ -51,8 +49,8 @@ class ActivityPerturbation(Perturbation):
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along their own directions at once."""
         tangents = guess.activity(here)  # (k, batch, ...)
-        directions = self.units(tangents)  # (units, k, features)
-        channels = tangents.shape[2] if self.granularity == "channel" else 1
+        directions = self.units.cut(tangents)  # (units, k, features)
+        channels = tangents.shape[2] if self.units.dimensions == 2 else 1
         masks = torch.eye(channels, dtype=tangents.dtype, device=tangents.device)
         masks = masks.view(channels, 1, channels, *[1] * (tangents.dim() - 3))  # what moves by itself
         products = [
@@ -70,23 +68,23 @@ class ActivityPerturbation(Perturbation):
         by_sample = (len(here.output), -1)
         squares = linalg.products(target, target.unsqueeze(1)).view(by_sample).sum(1)
         units = (x.view(*by_sample, *x.shape[1:]) for x in (products, gram, coefficients))
-        return here.batch.mean([linalg.cosine(*units, squares).mean()])[0]
+        return here.network.batch.mean([linalg.cosine(*units, squares).mean()])[0]
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):
     """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6)."""
 
-    granularities = ("sample",)
+    granularities: ClassVar = {"sample": Granularity(dimensions=1)}
     several_directions = False
 
     def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
-        return linalg.project_on_span(target, here.batch.gather(directions.squeeze(1)))
+        return linalg.project_on_span(target, here.network.batch.gather(directions.squeeze(1)))
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
         own = guess.activity(here).squeeze(0)
-        basis = linalg.unit_rows(here.batch.gather(own.flatten(1)))  # (whole batch, features)
+        basis = linalg.unit_rows(here.network.batch.gather(own.flatten(1)))  # (whole batch, features)
         moves = basis.to(own.dtype).view(-1, 1, *own.shape[1:])
         products = torch.cat([derivative(move.expand(-1, *own.shape)) for move in moves.split(TANGENTS)])
         return self._to_parameters(here, linalg.combine_in_span(products.mT, basis))

@@ -1,9 +1,10 @@
 """Perturbations (Sec. 3.3): the space in which a target is projected on a guess."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,10 +12,9 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.targets import TargetGradient
+from fglight.estimators.units import Granularity
 
 BlockTarget = tuple[BlockPass, TargetGradient]
-BlockEstimate = tuple[BlockPass, list[Tensor]]
-"""A block and a tensor for each of its parameters."""
 
 BlockDerivative = Callable[[Tensor], Tensor]
 """Takes tangents of a block's output, ``(count, batch, ...)``, to every sample's share of the target's derivative
@@ -37,6 +37,10 @@ class Estimate:
 class Perturbation(ABC):
     """Turns the targets and guesses of all blocks into estimates of their gradients.
 
+    Reverse mode hands the targets to ``__call__``. Forward mode has no targets. Where few coefficients are wanted
+    (``in_one_run``), it asks for ``guesses`` and ``moves`` while it runs a block, and at last for ``from_sums``, with
+    the inner products. For others it first runs all blocks, and then asks for ``estimate_forward`` one by one.
+
     Args:
         granularity: what one coefficient stands for; None takes the first of ``granularities``, which is the paper's.
 
@@ -44,21 +48,35 @@ class Perturbation(ABC):
         granularities: what it can be.
         by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
         several_directions: whether it can project on several directions of a guess.
+        draws_twice: whether forward mode draws random directions a second time, instead of keeping them.
 
     Raises:
         ValueError: for any other granularity.
     """
 
-    granularities: tuple[str, ...] = ("sample",)
+    granularities: ClassVar[Mapping[str, Granularity]] = {"sample": Granularity(1)}
     by_sample = True
     several_directions = False
+    draws_twice = False
 
     def __init__(self, granularity: str | None = None) -> None:
-        self.granularity = granularity or self.granularities[0]
+        self.granularity = granularity or next(iter(self.granularities))
         if self.granularity not in self.granularities:
             raise ValueError(
                 f"perturb.granularity={granularity} means nothing for {type(self).__name__}: "
                 f"accepted is {', '.join(self.granularities)}"
+            )
+        self.units = self.granularities[self.granularity]
+
+    def check(self, guess: Guess) -> None:
+        """Refuse a guess that it cannot project on.
+
+        Raises:
+            ValueError: in one line.
+        """
+        if guess.directions > 1 and not self.several_directions:
+            raise ValueError(
+                f"guess.directions={guess.directions} is not possible with {type(self).__name__}: accepted is 1"
             )
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
@@ -97,18 +115,48 @@ class Perturbation(ABC):
         """Forward mode: whether a coefficient stands for so much that one run carries the tangents of all of them."""
         return False
 
+    def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
+        """Forward mode in one run: the directions for each of ``here.parameters``, ``(units, k, features)``."""
+        raise self._without_forward_mode()
+
+    def moves(self, here: BlockPass, guesses: list[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
+        """Forward mode in one run: what moves along each of a block's directions.
+
+        Args:
+            here: the block, which need not have run.
+            guesses: what ``guesses`` gave.
+            guess: where they came from.
+
+        Returns:
+            For each coefficient and, in it, for each of its k directions: tangents of parameters, by their names.
+        """
+        raise self._without_forward_mode()
+
+    def from_sums(
+        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor], guess: Guess
+    ) -> list[list[Tensor]]:
+        """Forward mode in one run: the estimates of several blocks, a tensor for each of their parameters.
+
+        Args:
+            passes: the blocks; all of them where one coefficient stands for the network, else one.
+            guesses: of each block, what ``guesses`` gave.
+            sums: inner products of target and directions for each of a block's ``moves``.
+            guess: turns them into coefficients of the estimate.
+        """
+        raise self._without_forward_mode()
+
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
-        """The estimate of one block by forward-mode differentiation.
+        """Forward mode in two runs: the estimate of one block, a tensor for each of its parameters.
 
         Args:
             here: the block.
             derivative: of its target.
             guess: where the guesses come from.
-
-        Raises:
-            NotImplementedError: for a perturbation without forward mode.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no forward mode: it needs engine=reverse")
+        raise self._without_forward_mode()
+
+    def _without_forward_mode(self) -> ValueError:
+        return ValueError(f"engine=forward is not possible with {type(self).__name__}: accepted is engine=reverse")
 
 
 def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[BlockTarget]:

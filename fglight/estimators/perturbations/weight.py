@@ -2,24 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fglight.estimators import linalg
-from fglight.estimators.duals import TANGENTS, pushforward, pushforward_all
-from fglight.estimators.guesses.base import Guess, stack
+from fglight.estimators.duals import TANGENTS
+from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall, record_calls, weight_output
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import (
     BlockDerivative,
-    BlockEstimate,
     BlockTarget,
     Estimate,
     Perturbation,
     in_drawing_order,
 )
 from fglight.estimators.targets import TargetGradient
+from fglight.estimators.units import Granularity
 
 
 class WeightPerturbation(Perturbation):
@@ -35,7 +36,12 @@ class WeightPerturbation(Perturbation):
     itself is the better way, and the cosine, which needs the norm of the target, takes it too.
     """
 
-    granularities = ("tensor", "block", "network", "filter")
+    granularities: ClassVar = {
+        "tensor": Granularity(),
+        "block": Granularity(joins_tensors=True),
+        "network": Granularity(joins_tensors=True, joins_blocks=True),
+        "filter": Granularity(dimensions=1),
+    }
     by_sample = False
     several_directions = True
 
@@ -52,13 +58,13 @@ class WeightPerturbation(Perturbation):
 
     def reuses_graph(self, guess: Guess) -> bool:
         """See ``Perturbation``."""
-        return guess.uses_auxiliaries
+        return guess.needs_graph
 
     def __call__(
         self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool = False
     ) -> Iterator[tuple[BlockPass, Estimate]]:
         """See ``Perturbation``; only one coefficient for the network needs all blocks' guesses at once."""
-        if self.granularity != "network":
+        if not self.units.joins_blocks:
             yield from super().__call__(targets, guess, cosine=cosine)
         elif group := list(in_drawing_order(targets, guess)):
             yield from zip([here for here, _ in group], self._estimate_jointly(group, guess, cosine=cosine))
@@ -69,38 +75,33 @@ class WeightPerturbation(Perturbation):
 
     def _estimate_jointly(self, group: Sequence[BlockTarget], guess: Guess, *, cosine: bool) -> list[Estimate]:
         """The estimates of several blocks, which may share a coefficient."""
-        directions = [self.directions(here, guess) for here, _ in group]
+        guesses = [self.guesses(here, guess) for here, _ in group]
         products, squares = [], []
-        for (here, target), d in zip(group, directions):
+        for (here, target), g in zip(group, guesses):
             exact = target.inside[-len(here.parameters) :]
             if guess.directions > 1:
-                local = [linalg.products(self.units(t.unsqueeze(0))[:, 0], g) for t, g in zip(exact, d)]
+                local = [linalg.products(self.units.cut(t.unsqueeze(0))[:, 0], d) for t, d in zip(exact, g)]
             else:
-                local = self._products_by_layer(here, target, d)
-            products.append(here.batch.mean(local))
+                local = self._products_by_layer(here, target, g)
+            products.append(here.network.batch.mean(local))
             if cosine:
-                squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.batch.mean(exact)])
-        grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
-        coefficients = self.coefficients(products, grams, guess)
-        estimates = [
-            Estimate(combine(here.parameters, c, d)) for (here, _), c, d in zip(group, coefficients, directions)
-        ]
+                squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.network.batch.mean(exact)])
+        grams = [[linalg.gram(d) for d in tensors] for tensors in guesses]
+        coefficients = self._coefficients(products, grams, guess)
+        estimates = [Estimate(_combine(here, c, g)) for (here, _), c, g in zip(group, coefficients, guesses)]
         for estimate, *tensors in zip(estimates, products, grams, coefficients, squares):
             estimate.cosine = torch.stack([linalg.cosine(*tensor) for tensor in zip(*tensors)]).mean()
         return estimates
 
-    def directions(self, here: BlockPass, guess: Guess) -> list[Tensor]:
+    def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
         directions = guess.weight(here)
         # A random one is drawn alike everywhere.
-        return [self.units(g) for g in (here.batch.mean(directions) if guess.uses_auxiliaries else directions)]
+        return [self.units.cut(g) for g in (directions if guess.random else here.network.batch.mean(directions))]
 
-    def units(self, tensors: Tensor) -> Tensor:
-        """Cut ``(k, *shape)`` into what one coefficient stands for at most: ``(units, k, features)``."""
-        units = tensors.shape[1] if self.granularity == "filter" and tensors.dim() > 1 else 1
-        return tensors.reshape(len(tensors), units, -1).transpose(0, 1)
-
-    def coefficients(self, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess) -> list[list[Tensor]]:
+    def _coefficients(
+        self, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
+    ) -> list[list[Tensor]]:
         """The coefficients that belong together.
 
         Args:
@@ -114,7 +115,7 @@ class WeightPerturbation(Perturbation):
         sizes = [len(product) for block in products for product in block]
         product = torch.cat([product for block in products for product in block])
         gram = torch.cat([gram for block in grams for gram in block])
-        if self.granularity in ("block", "network"):
+        if self.units.joins_tensors:
             shared = guess.coefficients(product.sum(0, keepdim=True), gram.sum(0, keepdim=True))
             coefficients = iter(shared.expand_as(product).split(sizes))
         else:
@@ -124,96 +125,61 @@ class WeightPerturbation(Perturbation):
     @property
     def in_one_run(self) -> bool:
         """See ``Perturbation``."""
-        return self.granularity != "filter"
+        return not self.units.dimensions
 
-    def tangents(
-        self, here: BlockPass, directions: list[Tensor], guess: Guess, carried: Tensor | None = None
-    ) -> Tensor:
-        """Forward mode in one run: how a block's output moves along the directions of each of its coefficients.
-
-        Args:
-            here: the block; where it has not run yet, it does so now.
-            directions: what ``directions`` gives.
-            guess: where they came from.
-            carried: tangents of the block's input that go with its own, ``(k, batch, ...)``; for a coefficient that
-                stands for the whole network.
-
-        Returns:
-            ``(coefficients * k, batch, ...)``.
-        """
-        body, names = here.block.body, _names(here)
-        groups = [[i] for i in range(len(names))] if self.granularity == "tensor" else [list(range(len(names)))]
-        tangents = []
-        for group in groups:
-            for m in range(guess.directions):
-                moved = {names[i]: directions[i][0, m].view_as(here.parameters[i]) for i in group}
-                start = (body, here.input, None if carried is None else carried[m], moved)
-                if here.output is None:
-                    here.output, tangent = pushforward(*start)
-                else:
-                    with here.again():
-                        tangent = pushforward(*start)[1]
-                tangents.append(tangent)
-        return stack(tangents)
+    def moves(self, here: BlockPass, guesses: list[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
+        """See ``Perturbation``."""
+        tensors = list(zip(here.names, here.parameters, guesses))
+        return [
+            {name: g[0, m].view_as(parameter) for name, parameter, g in unit}
+            for unit in ([tensors] if self.units.joins_tensors else [[tensor] for tensor in tensors])
+            for m in range(guess.directions)
+        ]
 
     def from_sums(
-        self, passes: Sequence[BlockPass], directions: Sequence[list[Tensor]], sums: Sequence[Tensor], guess: Guess
-    ) -> Iterator[BlockEstimate]:
-        """Forward mode in one run: the estimates of several blocks.
-
-        Args:
-            passes: the blocks; all of them where one coefficient stands for the network, else one.
-            directions: of each block, as ``directions`` gave them.
-            sums: inner products of target and directions for each of a block's coefficients, ``(coefficients * k,)``.
-            guess: turns them into coefficients of the estimate.
-        """
+        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor], guess: Guess
+    ) -> list[list[Tensor]]:
+        """See ``Perturbation``."""
         products = []
-        for tensors, known in zip(directions, sums):
+        for tensors, known in zip(guesses, sums):
             known = list(known.view(-1, 1, guess.directions))
             # Where one coefficient stands for several tensors, the first has the sum over all.
             products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
-        grams = [[linalg.gram(g) for g in tensors] for tensors in directions]
-        for here, coefficients, tensors in zip(passes, self.coefficients(products, grams, guess), directions):
-            yield here, combine(here.parameters, coefficients, tensors)
+        grams = [[linalg.gram(g) for g in tensors] for tensors in guesses]
+        coefficients = self._coefficients(products, grams, guess)
+        return [_combine(here, c, g) for here, c, g in zip(passes, coefficients, guesses)]
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for a coefficient for each filter, with one derivative each."""
-        directions, products = self.directions(here, guess), []
-        for name, parameter, d in zip(_names(here), here.parameters, directions):
-            rows = d.flatten(0, 1)  # (units * k, features)
+        guesses, products = self.guesses(here, guess), []
+        for name, parameter, g in zip(here.names, here.parameters, guesses):
+            rows = g.flatten(0, 1)  # (units * k, features)
             parts = []
-            for index in torch.arange(len(rows), device=d.device).split(TANGENTS):
-                moved = d.new_zeros(len(index), len(d), d.shape[2])  # all but one unit of each stay where they are
-                moved[torch.arange(len(index), device=d.device), index // guess.directions] = rows[index]
-                moved = {name: moved.view(-1, *parameter.shape)}
-                moved = pushforward_all(here.block.body, here.input, moved, here.again)[1]
-                parts.append(derivative(moved).sum(1))
+            for index in torch.arange(len(rows), device=g.device).split(TANGENTS):
+                moved = g.new_zeros(len(index), len(g), g.shape[2])  # all but one unit of each stay where they are
+                moved[torch.arange(len(index), device=g.device), index // guess.directions] = rows[index]
+                parts.append(derivative(here.jvp({name: moved.view(-1, *parameter.shape)})).sum(1))
             products.append(torch.cat(parts).view(-1, guess.directions))
-        products = here.batch.mean(products)
-        grams = [linalg.gram(g) for g in directions]
-        return combine(here.parameters, self.coefficients([products], [grams], guess)[0], directions)
+        products = here.network.batch.mean(products)
+        grams = [linalg.gram(g) for g in guesses]
+        return _combine(here, self._coefficients([products], [grams], guess)[0], guesses)
 
-    def _products_by_layer(self, here: BlockPass, target: TargetGradient, directions: list[Tensor]) -> list[Tensor]:
+    def _products_by_layer(self, here: BlockPass, target: TargetGradient, guesses: list[Tensor]) -> list[Tensor]:
         """<t, g> of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""
         products = []
-        for parameter, t, g in zip(here.parameters, target.inside, directions):
+        for parameter, t, g in zip(here.parameters, target.inside, guesses):
             call = here.weight_calls.get(parameter)
             if call is not None:
                 g = weight_output(call, g.view_as(parameter))  # (batch, ...), an output of the layer
-                t, g = (x.movedim(call.channel, 0) if self.granularity == "filter" else x for x in (t, g))
-            units = len(g) if self.granularity == "filter" else 1
+                t, g = (x.movedim(call.channel, 0) if self.units.dimensions else x for x in (t, g))
+            units = len(g) if self.units.dimensions else 1
             products.append(linalg.products(t.reshape(units, -1), g.reshape(units, 1, -1)))
         return products
 
 
-def _names(here: BlockPass) -> list[str]:
-    """Of ``here.parameters`` in the block's body."""
-    return [name for name, parameter in here.block.body.named_parameters() if parameter.requires_grad]
-
-
-def combine(parameters: Sequence[Tensor], coefficients: Sequence[Tensor], directions: Sequence[Tensor]) -> list[Tensor]:
+def _combine(here: BlockPass, coefficients: Sequence[Tensor], guesses: Sequence[Tensor]) -> list[Tensor]:
     """The sum of c_m g_m for each parameter, from ``(units, k)`` and ``(units, k, features)``."""
     return [
         linalg.combine(c, g).view(parameter.shape).to(parameter.dtype)
-        for parameter, c, g in zip(parameters, coefficients, directions)
+        for parameter, c, g in zip(here.parameters, coefficients, guesses)
     ]

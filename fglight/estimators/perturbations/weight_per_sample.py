@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from fglight.estimators import linalg
-from fglight.estimators.duals import pushforward_each, pushforward_from
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import (
     CONVOLUTIONS,
@@ -32,6 +32,7 @@ from fglight.estimators.layers import (
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import BlockDerivative, Estimate, Perturbation
 from fglight.estimators.targets import TargetGradient
+from fglight.estimators.units import Granularity
 
 CHUNK = 2**22
 """How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
@@ -46,7 +47,8 @@ class WeightPerSamplePerturbation(Perturbation):
     the block's output contributes at sample i, at the cost of a backward pass through the block for each sample.
     """
 
-    granularities = ("tensor",)
+    granularities: ClassVar = {"tensor": Granularity()}
+    draws_twice = True
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""
@@ -65,7 +67,7 @@ class WeightPerSamplePerturbation(Perturbation):
         for parameter, call, name, t, g in parameter_guesses(here, whole, guess, at_outputs):
             gradients[parameter], similarity = project(call, name, parameter, t, g, guess, cosine=cosine)
             cosines += [] if similarity is None else [similarity]
-        similarity = here.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
+        similarity = here.network.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
         return Estimate([gradients[parameter] for parameter in here.parameters], similarity)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
@@ -95,14 +97,10 @@ class WeightPerSamplePerturbation(Perturbation):
         guess: Guess,
     ) -> Tensor:
         """How a block's output moves at every sample along that sample's direction of one parameter."""
-        body = here.block.body
         if has_outputs(call, name):
-            moved = images(call, name, parameter, direction, guess)
-            with here.again():
-                return pushforward_from(body, call.layer, here.input, moved)
-        path = next(path for path, p in body.named_parameters() if p is parameter)
-        directions = _directions(call, name, parameter, direction, guess)
-        return pushforward_each(body, here.input, path, directions, here.again)
+            return here.jvp_from(call, images(call, name, parameter, direction, guess))
+        path = next(path for path, p in here.block.body.named_parameters() if p is parameter)
+        return here.jvp_each(path, _directions(call, name, parameter, direction, guess))
 
 
 def whole_block(here: BlockPass) -> LayerCall:
@@ -132,7 +130,7 @@ def parameter_guesses(
     for parameter in here.parameters:
         call, name = here.owners.get(parameter, (whole, ""))
         uses.append((parameter, *((call, name) if call.by_sample(len(here.input)) else (whole, ""))))
-    if guess.uses_auxiliaries:
+    if not guess.random:
         uses.sort(key=lambda use: type(use[1].layer) in (nn.Linear, *CONVOLUTIONS))
         at_output = guess.activity(here).squeeze(0)
         directions = dict(zip([*here.calls, whole], [*here.vjp(at_output, here.calls), at_output]))

@@ -1,0 +1,74 @@
+"""What every engine is: a way to compute inner products with a target."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from fglight.estimators.diagnosis import without_reentrant_checkpoints
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.layers import used_in
+from fglight.estimators.passes import BlockPass, NetworkPass
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.targets import Target
+
+
+class Engine(ABC):
+    """Computes the estimates of a step.
+
+    Attributes:
+        name: of the setting, for messages.
+        remedy: what can be done where a layer cannot be differentiated.
+    """
+
+    name: str
+    remedy: str
+
+    @abstractmethod
+    def estimate(
+        self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
+    ) -> tuple[list[BlockPass], Tensor | None]:
+        """Run the blocks, and leave all gradients in ``network.gradients``.
+
+        Args:
+            network: before any block has run.
+            target: the gradient that is approximated.
+            guess: the direction it is projected on.
+            perturbation: the space of the projection.
+            cosine: whether the cosine similarity of guess and target is wanted.
+
+        Returns:
+            The blocks' passes, and the cosine similarities ``(J-1,)``, None where they are not known.
+        """
+
+    def check(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027 (not every engine refuses something)
+        """Refuse what cannot be computed.
+
+        Raises:
+            ValueError: in one line.
+        """
+
+    def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027
+        """Refuse what would not replay as it was recorded.
+
+        Raises:
+            ValueError: in one line.
+        """
+
+    @torch.enable_grad()
+    def differentiate(self, body: nn.Module, x: Tensor, last: bool) -> None:
+        """Do to a body what a step does: here, take gradients of its output.
+
+        Args:
+            body: a block's layers, which may run once more.
+            x: what they take in.
+            last: whether the block is the last one.
+
+        Raises:
+            RuntimeError: it cannot be done.
+        """
+        with without_reentrant_checkpoints():
+            output = body(x.detach().requires_grad_(x.is_floating_point()))
+        _, leaves = used_in(output)
+        if leaves:
+            torch.autograd.grad(output.sum(), list(leaves), retain_graph=True)

@@ -1,0 +1,212 @@
+"""The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fglight.errors import BlockError
+from fglight.estimators.batch import Batch
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import name_culprit
+from fglight.estimators.engines.base import Engine
+from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
+from fglight.estimators.engines.reverse import ReverseMode
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.passes import Auxiliaries, NetworkPass, trainable
+from fglight.estimators.perturbations.base import Perturbation, Unprojected
+from fglight.estimators.step import Step
+from fglight.estimators.targets import Target
+from fglight.layout import laid_out
+from fglight.models.blocks import Block
+
+LANES = 16
+"""How many single-precision numbers the vector registers of CPUs hold at most."""
+
+
+class GradientEstimator:
+    """Estimates the gradient of every block by projecting a target on a guess (Eq. 1).
+
+    The last block always takes the exact gradient of the network's loss.
+
+    Args:
+        target: the gradient that is approximated.
+        guess: the direction it is projected on.
+        perturbation: the space of the projection. With a guess that does not project (``ExactGuess``) it plays no role
+            and is replaced by ``Unprojected``.
+        engine: how inner products with the target are computed; None: ``ReverseMode``.
+        train_auxiliaries: whether auxiliary networks that the target or the guess uses are trained, by their own L_j. A
+            guess that forbids it (``ntk``, ``fixed_ntk``) has the last word.
+        probe: train auxiliary networks even where nothing uses them, on detached outputs; the network's own gradients
+            stay the same.
+        channels_last: whether images are laid out in memory as ``(batch, height, width, channels)``, for networks with
+            such weights. Whatever their strides are, images are taken in one of the two layouts.
+
+    Raises:
+        ValueError: if ``probe`` would train auxiliary networks that are to stay as they are, or the parts do not go
+            together.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        guess: Guess,
+        perturbation: Perturbation,
+        *,
+        engine: Engine | None = None,
+        train_auxiliaries: bool = True,
+        probe: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        self.target = target
+        self.guess = guess
+        self.perturbation = perturbation if guess.projects else Unprojected()
+        self.engine = engine or ReverseMode()
+        self.channels_last = channels_last
+        self.perturbation.check(guess)
+        self.engine.check(guess, self.perturbation)
+        self.needs_auxiliaries = target.uses_auxiliaries or guess.uses_auxiliaries
+        self.trains_auxiliaries = guess.trains_auxiliaries and (probe or (train_auxiliaries and self.needs_auxiliaries))
+        if probe and not (guess.trains_auxiliaries and (train_auxiliaries or not self.needs_auxiliaries)):
+            raise ValueError(
+                "probe=true trains auxiliary networks, but here they give the guess or the target and are to stay "
+                "untrained (guess=ntk, guess=fixed_ntk or aux.trained=false): set probe=false"
+            )
+
+    @property
+    def evaluates_auxiliaries(self) -> bool:
+        """Whether a step evaluates the auxiliary networks at all."""
+        return self.needs_auxiliaries or self.trains_auxiliaries
+
+    @property
+    def draws_by_sample(self) -> bool:
+        """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
+        return self.guess.random and self.perturbation.by_sample
+
+    def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
+        """The parameters that get a gradient, in the order of the blocks: what an optimizer should be given."""
+        blocks = _blocks(model)
+        return [
+            parameter
+            for block in blocks
+            for parameter in trainable(block if self.trains_auxiliaries or block is blocks[-1] else block.body)
+        ]
+
+    def estimate(
+        self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
+    ) -> Step:
+        """Estimate the gradients for one batch.
+
+        Leaves the estimate in ``.grad`` of every trained parameter and None in all others. Buffers such as running
+        statistics move once, as in one ordinary forward pass.
+
+        In a ``torch.distributed`` process group, estimates are those of one process with all processes' batches below
+        each other (but for layers that couple samples), the same in each. Every process has to take part, with the
+        same generator state where the guess is drawn (unless ``draws_by_sample``).
+
+        Args:
+            model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.
+            images: ``(batch, channels, height, width)`` or whatever block 0 takes, in any floating dtype.
+            labels: class indices, ``(batch,)``.
+            cosine: whether the cosine similarity of guess and target is computed as well.
+
+        Returns:
+            Losses and logits of this process's batch and, where asked for, cosine similarities of the whole one.
+
+        Raises:
+            BlockError: for a layer that the engine cannot differentiate, or cannot run several times, for blocks that
+                share parameters, and for convolutions that CPUs cannot compute with channels last.
+        """
+        blocks, images = _blocks(model), laid_out(images, self.channels_last)
+        for block in blocks:
+            block.zero_grad(set_to_none=True)
+        try:
+            step, gradients = self._compute(blocks, images, labels, cosine=cosine)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            culprit = name_culprit(blocks, images, self.engine.differentiate)
+            if culprit is None:
+                raise
+            raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+        return step
+
+    def compile(self, compiler: Compiler = inductor) -> None:
+        """Compile ``estimate`` in place, as ``nn.Module.compile`` compiles a module; see ``CompiledEstimate``.
+
+        Args:
+            compiler: what compiles a step.
+
+        Raises:
+            ValueError: where a recorded step would not replay.
+        """
+        self.engine.check_compiled(self.guess, self.perturbation)
+        self._compute = CompiledEstimate(self._compute, compiler)
+
+    def _compute(
+        self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
+    ) -> tuple[Step, dict[nn.Parameter, Tensor]]:
+        """What the step computes, and the gradients."""
+        _check_apart(blocks)
+        if self.channels_last and images.device.type == "cpu":
+            _check_kernels(blocks)
+        self.guess.prepare(blocks)
+        auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
+        network = NetworkPass(
+            blocks,
+            Batch.of(images, labels),
+            Buffers(blocks),
+            auxiliaries,
+            self.perturbation.recording,
+            keeps_graphs=self.guess.needs_next_block,
+        )
+        passes, cosines = self.engine.estimate(network, self.target, self.guess, self.perturbation, cosine=cosine)
+        *rest, last = passes
+        # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
+        alike = set() if self.perturbation.by_sample else {p for here in rest for p in here.parameters}
+        own = {p: gradient for p, gradient in network.gradients.items() if p not in alike}
+        network.gradients.update(zip(own, network.batch.mean(list(own.values()))))
+        step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
+        return step, network.gradients
+
+
+def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
+    return getattr(model, "blocks", model)
+
+
+def _check_apart(blocks: Sequence[Block]) -> None:
+    """Refuse parameters that have more than one estimate.
+
+    Raises:
+        BlockError: naming the blocks.
+    """
+    owners: dict[nn.Parameter, int] = {}
+    for index, block in enumerate(blocks):
+        for part in [block] if block is blocks[-1] else [block.body, block.aux]:
+            for parameter in trainable(part):
+                if parameter in owners:
+                    name = next(name for name, p in part.named_parameters() if p is parameter)
+                    raise BlockError(
+                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: accepted are "
+                        "bodies and auxiliary networks with parameters of their own"
+                    )
+                owners[parameter] = index
+
+
+def _check_kernels(blocks: Sequence[Block]) -> None:
+    """Refuse convolutions whose weight gradient is wrong on CPUs with channels last (oneDNN issue 6035).
+
+    Raises:
+        BlockError: naming the layer.
+    """
+    for index, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
+            if strided and module.in_channels < LANES:
+                raise BlockError(
+                    f"channels_last=true is not possible with {name} of block {index} on CPUs, whose gradient of a "
+                    f"strided 1x1 convolution of fewer than {LANES} channels is wrong: accepted is "
+                    "channels_last=false, or a convolution without stride of every second pixel"
+                )

@@ -1,0 +1,38 @@
+"""What a step computes besides gradients."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class LocalLoss:
+    """The loss L_j of a block's auxiliary network in one step.
+
+    Attributes:
+        loss: L_j, a scalar without graph.
+        logits: of the auxiliary network, ``(batch, classes)``, without graph.
+        gradient: of L_j with respect to h_j, in h_j's shape; None where nobody asked for it.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    gradient: Tensor | None
+
+
+@dataclass
+class Step:
+    """What one step computed besides the gradients; nothing here carries a graph.
+
+    Attributes:
+        loss: the network's loss L, a scalar.
+        logits: of the head, ``(batch, classes)``.
+        local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
+        cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
+            not asked for or the guess is exact.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    local: list[LocalLoss | None]
+    cosine: Tensor | None
