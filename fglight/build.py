@@ -33,9 +33,8 @@ def load_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 def build_model(cfg: DictConfig) -> BlockNetwork:
     """The network of a configuration, freshly initialised from torch's default generator."""
-    auxiliary = partial(
-        _component(cfg, "aux"), num_classes=cfg.data.num_classes, blocks=cfg.model.blocks, width=cfg.model.width
-    )
+    size = {name: cfg.model[name] for name in ("blocks", "width") if name in cfg.model}
+    auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes, **size)
     return _component(cfg, "model")(
         auxiliary=auxiliary, num_classes=cfg.data.num_classes, in_channels=cfg.data.in_channels
     )

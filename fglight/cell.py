@@ -27,7 +27,7 @@ class Cell:
 
     Attributes:
         data: name of the data set.
-        blocks: number of blocks of the network.
+        blocks: number of blocks of the network, 0 where its file does not say.
         width: width factor of the network.
         target: name of the target.
         guess: name of the guess.
@@ -51,8 +51,8 @@ class Cell:
         has_aux = says(cfg.target, "uses_auxiliaries") or says(cfg.guess, "uses_auxiliaries")
         return cls(
             data=cfg.data.name,
-            blocks=cfg.model.blocks,
-            width=cfg.model.width,
+            blocks=cfg.model.get("blocks", 0),
+            width=cfg.model.get("width", 1.0),
             target=cfg.target.name,
             guess=cfg.guess.name,
             aux=cfg.aux.name if has_aux else "",
@@ -64,13 +64,15 @@ class Cell:
         """A name for files and dashboards, such as ``cifar10-8b-global-local-cnn-weight``."""
         # A width that is no number is refused later; until then it only names the run's directory.
         width = "" if self.width == 1 else f"w{self.width:g}" if isinstance(self.width, int | float) else "w"
-        words = (self.data, self._other_network, f"{self.blocks}b{width}", self.target, self.guess, self.aux)
+        size = f"{self.blocks}b{width}" if self.blocks else width
+        words = (self.data, self._other_network, size, self.target, self.guess, self.aux)
         return "-".join(word for word in (*words, self.perturb) if word)
 
     @property
     def in_words(self) -> str:
         """A name for people: ``cifar10, 8 blocks, local guess, cnn, weight, global target``."""
-        parts = (self.data, self._other_network, f"{self.blocks} blocks", f"{self.guess} guess", self.aux, self.perturb)
+        blocks = f"{self.blocks} blocks" if self.blocks else ""
+        parts = (self.data, self._other_network, blocks, f"{self.guess} guess", self.aux, self.perturb)
         width = "" if self.width == 1 else f"width {self.width:g}"
         return ", ".join(part for part in (*parts, f"{self.target} target", width) if part)
 

@@ -1,4 +1,4 @@
-"""Where a single run goes: Hydra makes the directory of its own accord, without asking who else has it."""
+"""Where a single run goes: Hydra makes the directory of its own accord, without asking whether it can be, or who has it."""
 
 import sys
 from pathlib import Path
@@ -9,14 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class RunDirectory(Callback):
-    """Makes the directory of a single run before Hydra does."""
+    """Makes the directory of a single run before Hydra does, where its settings are possible."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Put a directory that can be written to in ``hydra.run.dir``, in one line where there is none."""
+        """Put a directory that can be written to in ``hydra.run.dir``, and end in one line where nothing is to go there."""
+        from fglight.config import check_config
         from fglight.errors import ConfigError
         from fglight.processes import is_first
         from fglight.runs.folder import make_directory
 
+        try:
+            check_config(config)
+        except ConfigError as error:
+            sys.exit(str(error))  # Hydra turns any other exception of a callback into a warning
         folder = Path(config.hydra.run.dir)
         timed = is_timed(config.hydra.run)
         if timed and not is_first():
@@ -26,7 +31,7 @@ class RunDirectory(Callback):
         try:
             config.hydra.run.dir = str(make_directory("hydra.run.dir", folder, new=timed))
         except ConfigError as error:
-            sys.exit(str(error))  # Hydra turns any other exception of a callback into a warning
+            sys.exit(str(error))
 
 
 def is_timed(node: DictConfig) -> bool:

@@ -48,8 +48,6 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("cosine", _flag, "true or false"),
     ("compile", _flag, "true or false"),
     ("channels_last", _flag, "true or false"),
-    ("model.width", _number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
-    ("model.stem", lambda value: value in ("cifar", "imagenet"), "cifar or imagenet"),
     ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the paper's) or a whole number from 1 on"),
     ("aux.trained", _flag, "true or false"),
     ("data.num_classes", _whole(2), "a whole number from 2 on"),
@@ -95,6 +93,13 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ),
 ]
 """Settings, whether a value of theirs is accepted, and what is, in words."""
+
+RESNET: dict[str, tuple[Callable[[object], bool], str]] = {
+    "blocks": (_whole(1), "a whole number from 1 on"),
+    "width": (_number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
+    "stem": (_one_of("cifar", "imagenet"), "cifar or imagenet"),
+}
+"""The settings of ResNets, which other networks need not have."""
 
 FIXED: dict[str, tuple[Any, str]] = {
     "accumulate_grad_batches": (1, "data.batch_size is how many images a step takes"),

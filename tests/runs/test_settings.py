@@ -1,0 +1,209 @@
+"""What counts as a departure from the paper's training, from a configuration through its record into the report."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from helpers import compose
+from omegaconf import OmegaConf
+from written_runs import LOCAL, ROWS
+
+from fglight import load_config
+from fglight.cell import Cell
+from fglight.config.rules import LIGHTNING
+from fglight.config.settings import GROUPS
+from fglight.paper import published
+from fglight.paper.recipes import MODELS, nearest
+from fglight.report.contents import build
+from fglight.runs import differences
+from fglight.runs.record import build_result
+from fglight.runs.settings import flat, has_effect, paper_config, run_settings
+
+DEPARTURES = [
+    "data.augment=false",
+    "data.std=[1,1,1]",
+    "data.mean=[0,0,0]",
+    "data.image_size=64",
+    "data.batch_size=64",
+    "data.holdout=0.1",
+    "data.num_classes=11",
+    "data.source._target_=fglight.data.sources.CIFAR100",
+    "model.stem=imagenet",
+    "model._target_=fglight.models.BlockNetwork",
+    "optim.lr=0.1",
+    "optim.lr_step=20",
+    "optim.lr_gamma=0.1",
+    "optim.momentum=0.8",
+    "optim.weight_decay=0",
+    "trainer.max_epochs=90",
+    "trainer.devices=4",
+    "trainer.devices=[0,1]",
+    "trainer.precision=bf16-mixed",
+    "trainer.sync_batchnorm=true",
+    "+trainer.limit_train_batches=2",
+    "+trainer.limit_train_batches=1",
+    "+trainer.limit_val_batches=0.5",
+    "+trainer.max_steps=100",
+    "+trainer.max_time=00:01:00:00",
+    "+trainer.fast_dev_run=true",
+    "aux.hidden=8",
+    "aux.depth=2",
+    "aux.trained=false",
+    "perturb.granularity=filter",
+    "engine=forward",
+]
+
+WITHOUT = [
+    "data.root=elsewhere",
+    "data.download=false",
+    "data.images=[1,1]",
+    "trainer.accelerator=cpu",
+    "trainer.strategy=ddp",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "+trainer.max_steps=-1",
+    "+trainer.fast_dev_run=false",
+    "+trainer.profiler=pytorch",
+    "+trainer.deterministic=true",
+    "+trainer.accumulate_grad_batches=1",
+    "+trainer.limit_train_batches=null",
+    "logger.mode=disabled",
+    "logger.project=another",
+    "logger.tags=[a,b]",
+    "seed=3",
+    "cosine=false",
+    "probe=true",
+    "optim.lr=0.05",
+    "trainer.max_epochs=100",
+    "trainer.devices=[3]",
+]
+
+COMPOSED = load_config(["data=cifar10"])
+
+
+def config(*overrides):
+    """``load_config(["data=cifar10", ...])`` without Hydra's time; whole choices are put in place."""
+    cfg = OmegaConf.create({key: COMPOSED._get_node(key) for key in COMPOSED})
+    for text in overrides:
+        name, _, value = text.lstrip("+").partition("=")
+        if name in GROUPS:
+            cfg = compose(**{"data": "cifar10", name: value})
+        else:
+            OmegaConf.update(cfg, name, OmegaConf.create(f"x: {value}").x, force_add=True)
+    return cfg
+
+
+def of_cell(cell):
+    """The configuration that a command line gives for a cell."""
+    parts = {"aux": cell.aux or "cnn", "perturb": cell.perturb or "weight"}
+    chosen = {"data": cell.data, "model": MODELS[cell.blocks], "target": cell.target, "guess": cell.guess, **parts}
+    return compose({"model.width": cell.width}, **chosen)
+
+
+@pytest.mark.parametrize("table", sorted({str(row.table) for row in ROWS.values()}))
+def test_every_cell_of_the_paper_is_trained_as_in_the_paper(table):
+    cells = [cell for cell, row in ROWS.items() if str(row.table) == table]
+    assert cells
+    for cell in cells:
+        cfg = of_cell(cell)
+        assert Cell.from_config(cfg) == cell
+        assert differences(cfg) == {}
+        recipe = ROWS[cell]
+        settings = (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma, cfg.trainer.max_epochs)
+        assert settings == (recipe.lr, recipe.lr_step, recipe.lr_gamma, recipe.epochs)
+
+
+@pytest.mark.parametrize("cell", [published()[index].cell for index in range(0, 462, 77)], ids=str)
+def test_the_paper_s_configuration_is_the_one_that_hydra_composes(cell):
+    chosen = {"data": cell.data, "model": MODELS[cell.blocks], "target": cell.target, "guess": cell.guess}
+    chosen |= {part: getattr(cell, part) for part in ("aux", "perturb") if getattr(cell, part)}
+    by_hydra = load_config([*(f"{group}={choice}" for group, choice in chosen.items()), f"model.width={cell.width}"])
+    assert run_settings(paper_config(cell)) == run_settings(by_hydra)
+
+
+@pytest.mark.parametrize("override", DEPARTURES)
+def test_a_setting_that_can_change_the_result_is_a_difference(override, tmp_path):
+    found = differences(config(override))
+    name = override.lstrip("+").partition("=")[0]
+    assert found
+    assert all(setting == name or setting.startswith(f"{name}.") for setting in found)
+    assert statuses(config(override), tmp_path) == {"scaled"}
+
+
+@pytest.mark.parametrize("override", WITHOUT)
+def test_a_setting_without_effect_on_the_result_is_none(override, tmp_path):
+    assert differences(config(override)) == {}
+    assert statuses(config(override), tmp_path) == {"near"}
+
+
+@pytest.mark.parametrize("setting", ["model.new", "optim.nesterov", "trainer.new", "guess.new", "target.new", "new"])
+def test_a_setting_that_nobody_has_heard_of_is_a_difference(setting):
+    cfg = config()
+    OmegaConf.update(cfg, setting, True, force_add=True)
+    assert differences(cfg) == {setting: True}
+
+
+@pytest.mark.parametrize("name", sorted(LIGHTNING))
+def test_an_option_of_the_trainer_is_known_to_have_no_effect_or_counts(name):
+    cfg = config()
+    OmegaConf.update(cfg, f"trainer.{name}", "another value", force_add=True)
+    assert bool(differences(cfg)) == has_effect(f"trainer.{name}")
+
+
+def test_components_that_a_cell_makes_no_use_of_do_not_count():
+    exact = {"guess": "exact", "data": "cifar10"}
+    assert differences(compose({"aux.hidden": 3, "perturb.granularity": "filter"}, **exact)) == {}
+    assert differences(compose(guess="gaussian", aux="mlp", data="cifar10")) == {}
+    local = compose({"aux.hidden": 3, "perturb.granularity": "filter"}, **exact, target="local")
+    assert differences(local) == {"aux.hidden": 3}
+
+
+def test_a_component_that_the_paper_does_not_have_differs_in_all_that_it_sets():
+    cfg = config()
+    for group in ("guess", "model", "data", "perturb"):
+        own = OmegaConf.create({**cfg, group: {**cfg[group], "name": "mine", "_target_": "mine.Mine", "strength": 2}})
+        assert {f"{group}._target_", f"{group}.name", f"{group}.strength"} <= differences(own).keys()
+
+
+def statuses(cfg, folder):
+    """How the report compares the cell of a run of this configuration, whose accuracy is the paper's."""
+    accuracy = ROWS[LOCAL].mean / 100
+    metrics = {f"{split}/{name}": accuracy for split in ("test", "train") for name in ("accuracy", "loss")}
+    result = build_result(cfg, epochs_done=100, steps=1, metrics=metrics, seconds=1, device="cpu")
+    (folder / "run").mkdir(exist_ok=True)
+    (folder / "run/result.json").write_text(json.dumps(result))
+    tables = build([folder], [3], []).tables
+    return {entry.status for table in tables for entry in table.entries if entry.row.cell == LOCAL}
+
+
+def test_a_result_without_a_record_of_its_differences_is_read_and_marked(tmp_path):
+    cfg = config()
+    assert statuses(cfg, tmp_path) == {"near"}
+    written = json.loads((tmp_path / "run/result.json").read_text())
+    del written["differences"]
+    (tmp_path / "run/result.json").write_text(json.dumps({**written, "options": {"aux.hidden": 8}}))
+    report = build([tmp_path], [3], [])
+    (table,) = report.tables
+    assert {entry.status for entry in table.entries} == {"scaled", "missing"}
+    assert list(table.notes.values()) == ["aux.hidden 8, other settings not known"]
+
+
+def test_another_network_of_as_many_blocks_fills_no_cell(tmp_path):
+    cfg = config()
+    cfg.model = {"_target_": "mine.Net", "name": "mine", "blocks": 8, "width": 1.0}
+    assert Cell.from_config(cfg) == replace(LOCAL, network="mine")
+    assert statuses(cfg, tmp_path) == {"missing"}
+    ((cell, *_),) = build([tmp_path], [3], []).outside
+    assert cell == "cifar10, mine, 8 blocks, local guess, cnn, weight, global target"
+
+
+def test_settings_by_full_names_hold_every_value():
+    nested = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}}
+    assert flat(nested) == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}
+
+
+def test_a_random_guess_of_one_s_own_is_nearest_to_gaussian():
+    own = replace(LOCAL, guess="mine")
+    assert nearest(own, random=True).guess == "gaussian"
+    assert nearest(own, random=False).guess == "local"
+    assert nearest(LOCAL, random=False) == LOCAL
