@@ -44,28 +44,83 @@ class WeightPerSamplePerturbation(Perturbation):
         """See ``Perturbation``: the outputs of the layers."""
         return here.calls
 
-    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+    def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
+        if target is None and self._scales_batch(guess):
+            return Estimate(self._scaled_batch(here, guess))
         whole = whole_block(here)
-        at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
-        target.release()
+        at_outputs = {}
+        if target is not None:
+            at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
+            target.release()
         gradients, cosines = {}, []
         for use in parameter_uses(here, whole, guess, at_outputs):
-            gradients[use.parameter], similarity = _project(use, guess, cosine=cosine)
+            gradients[use.parameter], similarity = self._project(here, use, guess, cosine=cosine)
             cosines.append(similarity)
+        estimates = [gradients[parameter] for parameter in here.parameters]
         similarity = here.network.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
-        return Estimate([gradients[parameter] for parameter in here.parameters], similarity)
+        return Estimate(self._scaled_batch(here, guess) if self._scales_batch(guess) else estimates, similarity)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for each parameter all samples along their own directions at once."""
+        if self._scales_batch(guess):
+            return self._scaled_batch(here, guess)
         whole = whole_block(here)
+        if not self.uses_target(guess):
+            gradients = {
+                use.parameter: self._project(here, use, guess)[0] for use in parameter_uses(here, whole, guess)
+            }
+            return [gradients[parameter] for parameter in here.parameters]
         devices = [here.input.device] if here.input.device.type != "cpu" else []
         # Directions of all samples take too much memory: they are drawn a second time to be scaled.
         with torch.random.fork_rng(devices, enabled=guess.drawn, device_type=here.input.device.type):
             tangents = [_tangent(here, use, guess) for use in parameter_uses(here, whole, guess)]
         uses = zip(parameter_uses(here, whole, guess), derivative(torch.stack(tangents)))
-        gradients = {use.parameter: _project(use, guess, products=products)[0] for use, products in uses}
+        gradients = {use.parameter: self._project(here, use, guess, products=products)[0] for use, products in uses}
         return [gradients[parameter] for parameter in here.parameters]
+
+    def _scales_batch(self, guess: Guess) -> bool:
+        """Whether the estimate is that of the whole batch times a constant."""
+        return self.coefficient_of(guess).constant is not None and not guess.random
+
+    def _scaled_batch(self, here: BlockPass, guess: Guess) -> list[Tensor]:
+        factor = self.coefficient_of(guess).constant
+        return here.to_parameters(factor * guess.activity(here).squeeze(0), keep=False)
+
+    def _project(
+        self, here: BlockPass, use: ParameterUse, guess: Guess, *, products: Tensor | None = None, cosine: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Project every sample's gradient of one parameter on that sample's guess, and sum over the batch.
+
+        Args:
+            here: the block.
+            use: of the parameter.
+            guess: turns inner products into coefficients.
+            products: <t_i, g_i>, ``(batch,)``, where they are known.
+            cosine: whether the cosine similarity is wanted, for which a target is needed.
+
+        Returns:
+            The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
+        """
+        estimate = torch.zeros_like(use.parameter)
+        factors, cosines = [], []
+        for samples, part in use.chunks():
+            if use.by_gram:
+                inner = InnerProducts.by_gram(part, lengths=cosine)
+            else:
+                t, g = (None if x is None else x.flatten(1) for x in part.gradients(guess))
+                inner = InnerProducts.of(t, g, lengths=cosine)
+            known = inner.products if products is None else products[samples]
+            factors.append(self.factors(here, guess, known, inner.squares))
+            if not use.by_gram:
+                estimate += (factors[-1].to(g.dtype) @ g).view_as(estimate)
+            if cosine:
+                cosines.append(inner.cosines())
+        factors = torch.cat(factors)
+        if use.by_gram:
+            estimate = use.pull_back(factors)
+        scale = self.coefficient_of(guess).scale(factors, here.network.batch)
+        return (estimate * scale).to(estimate.dtype), torch.cat(cosines).mean() if cosines else None
 
 
 def whole_block(here: BlockPass) -> LayerCall:
@@ -107,39 +162,6 @@ def parameter_uses(
             targets.pop(call, None)
             directions.pop(call, None)
         yield use
-
-
-def _project(
-    use: ParameterUse, guess: Guess, *, products: Tensor | None = None, cosine: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Project every sample's gradient of one parameter on that sample's guess, and sum over the batch.
-
-    Args:
-        use: of the parameter.
-        guess: turns inner products into coefficients.
-        products: <t_i, g_i>, ``(batch,)``, where they are known.
-        cosine: whether the cosine similarity is wanted, for which a target is needed.
-
-    Returns:
-        The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
-    """
-    estimate = torch.zeros_like(use.parameter)
-    factors, cosines = [], []
-    for samples, part in use.chunks():
-        if use.by_gram:
-            inner = InnerProducts.by_gram(part, lengths=cosine)
-        else:
-            t, g = (None if x is None else x.flatten(1) for x in part.gradients(guess))
-            inner = InnerProducts.of(t, g, lengths=cosine)
-        known = inner.products if products is None else products[samples]
-        factors.append(guess.coefficient(known, inner.squares))
-        if not use.by_gram:
-            estimate += (factors[-1].to(g.dtype) @ g).view_as(estimate)
-        if cosine:
-            cosines.append(inner.cosines())
-    if use.by_gram:
-        estimate = use.pull_back(torch.cat(factors))
-    return estimate, torch.cat(cosines).mean() if cosines else None
 
 
 def _tangent(here: BlockPass, use: ParameterUse, guess: Guess) -> Tensor:
