@@ -87,6 +87,21 @@ def tapped_blocks(batch=5, classes=4, seed=0):
     return blocks, (torch.randn(batch, 3, 6, 6, dtype=torch.float64), torch.randint(classes, (batch,)))
 
 
+def uncoupled_blocks():
+    """Five blocks that couple no samples, one of them without parameters: ``(blocks, (images, labels))``."""
+    torch.manual_seed(0)
+    bodies = [
+        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Conv2d(4, 3, 3, 2), nn.Tanh()),
+        nn.Tanh(),
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.LayerNorm(6), nn.Tanh()),
+        nn.Linear(6, 6),
+    ]
+    auxes = [nn.Sequential(nn.Flatten(), nn.Linear(size, 3)) for size in (100, 12, 12, 6, 6)]
+    blocks = [Block(body, aux).double() for body, aux in zip(bodies, auxes)]
+    return blocks, (torch.randn(5, 2, 5, 5, dtype=torch.float64), torch.arange(5) % 3)
+
+
 class Definition:
     """Targets, local guesses and estimates by their definitions, from one joint graph and plain autograd.
 

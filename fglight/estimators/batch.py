@@ -1,6 +1,6 @@
 """A batch of labelled images, which may be spread over several processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,12 @@ class Batch:
             return list(tensors)
         flat = _sum(torch.cat([tensor.flatten() for tensor in tensors]) * self.share)
         return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors)]
+
+    def own(self, draw: Callable[[], Tensor]) -> Tensor:
+        """This process's part of what every process draws for its own samples, from the same generator state."""
+        if self.share is None:
+            return draw()
+        return [draw() for _ in range(dist.get_world_size())][dist.get_rank()]
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows ``(batch, ...)`` of all processes one below the other, in the order of their ranks."""

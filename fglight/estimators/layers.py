@@ -142,8 +142,8 @@ def unfolded_shape(call: LayerCall) -> tuple[int, int, int]:
     return call.layer.groups, call.layer.out_channels // call.layer.groups, call.shape[2:].numel()
 
 
-def has_outputs(call: LayerCall, name: str) -> bool:
-    """Whether ``layer_outputs`` knows this parameter of this layer."""
+def knows_layer(call: LayerCall, name: str) -> bool:
+    """Whether ``layer_outputs`` knows the layer and this parameter of it."""
     if name not in ("weight", "bias"):
         return False
     layer = call.layer
@@ -156,7 +156,7 @@ def layer_outputs(call: LayerCall, name: str, values: Tensor) -> Tensor:
     It is linear in the parameter, and so this is also its Jacobian-vector product in the direction ``values``.
 
     Args:
-        call: the use of a layer for which ``has_outputs``, cut down to as many samples.
+        call: the use of a layer that ``knows_layer`` knows, cut down to as many samples.
         name: of the parameter, ``weight`` or ``bias``.
         values: ``(batch, *parameter.shape)``.
 

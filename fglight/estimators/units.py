@@ -23,3 +23,8 @@ class Granularity:
         """Cut ``(k, *shape)`` into what one coefficient stands for at most: ``(units, k, features)``."""
         units = tensors.shape[1 : 1 + self.dimensions].numel()
         return tensors.reshape(len(tensors), units, -1).transpose(0, 1)
+
+    def spread(self, coefficients: Tensor, tensors: Tensor) -> Tensor:
+        """Lay coefficients ``(units, k)`` out so that they multiply tensors ``(k, *shape)`` unit by unit."""
+        units = tensors.shape[: 1 + self.dimensions]
+        return coefficients.mT.reshape(*units, *[1] * (tensors.dim() - len(units)))

@@ -6,7 +6,8 @@ from helpers import EPS, Definition, assert_all_close, assert_close, body_gradie
 from torch import nn
 from torch.nn import functional as F
 
-from fglight.estimators.perturbations import weight_per_sample
+from fglight.estimators import layers, per_sample
+from fglight.estimators.per_sample import InnerProducts
 from fglight.models import Block
 
 BATCH = 5
@@ -108,13 +109,13 @@ class Loop:
             self.outputs[layer] = output
             return output.clone()  # what an in-place layer overwrites
 
-        layers = [
+        owners = [
             m
             for block in blocks[:-1]
             for m in block.body.modules()
             if next(m.parameters(recurse=False), None) is not None
         ]
-        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        hooks = [layer.register_forward_hook(keep) for layer in owners]
         hidden, local = images, []
         for block in blocks:
             hidden = block.body(hidden)
@@ -156,7 +157,7 @@ def estimate(t, g):
     return sum((ti @ gi) / (gi @ gi + EPS) * gi for ti, gi in zip(t, g))
 
 
-def per_sample():
+def by_sample():
     return estimator_of(perturb="weight_per_sample")
 
 
@@ -164,7 +165,7 @@ def per_sample():
 def test_estimates_are_those_of_a_loop_over_samples(name):
     blocks, batch = network(*LAYERS[name])
     loop = Loop(blocks, *batch)
-    step = per_sample().estimate(blocks, *batch, cosine=True)
+    step = by_sample().estimate(blocks, *batch, cosine=True)
     assert_all_close(body_gradients(blocks), loop.estimates())
     assert_close(step.cosine, loop.cosines())
 
@@ -173,14 +174,14 @@ def test_estimates_are_those_of_a_loop_over_samples(name):
 def sums_over_samples(monkeypatch):
     """The per-sample gradients that were computed, each summed over the batch."""
     sums = []
-    original = weight_per_sample.per_sample_gradients
+    original = layers.per_sample_gradients
 
     def record(*arguments):
         gradients = original(*arguments)
         sums.extend(gradient.sum(0) for gradient in gradients)
         return gradients
 
-    monkeypatch.setattr(weight_per_sample, "per_sample_gradients", record)
+    monkeypatch.setattr(layers, "per_sample_gradients", record)
     return sums
 
 
@@ -199,9 +200,9 @@ def test_targets_of_the_samples_sum_to_the_batchs_gradient(name, sums_over_sampl
 def grams(monkeypatch):
     """How often the Gram matrices of a layer are taken."""
     calls = []
-    original = weight_per_sample._gram_products
+    original = InnerProducts.by_gram
     monkeypatch.setattr(
-        weight_per_sample, "_gram_products", lambda *args, **options: calls.append(args) or original(*args, **options)
+        InnerProducts, "by_gram", lambda use, **options: calls.append(use.call) or original(use, **options)
     )
     return calls
 
@@ -222,30 +223,30 @@ def grams(monkeypatch):
 )
 def test_both_ways_to_the_inner_products_and_any_chunk(name, gram, chunk, grams, monkeypatch):
     if chunk:
-        monkeypatch.setattr(weight_per_sample, "CHUNK", chunk)
+        monkeypatch.setattr(per_sample, "CHUNK", chunk)
     blocks, batch = network(*LAYERS[name])
     loop = Loop(blocks, *batch)
-    step = per_sample().estimate(blocks, *batch, cosine=True)
+    step = by_sample().estimate(blocks, *batch, cosine=True)
     assert_all_close(body_gradients(blocks), loop.estimates())
     assert_close(step.cosine, loop.cosines())
     if gram is not None:
         layer = blocks[1].body[1]
-        assert any(call.layer is layer for call, *_ in grams) == gram
+        assert any(call.layer is layer for call in grams) == gram
         if gram and chunk == 1:
-            assert sum(call.layer is layer for call, *_ in grams) == BATCH
+            assert sum(call.layer is layer for call in grams) == BATCH
 
 
 def test_both_ways_are_taken_in_the_papers_network(grams):
     model, estimator, batch = build({"model.width": 0.25}, perturb="weight_per_sample", size=16)
     estimator.estimate(model, *batch)
     convolutions = [m for block in model.blocks[:-1] for m in block.body.modules() if isinstance(m, nn.Conv2d)]
-    assert 0 < len({id(call.layer) for call, *_ in grams}) < len(convolutions)
+    assert 0 < len({id(call.layer) for call in grams}) < len(convolutions)
 
 
 @pytest.mark.parametrize("chunk", [1, None])
 def test_random_directions_are_one_for_each_sample(chunk, monkeypatch):
     if chunk:
-        monkeypatch.setattr(weight_per_sample, "CHUNK", chunk)
+        monkeypatch.setattr(per_sample, "CHUNK", chunk)
     blocks, batch = network(*LAYERS["conv with few positions"])
     targets = [t for part in Loop(blocks, *batch).pairs for t, _ in part]
     estimator = estimator_of(guess="gaussian", perturb="weight_per_sample")
@@ -311,7 +312,7 @@ def test_where_no_layer_stands_for_a_parameter_the_block_does(name):
         estimate(torch.stack(t).flatten(1), torch.stack(g).flatten(1)).view_as(t[0])
         for t, g in zip(zip(*targets), zip(*guesses))
     ]
-    step = per_sample().estimate(blocks, *batch, cosine=True)
+    step = by_sample().estimate(blocks, *batch, cosine=True)
     assert_all_close(body_gradients(blocks)[:1], [expected])
     assert step.cosine.isfinite().all()
 
@@ -328,9 +329,9 @@ def test_their_targets_sum_to_the_batchs_gradient_too(name, sums_over_samples):
 
 def test_no_hook_stays_behind():
     blocks, (images, labels) = network(*LAYERS["conv"])
-    per_sample().estimate(blocks, images, labels)
+    by_sample().estimate(blocks, images, labels)
     with pytest.raises(RuntimeError):  # in mid-network: the images do not fit
-        per_sample().estimate(blocks, images[:, :3], labels)
+        by_sample().estimate(blocks, images[:, :3], labels)
     assert not any(module._forward_hooks for block in blocks for module in block.modules())
 
 

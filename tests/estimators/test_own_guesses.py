@@ -2,11 +2,17 @@
 
 import pytest
 import torch
-from helpers import ALL_PERTURBATIONS, TARGETS, Definition, assert_all_close, body_gradients, estimator_of
-from torch import nn
+from helpers import (
+    ALL_PERTURBATIONS,
+    TARGETS,
+    Definition,
+    assert_all_close,
+    body_gradients,
+    estimator_of,
+    uncoupled_blocks,
+)
 
 from fglight.estimators import ForwardMode, GradientEstimator, Guess, ReverseMode
-from fglight.models import Block
 
 every_perturbation = pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 every_target = pytest.mark.parametrize("target", TARGETS)
@@ -46,24 +52,9 @@ class DrawnNext(Next):
     drawn = True
 
 
-def blocks_and_batch():
-    """Five blocks, one of them without parameters, that couple no samples."""
-    torch.manual_seed(0)
-    bodies = [
-        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True)),
-        nn.Sequential(nn.Conv2d(4, 3, 3, 2), nn.Tanh()),
-        nn.Tanh(),
-        nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.LayerNorm(6), nn.Tanh()),
-        nn.Linear(6, 6),
-    ]
-    auxes = [nn.Sequential(nn.Flatten(), nn.Linear(size, 3)) for size in (100, 12, 12, 6, 6)]
-    blocks = [Block(body, aux).double() for body, aux in zip(bodies, auxes)]
-    return blocks, (torch.randn(5, 2, 5, 5, dtype=torch.float64), torch.arange(5) % 3)
-
-
 def estimate(guess, target, perturb, granularity, engine, *, cosine=False):
     """Estimates, and how the definition finds the guess."""
-    blocks, batch = blocks_and_batch()
+    blocks, batch = uncoupled_blocks()
     parts = estimator_of({"perturb.granularity": granularity}, target=target, perturb=perturb)
     estimator = GradientEstimator(parts.target, guess, parts.perturbation, engine=engine)
     step = estimator.estimate(blocks, *batch, cosine=cosine)

@@ -61,7 +61,7 @@ class ForwardMode(Engine):
         Raises:
             ValueError: where directions are drawn a second time, which a record cannot tell from a first time.
         """
-        if guess.drawn and perturbation.draws_twice:
+        if guess.drawn and perturbation.draws_twice and perturbation.uses_target(guess):
             raise ValueError(
                 "compile=true cannot go with engine=forward and random directions of every sample's weights: "
                 "accepted is compile=false, engine=reverse or another guess"
@@ -108,6 +108,7 @@ class _ForwardStep:
     def in_one_run(self) -> list[BlockPass]:
         """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
         joint = self.perturbation.units.joins_blocks and self.target.reach is None  # a single tangent does
+        aims = self.perturbation.uses_target(self.guess)
         guesses: dict[int, list[Tensor]] = {}
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
         sums: dict[int, Tensor] = {}
@@ -117,6 +118,10 @@ class _ForwardStep:
             if self.guess.needs_graph:  # others run together with their tangents
                 _run_on_graph(here)
             guesses[index] = self.perturbation.guesses(here, self.guess)
+            if not aims:
+                if here.output is None:
+                    here.run()
+                return
             moves = self.perturbation.moves(here, guesses[index], self.guess)
             if joint:
                 moving[0] = _push(here, moves, moving.get(0))
@@ -145,11 +150,12 @@ class _ForwardStep:
         groups = [[here] for here in parts]
         if self.perturbation.units.joins_blocks and parts:
             groups = [parts]
-            total = torch.stack(list(sums.values())).sum(0)
-            # Of all coefficients there is the sum, and the first has it.
-            sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
+            if sums:
+                total = torch.stack(list(sums.values())).sum(0)
+                # Of all coefficients there is the sum, and the first has it.
+                sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
         for group in groups:
-            known = self.network.batch.mean([sums[here.index] for here in group])
+            known = self.network.batch.mean([sums[here.index] for here in group]) if sums else None
             own = [guesses.pop(here.index) for here in group]
             for here, gradients in zip(group, self.perturbation.from_sums(group, own, known, self.guess)):
                 here.take(gradients)

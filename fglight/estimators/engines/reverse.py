@@ -23,12 +23,12 @@ class ReverseMode(Engine):
         self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        passes = _run(network, target, guess)
-        targets = target(
-            passes,
-            partial(perturbation.points, guess=guess, cosine=cosine),
-            keep=perturbation.reuses_graph(guess),
-        )
+        aims = cosine or perturbation.uses_target(guess)
+        passes = _run(network, guess, crosses=guess.needs_next_block or (aims and target.crosses_blocks))
+        targets = ((here, None) for here in reversed(passes[:-1]))
+        if aims:
+            points = partial(perturbation.points, guess=guess, cosine=cosine)
+            targets = target(passes, points, keep=perturbation.reuses_graph(guess))
         cosines = passes[-1].local.loss.new_full((len(passes) - 1,), torch.nan)
         for here, estimate in perturbation(targets, guess, cosine=cosine):
             here.take(estimate.gradients)
@@ -41,11 +41,16 @@ class ReverseMode(Engine):
         return passes, cosines if cosine and guess.projects else None
 
 
-def _run(network: NetworkPass, target: Target, guess: Guess) -> list[BlockPass]:
-    """Run every block once, each on its own graph; the last one's exact gradients are taken on the way."""
+def _run(network: NetworkPass, guess: Guess, *, crosses: bool) -> list[BlockPass]:
+    """Run every block once, each on its own graph; the last one's exact gradients are taken on the way.
+
+    Args:
+        network: the network.
+        guess: whether blocks need to know the next one.
+        crosses: whether gradients of blocks' inputs will be asked for.
+    """
     passes = []
     hidden = network.batch.images
-    crosses = target.crosses_blocks or guess.needs_next_block
     for index in range(len(network.blocks)):
         here = network.enter(index, hidden.detach().requires_grad_(crosses and index > 0))
         here.run()

@@ -5,17 +5,15 @@ names it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from fglight.estimators.coefficients import Projection
 from fglight.estimators.linalg import span_coefficients
 from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
-
-EPS = 1e-16
-"""Added to squared norms of guesses before dividing by them."""
 
 COMBINATIONS = ("mean", "span")
 
@@ -37,6 +35,8 @@ class Guess(ABC):
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
         projects: whether a projection takes place; without, the estimate is the target.
         several: whether there can be more than one direction.
+        coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
+            (<t, g>, |g|^2).
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
         needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
             graphs then stay until the step is over.
@@ -50,6 +50,7 @@ class Guess(ABC):
     trains_auxiliaries = True
     projects = True
     several = False
+    coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
     needs_graph = True
     needs_next_block = False
 
@@ -86,28 +87,22 @@ class Guess(ABC):
         ]
         return [stack(tensors) for tensors in zip(*by_direction)]
 
-    def coefficients(self, products: Tensor, gram: Tensor) -> Tensor:
+    def coefficients(
+        self, products: Tensor | None, gram: Tensor, coefficient: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Tensor:
         """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
 
         Args:
-            products: <t, g_m>, ``(..., k)``.
+            products: <t, g_m>, ``(..., k)``; None where the coefficient needs none.
             gram: <g_l, g_m>, ``(..., k, k)``.
+            coefficient: of a single direction; None: the guess's own.
 
         Returns:
             The factors, ``(..., k)``.
         """
         if self.combine == "span":
             return span_coefficients(products, gram)
-        return self.coefficient(products, gram.diagonal(dim1=-2, dim2=-1)) / self.directions
-
-    def coefficient(self, product: Tensor, square: Tensor) -> Tensor:
-        """The factor c for a single direction g: here <t, g> / (|g|^2 + eps).
-
-        Args:
-            product: inner products <t, g>, any shape.
-            square: squared norms |g|^2, same shape.
-        """
-        return product / (square + EPS)
+        return (coefficient or self.coefficient)(products, gram.diagonal(dim1=-2, dim2=-1)) / self.directions
 
 
 def stack(directions: Sequence[Tensor]) -> Tensor:

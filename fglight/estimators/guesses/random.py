@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from fglight.estimators.coefficients import InnerProduct
 from fglight.estimators.guesses.base import Guess, stack
 from fglight.estimators.passes import BlockPass
 
@@ -14,6 +15,7 @@ class RandomGuess(Guess):
 
     random = True
     several = True
+    coefficient = InnerProduct()
     needs_graph = False
 
     @abstractmethod
@@ -35,10 +37,6 @@ class RandomGuess(Guess):
     def weight(self, here: BlockPass) -> list[Tensor]:
         """See ``Guess``."""
         return [self.samples(parameter.detach()) for parameter in here.parameters]
-
-    def coefficient(self, product: Tensor, square: Tensor) -> Tensor:
-        """The inner product itself, which makes the estimate unbiased (Eq. 1)."""
-        return product
 
 
 class GaussianGuess(RandomGuess):

@@ -23,46 +23,56 @@ class ActivityPerturbation(Perturbation):
     granularities: ClassVar = {"sample": Granularity(dimensions=1), "channel": Granularity(dimensions=2)}
     several_directions = True
 
-    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+    def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples."""
-        directions = self.units.cut(guess.activity(here))  # (units, k, features)
-        t = self.units.cut(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
-        products, gram = linalg.products(t, directions), linalg.gram(directions)
-        coefficients = guess.coefficients(products, gram)
+        guesses = guess.activity(here)  # (k, batch, ...)
+        directions = self.units.cut(guesses)  # (units, k, features)
+        gram, t, products = linalg.gram(directions), None, None
+        if target is not None:
+            t = self.units.cut(target.output.unsqueeze(0)).squeeze(1)  # (units, features)
+            products = linalg.products(t, directions)
+        coefficients = self._coefficients(here, products, gram, guess)
         similarity = self._cosine(here, t, products, gram, coefficients) if cosine else None
-        return Estimate(self._to_parameters(here, self.project(here, t, directions, coefficients)), similarity)
+        return Estimate(_to_parameters(here, self.project(here, t, guesses, coefficients)), similarity)
 
-    def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
+    def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """The estimate of the target in the space of h_j.
 
         Args:
             here: the block.
-            target: ``(units, features)``.
-            directions: ``(units, k, features)``.
+            target: ``(units, features)``; None where it is not needed.
+            guesses: ``(k, batch, ...)``.
             coefficients: ``(units, k)``.
 
         Returns:
-            The sum of c_m g_m in each unit, ``(units, features)``.
+            The sum of c_m g_m in each unit, in h_j's shape.
         """
-        return linalg.combine(coefficients, directions)
+        scaled = self.units.spread(coefficients, guesses) * guesses
+        return scaled[0] if len(scaled) == 1 else scaled.sum(0)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along their own directions at once."""
-        tangents = guess.activity(here)  # (k, batch, ...)
-        directions = self.units.cut(tangents)  # (units, k, features)
-        channels = tangents.shape[2] if self.units.dimensions == 2 else 1
-        masks = torch.eye(channels, dtype=tangents.dtype, device=tangents.device)
-        masks = masks.view(channels, 1, channels, *[1] * (tangents.dim() - 3))  # what moves by itself
-        products = [
-            torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in tangents
-        ]  # k of (channels, batch)
-        products = torch.stack(products).mT.flatten(1).mT  # (units, k)
-        coefficients = guess.coefficients(products, linalg.gram(directions))
-        return self._to_parameters(here, linalg.combine(coefficients, directions))
+        guesses, products = guess.activity(here), None  # (k, batch, ...)
+        if self.uses_target(guess):
+            channels = guesses.shape[2] if self.units.dimensions == 2 else 1
+            masks = torch.eye(channels, dtype=guesses.dtype, device=guesses.device)
+            masks = masks.view(channels, 1, channels, *[1] * (guesses.dim() - 3))  # what moves by itself
+            products = [
+                torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in guesses
+            ]  # k of (channels, batch)
+            products = torch.stack(products).mT.flatten(1).mT  # (units, k)
+        coefficients = self._coefficients(here, products, linalg.gram(self.units.cut(guesses)), guess)
+        return _to_parameters(here, self.project(here, None, guesses, coefficients))
 
-    def _to_parameters(self, here: BlockPass, estimate: Tensor) -> list[Tensor]:
-        """From the space of h_j, ``(units, features)``, to that of theta_j; the block's graph is freed."""
-        return here.to_parameters(estimate.view(here.output.shape).to(here.output.dtype), keep=False)
+    def _coefficients(self, here: BlockPass, products: Tensor | None, gram: Tensor, guess: Guess) -> Tensor:
+        """The coefficients, ``(units, k)``; see ``Guess.coefficients``."""
+
+        def scaled(product: Tensor | None, square: Tensor) -> Tensor:
+            factors = self.factors(here, guess, product, square)
+            by_sample = factors.view(len(here.output), -1, factors.shape[-1])
+            return (by_sample * self.coefficient_of(guess).scale(by_sample, here.network.batch)).view_as(factors)
+
+        return guess.coefficients(products, gram, scaled)
 
     def _cosine(self, here: BlockPass, target: Tensor, products: Tensor, gram: Tensor, coefficients: Tensor) -> Tensor:
         by_sample = (len(here.output), -1)
@@ -76,10 +86,12 @@ class ActivitySpanPerturbation(ActivityPerturbation):
 
     granularities: ClassVar = {"sample": Granularity(dimensions=1)}
     several_directions = False
+    spans = True
 
-    def project(self, here: BlockPass, target: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
+    def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
-        return linalg.project_on_span(target, here.network.batch.gather(directions.squeeze(1)))
+        directions = here.network.batch.gather(guesses.squeeze(0).flatten(1))
+        return linalg.project_on_span(target, directions).view(here.output.shape)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
@@ -87,4 +99,9 @@ class ActivitySpanPerturbation(ActivityPerturbation):
         basis = linalg.unit_rows(here.network.batch.gather(own.flatten(1)))  # (whole batch, features)
         moves = basis.to(own.dtype).view(-1, 1, *own.shape[1:])
         products = torch.cat([derivative(move.expand(-1, *own.shape)) for move in moves.split(TANGENTS)])
-        return self._to_parameters(here, linalg.combine_in_span(products.mT, basis))
+        return _to_parameters(here, linalg.combine_in_span(products.mT, basis).view(here.output.shape))
+
+
+def _to_parameters(here: BlockPass, estimate: Tensor) -> list[Tensor]:
+    """From the space of h_j, in its shape, to that of theta_j; the block's graph is freed."""
+    return here.to_parameters(estimate.to(here.output.dtype), keep=False)

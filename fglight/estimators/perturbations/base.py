@@ -8,13 +8,15 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.targets import TargetGradient
 from fglight.estimators.units import Granularity
 
-BlockTarget = tuple[BlockPass, TargetGradient]
+BlockTarget = tuple[BlockPass, TargetGradient | None]
+"""A block and its target; None where the perturbation does without."""
 
 BlockDerivative = Callable[[Tensor], Tensor]
 """Takes tangents of a block's output, ``(count, batch, ...)``, to every sample's share of the target's derivative
@@ -43,23 +45,26 @@ class Perturbation(ABC):
 
     Args:
         granularity: what one coefficient stands for; None takes the first of ``granularities``, which is the paper's.
+        coefficient: the factor of a direction, one of ``COEFFICIENTS`` or of your own; None: the guess's own.
 
     Attributes:
         granularities: what it can be.
         by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
         several_directions: whether it can project on several directions of a guess.
+        spans: whether it projects on directions of several samples at once.
         draws_twice: whether forward mode draws random directions a second time, instead of keeping them.
 
     Raises:
-        ValueError: for any other granularity.
+        ValueError: for any other granularity or coefficient.
     """
 
     granularities: ClassVar[Mapping[str, Granularity]] = {"sample": Granularity(1)}
     by_sample = True
     several_directions = False
+    spans = False
     draws_twice = False
 
-    def __init__(self, granularity: str | None = None) -> None:
+    def __init__(self, granularity: str | None = None, coefficient: str | Coefficient | None = None) -> None:
         self.granularity = granularity or next(iter(self.granularities))
         if self.granularity not in self.granularities:
             raise ValueError(
@@ -67,9 +72,30 @@ class Perturbation(ABC):
                 f"accepted is {', '.join(self.granularities)}"
             )
         self.units = self.granularities[self.granularity]
+        if isinstance(coefficient, str) and coefficient not in COEFFICIENTS:
+            raise ValueError(
+                f"perturb.coefficient={coefficient} does not exist: accepted is null, {', '.join(COEFFICIENTS)}"
+            )
+        self.coefficient = COEFFICIENTS[coefficient] if isinstance(coefficient, str) else coefficient
+
+    def coefficient_of(self, guess: Guess) -> Coefficient:
+        """The coefficient that is used with a guess."""
+        chosen = self.coefficient or guess.coefficient
+        return chosen if isinstance(chosen, Coefficient) else Function(chosen)
+
+    def uses_target(self, guess: Guess) -> bool:
+        """Whether an estimate depends on the target at all."""
+        return self.spans or guess.combine == "span" or self.coefficient_of(guess).uses_products
+
+    def factors(self, here: BlockPass, guess: Guess, product: Tensor | None, square: Tensor) -> Tensor:
+        """The factors of directions; see ``Coefficient``. Those drawn for samples are each process's own."""
+        coefficient = self.coefficient_of(guess)
+        if self.by_sample and coefficient.random:
+            return here.network.batch.own(lambda: coefficient(product, square))
+        return coefficient(product, square)
 
     def check(self, guess: Guess) -> None:
-        """Refuse a guess that it cannot project on.
+        """Refuse a guess that it cannot project on, or a coefficient that means nothing with it.
 
         Raises:
             ValueError: in one line.
@@ -77,6 +103,18 @@ class Perturbation(ABC):
         if guess.directions > 1 and not self.several_directions:
             raise ValueError(
                 f"guess.directions={guess.directions} is not possible with {type(self).__name__}: accepted is 1"
+            )
+        spans = self.spans or guess.combine == "span"
+
+        def fits(coefficient: Coefficient) -> bool:
+            return coefficient.projects if spans else self.by_sample or not coefficient.by_sample
+
+        chosen = self.coefficient_of(guess)
+        if not fits(chosen) and not (spans and self.coefficient is None):
+            where = "guess.combine=span" if spans and not self.spans else type(self).__name__
+            raise ValueError(
+                f"perturb.coefficient={chosen.name} is not possible with {where}: "
+                f"accepted is {', '.join(name for name, kind in COEFFICIENTS.items() if fits(kind))}"
             )
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
@@ -97,17 +135,19 @@ class Perturbation(ABC):
         """The estimates of blocks 0..J-2, in any order; those without parameters are left out.
 
         Args:
-            targets: blocks J-2 down to 0 with their targets.
+            targets: blocks J-2 down to 0 with their targets; None where neither coefficients (``uses_target``) nor the
+                cosine need one.
             guess: where the guesses come from.
             cosine: whether the cosine similarity of guess and target is wanted too.
         """
         for here, target in in_drawing_order(targets, guess):
             estimate = self.estimate(here, target, guess, cosine=cosine)
-            target.release()
+            if target is not None:
+                target.release()
             yield here, estimate
 
     @abstractmethod
-    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+    def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """The estimate of one block; arguments as in ``__call__``."""
 
     @property
@@ -133,14 +173,15 @@ class Perturbation(ABC):
         raise self._without_forward_mode()
 
     def from_sums(
-        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor], guess: Guess
+        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor] | None, guess: Guess
     ) -> list[list[Tensor]]:
         """Forward mode in one run: the estimates of several blocks, a tensor for each of their parameters.
 
         Args:
             passes: the blocks; all of them where one coefficient stands for the network, else one.
             guesses: of each block, what ``guesses`` gave.
-            sums: inner products of target and directions for each of a block's ``moves``.
+            sums: inner products of target and directions for each of a block's ``moves``; None where the coefficient
+                needs none.
             guess: turns them into coefficients of the estimate.
         """
         raise self._without_forward_mode()

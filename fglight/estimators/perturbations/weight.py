@@ -69,7 +69,7 @@ class WeightPerturbation(Perturbation):
         elif group := list(in_drawing_order(targets, guess)):
             yield from zip([here for here, _ in group], self._estimate_jointly(group, guess, cosine=cosine))
 
-    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
+    def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over parameter tensors."""
         return self._estimate_jointly([(here, target)], guess, cosine=cosine)[0]
 
@@ -78,6 +78,8 @@ class WeightPerturbation(Perturbation):
         guesses = [self.guesses(here, guess) for here, _ in group]
         products, squares = [], []
         for (here, target), g in zip(group, guesses):
+            if target is None:
+                continue
             exact = target.inside[-len(here.parameters) :]
             if guess.directions > 1:
                 local = [linalg.products(self.units.cut(t.unsqueeze(0))[:, 0], d) for t, d in zip(exact, g)]
@@ -105,22 +107,22 @@ class WeightPerturbation(Perturbation):
         """The coefficients that belong together.
 
         Args:
-            products: <t, g_m> for every block and parameter tensor, ``(units, k)``.
+            products: <t, g_m> for every block and parameter tensor, ``(units, k)``; empty where they are not known.
             grams: <g_l, g_m> for every block and parameter tensor, ``(units, k, k)``.
             guess: turns them into coefficients.
 
         Returns:
-            As ``products``.
+            For every block and parameter tensor, ``(units, k)``.
         """
-        sizes = [len(product) for block in products for product in block]
-        product = torch.cat([product for block in products for product in block])
+        sizes = [len(gram) for block in grams for gram in block]
         gram = torch.cat([gram for block in grams for gram in block])
+        product = torch.cat([product for block in products for product in block]) if products else None
         if self.units.joins_tensors:
-            shared = guess.coefficients(product.sum(0, keepdim=True), gram.sum(0, keepdim=True))
-            coefficients = iter(shared.expand_as(product).split(sizes))
-        else:
-            coefficients = iter(guess.coefficients(product, gram).split(sizes))
-        return [[next(coefficients) for _ in block] for block in products]
+            gram = gram.sum(0, keepdim=True)
+            product = None if product is None else product.sum(0, keepdim=True)
+        found = guess.coefficients(product, gram, self.coefficient_of(guess))
+        coefficients = iter(found.expand(sum(sizes), -1).split(sizes))
+        return [[next(coefficients) for _ in block] for block in grams]
 
     @property
     def in_one_run(self) -> bool:
@@ -137,11 +139,11 @@ class WeightPerturbation(Perturbation):
         ]
 
     def from_sums(
-        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor], guess: Guess
+        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor] | None, guess: Guess
     ) -> list[list[Tensor]]:
         """See ``Perturbation``."""
         products = []
-        for tensors, known in zip(guesses, sums):
+        for tensors, known in zip(guesses, sums or []):
             known = list(known.view(-1, 1, guess.directions))
             # Where one coefficient stands for several tensors, the first has the sum over all.
             products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
@@ -152,7 +154,8 @@ class WeightPerturbation(Perturbation):
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for a coefficient for each filter, with one derivative each."""
         guesses, products = self.guesses(here, guess), []
-        for name, parameter, g in zip(here.names, here.parameters, guesses):
+        moving = zip(here.names, here.parameters, guesses) if self.uses_target(guess) else ()
+        for name, parameter, g in moving:
             rows = g.flatten(0, 1)  # (units * k, features)
             parts = []
             for index in torch.arange(len(rows), device=g.device).split(TANGENTS):
@@ -162,7 +165,7 @@ class WeightPerturbation(Perturbation):
             products.append(torch.cat(parts).view(-1, guess.directions))
         products = here.network.batch.mean(products)
         grams = [linalg.gram(g) for g in guesses]
-        return _combine(here, self._coefficients([products], [grams], guess)[0], guesses)
+        return _combine(here, self._coefficients([products] if products else [], [grams], guess)[0], guesses)
 
     def _products_by_layer(self, here: BlockPass, target: TargetGradient, guesses: list[Tensor]) -> list[Tensor]:
         """<t, g> of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""

@@ -1,0 +1,280 @@
+"""The factors that make estimates of directions, by their definitions."""
+
+import pytest
+import torch
+from helpers import (
+    ALL_PERTURBATIONS,
+    EPS,
+    Definition,
+    assert_all_close,
+    assert_close,
+    assert_same_gradients,
+    body_gradients,
+    build,
+    estimator_of,
+    gradients,
+    tapped_blocks,
+    uncoupled_blocks,
+)
+
+from fglight.errors import ConfigError
+from fglight.estimators import (
+    ActivityPerturbation,
+    GlobalTarget,
+    GradientEstimator,
+    LocalGuess,
+    WeightPerSamplePerturbation,
+    WeightPerturbation,
+)
+from fglight.estimators.coefficients import COEFFICIENTS, One, RandomSign
+
+# Of products <t, g> and squares |g|^2, (samples, units of a sample); batch gradients count as one sample.
+FACTORS = {
+    "projection": lambda product, square: product / (square + EPS),
+    "inner": lambda product, square: product,
+    "sign": lambda product, square: torch.where(product > 0, 1.0, -1.0),
+    "positive": lambda product, square: (product > 0) * (len(product) / (product > 0).double().sum(0).clamp_min(1)),
+    "one": lambda product, square: torch.ones_like(product),
+}
+WAYS = [case for case in ALL_PERTURBATIONS if case[0] != "activity_span"]
+CASES = [(*way, name) for way in WAYS for name in FACTORS if name != "positive" or way[0] != "weight"]
+every_way = pytest.mark.parametrize(("perturb", "granularity"), WAYS)
+
+
+def scaled(t, g, factor):
+    """c g for targets and guesses ``(samples, units, features)``."""
+    return factor((t * g).sum(2), (g * g).sum(2)).unsqueeze(2) * g
+
+
+def by_definition(definition, perturb, granularity, factor):
+    """The estimates of blocks 0..J-2 for a global target and a local guess."""
+    js = range(len(definition.blocks) - 1)
+    t, g = ([definition.activity(name, j) for j in js] for name in ("global", "local"))
+    if perturb == "activity":
+        start = {"sample": 1, "channel": 2}[granularity]
+        cut = [[x.reshape(len(x), x.shape[1:start].numel(), -1) for x in pair] for pair in zip(t, g)]
+        return [definition.vjp(j, scaled(*cut[j], factor).view_as(t[j])) for j in js]
+    if perturb == "weight_per_sample":
+        rows = [(definition.rows(j, t[j]), definition.rows(j, g[j])) for j in js]
+        return [
+            [scaled(a.flatten(1)[:, None], b.flatten(1)[:, None], factor).sum(0).view_as(a[0]) for a, b in zip(*pair)]
+            for pair in rows
+        ]
+    t, g = ([definition.vjp(j, x[j]) for j in js] for x in (t, g))
+    if granularity in ("tensor", "filter"):
+        units = [[len(x) if granularity == "filter" else 1 for x in part] for part in t]
+        return [
+            [scaled(a.reshape(1, n, -1), b.reshape(1, n, -1), factor).view_as(a) for a, b, n in zip(*parts)]
+            for parts in zip(t, g, units)
+        ]
+    groups = [[j] for j in js if t[j]] if granularity == "block" else [list(js)]
+    estimates = [[] for _ in js]
+    for group in groups:
+        a, b = (torch.cat([x.flatten() for j in group for x in part[j]]).view(1, 1, -1) for part in (t, g))
+        rest = scaled(a, b, factor).flatten()
+        for j in group:
+            for x in t[j]:
+                estimates[j].append(rest[: x.numel()].view_as(x))
+                rest = rest[x.numel() :]
+    return estimates
+
+
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize(("perturb", "granularity", "name"), CASES)
+def test_each_by_its_definition(perturb, granularity, name, engine):
+    blocks, batch = uncoupled_blocks()
+    settings = {"perturb.granularity": granularity, "perturb.coefficient": name}
+    estimator_of(settings, perturb=perturb, engine=engine).estimate(blocks, *batch)
+    expected = by_definition(Definition(blocks, *batch), perturb, granularity, FACTORS[name])
+    assert_all_close(body_gradients(blocks), expected, 1e-8)
+
+
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@every_way
+def test_random_signs_are_signs_of_units(perturb, granularity, engine):
+    """Estimates are sums of c g; the c that are drawn are found by least squares, unit by unit."""
+    blocks, batch = tapped_blocks()
+    definition = Definition(blocks, *batch)
+    guesses = [definition.activity("local", j) for j in range(3)]
+    settings = {"perturb.granularity": granularity, "perturb.coefficient": "random_sign"}
+    estimator = estimator_of(settings, perturb=perturb, engine=engine)
+    found = []
+    for _ in range(4):
+        estimator.estimate(blocks, *batch)
+        estimates, signs = body_gradients(blocks), []
+        for j, part in enumerate(estimates):
+            if perturb == "activity":  # the gradient of a tap is what arrives at a block's output
+                start = {"sample": 1, "channel": 2}[granularity]
+                c, g = part[-1].flatten(0, start - 1), guesses[j].flatten(0, start - 1)
+                signs.append((c * g).reshape(len(c), -1).sum(1) / (g * g).reshape(len(g), -1).sum(1))
+            elif perturb == "weight":
+                for e, g in zip(part, definition.weight("local", j)):
+                    shape = (len(e), -1) if granularity == "filter" else (1, -1)
+                    e, g = e.reshape(shape), g.reshape(shape)
+                    used = (g * g).sum(1) > 1e-12
+                    signs.append(((e * g).sum(1) / (g * g).sum(1))[used])
+            elif j > 0:  # batch norm couples the samples of block 0
+                for e, rows in zip(part, definition.rows(j, guesses[j])):
+                    rows = rows.flatten(1)
+                    if torch.linalg.matrix_rank(rows) == len(rows):
+                        signs.append(torch.linalg.lstsq(rows.T, e.flatten()[:, None]).solution.flatten())
+        assert all(((s.abs() - 1).abs() < 1e-6).all() for s in signs)
+        if granularity == "block":
+            signs = [torch.stack([s[0] for s in signs])]
+        found.append(torch.cat(signs).round())
+    found = torch.stack(found)
+    assert set(found.unique().tolist()) == {-1, 1} or granularity == "network"
+    if granularity == "network":
+        assert (found == found[:, :1]).all()
+    else:
+        assert (found != found[:1]).any()
+
+
+def test_random_signs_are_drawn_with_equal_probability_and_at_random():
+    torch.manual_seed(0)
+    signs = RandomSign()(None, torch.zeros(40_000, dtype=torch.float64))
+    assert signs.unique().tolist() == [-1, 1]
+    assert signs.mean().abs() < 5 / len(signs) ** 0.5
+    assert (signs[1:] * signs[:-1]).mean().abs() < 5 / len(signs) ** 0.5
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize("target", ["global", "intermediate"])
+@every_way
+def test_one_with_a_local_guess_is_local_learning_to_the_last_bit(perturb, granularity, target, engine, cosine):
+    if cosine and (engine == "forward" or target == "intermediate"):
+        pytest.skip("the cosine is of the global target in reverse mode")
+    settings = {"model.width": 1 / 8, "aux.hidden": 4}
+    model, exact, batch = build(settings, dtype=torch.float32, target="local", guess="exact")
+    settings |= {"perturb.granularity": granularity, "perturb.coefficient": "one"}
+    other, one, _ = build(settings, dtype=torch.float32, target=target, perturb=perturb, engine=engine)
+    exact.estimate(model, *batch)
+    one.estimate(other, *batch, cosine=cosine)
+    assert_same_gradients(gradients(other), gradients(model), tolerance=0)
+
+
+@pytest.mark.parametrize("granularity", ["sample", "channel"])
+def test_a_projection_on_the_target_itself_is_local_learning_to_rounding(granularity):
+    settings = {"perturb.granularity": granularity, "perturb.coefficient": "projection"}
+    model, projection, batch = build(settings, target="local", guess="local", perturb="activity")
+    other, exact, _ = build(target="local", guess="exact")
+    projection.estimate(model, *batch)
+    exact.estimate(other, *batch)
+    assert_same_gradients(gradients(model), gradients(other))
+
+
+@pytest.mark.parametrize(
+    ("guess", "default", "other"), [("local", "projection", "inner"), ("gaussian", "inner", "sign")]
+)
+@every_way
+def test_null_is_the_guesss_own(perturb, granularity, guess, default, other):
+    results = []
+    for name in (None, default, other):
+        blocks, batch = uncoupled_blocks()
+        torch.manual_seed(1)
+        settings = {"perturb.granularity": granularity, "perturb.coefficient": name}
+        estimator_of(settings, guess=guess, perturb=perturb).estimate(blocks, *batch)
+        results.append(gradients(blocks))
+    assert_same_gradients(results[0], results[1], tolerance=0)
+    with pytest.raises(AssertionError, match="off by"):
+        assert_same_gradients(results[2], results[1])
+
+
+@pytest.mark.parametrize("given", ["coefficient", "guess"])
+def test_a_coefficient_of_ones_own(given):
+    class Double(One):
+        constant = 2.0
+
+        def __call__(self, product, square):
+            return 2 * super().__call__(product, square)
+
+    class Guess(LocalGuess):
+        def coefficient(self, product, square):
+            return 2 * torch.ones_like(square)
+
+    blocks, batch = uncoupled_blocks()
+    definition = Definition(blocks, *batch)
+    parts = {"coefficient": (LocalGuess(), Double()), "guess": (Guess(), None)}[given]
+    for kind in (ActivityPerturbation, WeightPerturbation, WeightPerSamplePerturbation):
+        GradientEstimator(GlobalTarget(), parts[0], kind(coefficient=parts[1])).estimate(blocks, *batch)
+        expected = [[2 * g for g in definition.weight("local", j)] for j in range(4)]
+        assert_all_close(body_gradients(blocks), expected)
+
+
+@pytest.mark.parametrize("name", ["inner", "sign", "positive", "one"])
+def test_the_mean_over_several_directions(name):
+    """By a coefficient each; in activity space, whose estimate a tap holds."""
+    blocks, batch = tapped_blocks()
+    settings = {"guess.directions": 3, "perturb.coefficient": name}
+    estimator = estimator_of(settings, guess="gaussian", perturb="activity")
+    drawn = []
+    estimator.guess.sample = lambda like: drawn.append(torch.randn_like(like)) or drawn[-1]
+    estimator.estimate(blocks, *batch)
+    definition = Definition(blocks, *batch)
+    for j in range(3):
+        t = definition.activity("global", j).flatten(1).unsqueeze(1)
+        parts = [scaled(t, g.flatten(1).unsqueeze(1), FACTORS[name]) for g in drawn[3 * j : 3 * j + 3]]
+        assert_close(body_gradients(blocks)[j][-1], torch.stack(parts).mean(0).view_as(drawn[3 * j]))
+
+
+def test_where_no_sample_is_positive_the_estimate_is_zero():
+    blocks, batch = tapped_blocks()
+    estimator = estimator_of({"perturb.coefficient": "positive"}, target="local", perturb="activity")
+    activity = estimator.guess.activity
+    estimator.guess.activity = lambda here: -activity(here)
+    estimator.estimate(blocks, *batch)
+    assert all((p == 0).all() for part in body_gradients(blocks) for p in part)
+
+
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize("name", ["random_sign", "one"])
+@every_way
+def test_what_needs_no_derivative_takes_none(perturb, granularity, name, engine):
+    blocks, batch = uncoupled_blocks()
+    settings = {"perturb.granularity": granularity, "perturb.coefficient": name}
+    estimator = estimator_of(settings, perturb=perturb, engine=engine)
+
+    def refuse(*args, **options):
+        raise AssertionError
+
+    estimator.target = type("Refusing", (GlobalTarget,), {"__call__": refuse})()
+    estimator.perturbation.moves = refuse
+    estimator.estimate(blocks, *batch)
+    assert all(p.grad.isfinite().all() for block in blocks for p in block.body.parameters())
+
+
+@pytest.mark.parametrize(
+    ("perturb", "settings", "said"),
+    [
+        ("weight", {"perturb.coefficient": "cosine"}, r"cosine does not exist: accepted is null, projection, inner"),
+        (
+            "weight",
+            {"perturb.coefficient": "positive"},
+            r"positive is not possible with WeightP.*: accepted is projecti",
+        ),
+        (
+            "activity_span",
+            {"perturb.coefficient": "one"},
+            r"one is not possible with ActivitySp.*: accepted is projectio",
+        ),
+        (
+            "weight",
+            {"perturb.coefficient": "sign", "guess.combine": "span", "guess.directions": 2},
+            r"sign is not possible with guess\.combine=span: accepted is projection$",
+        ),
+    ],
+)
+def test_what_means_nothing_is_refused_in_one_line(perturb, settings, said):
+    with pytest.raises(ConfigError, match=rf"^perturb\.coefficient={said}"):
+        estimator_of(settings, guess="gaussian", perturb=perturb)
+
+
+def test_with_an_exact_guess_it_plays_no_role():
+    results = []
+    for name in (None, *COEFFICIENTS):
+        blocks, batch = uncoupled_blocks()
+        estimator_of({"perturb.coefficient": name}, guess="exact").estimate(blocks, *batch)
+        results.append(gradients(blocks))
+    for other in results[1:]:
+        assert_same_gradients(other, results[0], tolerance=0)
