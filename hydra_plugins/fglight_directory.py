@@ -1,4 +1,4 @@
-"""Where a single run goes: Hydra makes the directory of its own accord, and asks neither what for nor who else has it."""
+"""Where a single run goes: Hydra makes the directory by itself, and asks neither what for nor who else has it."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ class RunDirectory(Callback):
     """Makes the directory of a single run before Hydra does, where its settings are possible."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Put a directory that can be written to in ``hydra.run.dir``; end in one line where there is none, or no run."""
+        """Put a directory that can be written to in ``hydra.run.dir``; end in one line where there can be none."""
         from fglight.config import check_config
         from fglight.errors import ConfigError
         from fglight.processes import is_first
