@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import sklearn.datasets
 import torch
 import torchvision
 from filelock import FileLock
@@ -42,6 +41,8 @@ class Digits:
 
     def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
         """Returns the training and the test images, grey levels 0..16 stretched to 0..255."""
+        import sklearn.datasets  # takes seconds, and no other data set needs it
+
         digits = sklearn.datasets.load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
         train, test = stratified_split(digits.target, 0.2)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from fglight.errors import ConfigError
 
@@ -23,6 +22,8 @@ def stratified_split(labels: Sequence[int] | np.ndarray, fraction: float) -> tup
     Raises:
         ValueError: A part would be left without some class.
     """
+    from sklearn.model_selection import train_test_split  # takes seconds, and few data sets are split
+
     first, second = train_test_split(
         np.arange(len(labels)), test_size=fraction, stratify=np.asarray(labels), random_state=_SPLIT_SEED
     )

@@ -3,10 +3,11 @@
 import glob
 import os
 import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
@@ -15,16 +16,18 @@ from fglight.errors import ConfigError
 from fglight.runs.settings import run_settings
 
 
-def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -> list[Logger]:
+def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) -> list[Logger]:
     """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration.
 
     Args:
         cfg: the run's configuration.
         run_dir: the run's directory.
-        wandb_id: of the run on Weights & Biases that goes on; None for a new one.
+        resumed: id of the run on Weights & Biases that goes on; None for a new one.
     """
     loggers: list[Logger] = [CSVLogger(run_dir, name="metrics")]
     if cfg.logger.mode != "disabled":
+        import wandb  # takes seconds
+
         cell = Cell.from_config(cfg)
         words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
         names = ("project", "entity", "group", "name")
@@ -35,8 +38,8 @@ def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -
                 **{name: None if cfg.logger[name] is None else str(cfg.logger[name]) for name in names},
                 tags=list(dict.fromkeys(str(word) for word in words if word != "")),
                 config={**run_settings(cfg), "cell": asdict(cell)},
-                id=wandb_id or _new_wandb_id(run_dir),
-                resume="allow" if wandb_id else None,
+                id=resumed or _new_wandb_id(run_dir),
+                resume="allow" if resumed else None,
                 settings=wandb.Settings(silent=True),
                 reinit="finish_previous",
             )
@@ -47,6 +50,25 @@ def build_loggers(cfg: DictConfig, run_dir: Path, wandb_id: str | None = None) -
             ) from error
         loggers.append(WandbLogger(experiment=run))
     return loggers
+
+
+def wandb_id(loggers: Iterable[Logger]) -> str | None:
+    """The id of the run on Weights & Biases, None where it is not logged there."""
+    return next((logger.experiment.id for logger in loggers if isinstance(logger, WandbLogger)), None)
+
+
+@contextmanager
+def finishing(cfg: DictConfig) -> Iterator[None]:
+    """Finish the run on Weights & Biases at the end, as failed where an error comes through."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        if cfg.logger.mode != "disabled":
+            import wandb
+
+            wandb.finish(exit_code=exit_code)
 
 
 def _new_wandb_id(run_dir: Path) -> str:

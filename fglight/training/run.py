@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import wandb
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +26,7 @@ from fglight.runs.folder import claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, summary
 from fglight.runs.settings import check_unchanged, differences, run_settings
 from fglight.training.checkpoint import LastCheckpoint
-from fglight.training.loggers import build_loggers
+from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
 from fglight.training.stopping import KeepSigterm, StopAfter
@@ -70,17 +69,14 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         if not (run_dir / "config.yaml").exists():
             write_config(run_settings(cfg), run_dir)
         try:
-            with terminable(lambda: _last_checkpoint(run_dir)):
+            with terminable(lambda: _last_checkpoint(run_dir)), finishing(cfg):
                 result = _train(cfg, cell, run_dir)
-        except BaseException as error:
-            if isinstance(error, Exception):
-                failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
-                if not isinstance(error, FglightError):
-                    failure["traceback"] = traceback.format_exc()
-                write_json(run_dir / "failure.json", failure)
-            wandb.finish(exit_code=1)
+        except Exception as error:
+            failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
+            if not isinstance(error, FglightError):
+                failure["traceback"] = traceback.format_exc()
+            write_json(run_dir / "failure.json", failure)
             raise
-        wandb.finish()
         write_json(run_dir / "result.json", result)
         (run_dir / "failure.json").unlink(missing_ok=True)
     Console().print(summary(result, run_dir))
@@ -104,7 +100,7 @@ def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
     max_steps = options.pop("max_steps")
     logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
     loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if logged else []
-    checkpoint.wandb_id = wandb.run.id if wandb.run else None
+    checkpoint.wandb_id = wandb_id(loggers)
     # Every refresh waits for the device.
     progress = ProgressBar(refresh_rate=cfg.trainer.log_every_n_steps)
     try:
