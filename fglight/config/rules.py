@@ -94,12 +94,17 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
 ]
 """Settings, whether a value of theirs is accepted, and what is, in words."""
 
-RESNET: dict[str, tuple[Callable[[object], bool], str]] = {
-    "blocks": (_whole(1), "a whole number from 1 on"),
-    "width": (_number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
-    "stem": (_one_of("cifar", "imagenet"), "cifar or imagenet"),
-}
-"""The settings of ResNets, which other networks need not have."""
+OPTIONAL: list[tuple[str, Callable[[object], bool], str]] = [
+    ("model.blocks", _whole(1), "a whole number from 1 on"),
+    ("model.width", _number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
+    ("model.stem", _one_of("cifar", "imagenet"), "cifar or imagenet"),
+    ("aux.depth", _whole(1), "a whole number from 1 on"),
+    ("aux.pool", _whole(1), "a whole number from 1 on"),
+    ("data.augment", _flag, "true or false"),
+    ("data.download", _flag, "true or false"),
+    ("data.holdout", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
+]
+"""The same for settings of components that ship, which components of one's own need not have."""
 
 FIXED: dict[str, tuple[Any, str]] = {
     "accumulate_grad_batches": (1, "data.batch_size is how many images a step takes"),

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fglight.cell import FACTS
-from fglight.config.rules import FIXED, LIGHTNING, RESNET, RULES
+from fglight.config.rules import FIXED, LIGHTNING, OPTIONAL, RULES
 from fglight.errors import ConfigError
 
 PACKAGE = Path(__file__).parent.parent
@@ -85,8 +85,8 @@ def check_settings(cfg: DictConfig) -> None:
             raise _no_choice(group, f"{group}={'null' if cfg.get(group) is None else cfg.get(group)}")
     _check_names(cfg)
     given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if cfg.trainer.get(name) is not None]
-    own = [(f"model.{name}", *rule) for name, rule in RESNET.items() if name in cfg.model]
-    for setting, accepts, accepted in RULES + given + own:
+    there = [rule for rule in OPTIONAL if OmegaConf.select(cfg, rule[0], default=...) is not ...]
+    for setting, accepts, accepted in RULES + given + there:
         value = OmegaConf.select(cfg, setting)
         try:
             fits = accepts(value)

@@ -16,13 +16,13 @@ def require(condition: bool, setting: str, value: Any, accepted: str) -> None:
         condition: What must be true.
         setting: The name of the setting, without `data.`.
         value: The value given.
-        accepted: The values accepted, in words.
+        accepted: What is accepted, in words.
 
     Raises:
         ConfigError: The condition is false.
     """
     if not condition:
-        raise ConfigError(f"data.{setting}={value} is not accepted: it must be {accepted}")
+        raise ConfigError(f"data.{setting}={value} is not possible: accepted is {accepted}")
 
 
 def is_integer(value: Any, smallest: int) -> bool:
@@ -77,7 +77,7 @@ class DataModule(lightning.LightningDataModule):
         require(min(std) > 0, "std", std, "above 0 in every channel")
         require(isinstance(holdout, int | float) and 0 <= holdout < 1, "holdout", holdout, "in [0, 1)")
         if not is_integer(seed, 0):
-            raise ConfigError(f"seed={seed} is not accepted: it must be an integer from 0 up")
+            raise ConfigError(f"seed={seed} is not possible: accepted is an integer from 0 up")
         self.name = name
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -110,7 +110,7 @@ class DataModule(lightning.LightningDataModule):
         reload = self.trainer.reload_dataloaders_every_n_epochs
         if reload != 1 and self.trainer.max_epochs != 1:
             raise ConfigError(
-                f"trainer.reload_dataloaders_every_n_epochs={reload} is not accepted: it must be 1, or an epoch would "
+                f"trainer.reload_dataloaders_every_n_epochs={reload} is not possible: accepted is 1, or an epoch would "
                 "see the batches of an earlier one again"
             )
         return self.trainer.current_epoch

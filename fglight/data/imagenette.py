@@ -15,8 +15,8 @@ from torchvision.transforms import v2
 from fglight.data.augment import PADDING
 from fglight.data.base import DataModule, is_integer, require
 from fglight.data.batches import epoch_generator
+from fglight.data.download import download
 from fglight.data.shares import batch_shares
-from fglight.data.sources import download
 from fglight.data.splits import holdout_split
 from fglight.errors import DataError
 from fglight.layout import laid_out

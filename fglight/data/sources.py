@@ -1,24 +1,20 @@
 """The data sets that fit in memory: where their files lie, how they are fetched, read and checked."""
 
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torchvision
-from filelock import FileLock
 from torch import Tensor
 
+from fglight.data.download import download
 from fglight.data.formats import read_idx, read_pickled_batch
 from fglight.data.splits import stratified_split
 from fglight.errors import DataError
-
-_SILENCE_SECONDS = 20
 
 
 class ImageSet(NamedTuple):
@@ -238,42 +234,6 @@ class ImageNet32(CIFAR10):
         "data.root=<the folder with imagenet32, or with Imagenet32_train and Imagenet32_val>."
     )
     first_label = 1
-
-
-def download(
-    fetch: Callable[[Path], object], root: Path, folder: str, complete: Callable[[], bool], error: str
-) -> None:
-    """Downloads a folder: all of it or nothing, one process at a time and without endless waits for a silent server.
-
-    Args:
-        fetch: Downloads into the folder that it is given.
-        root: The folder that the result goes to, made if need be.
-        folder: What `fetch` makes and `root` gets, a relative path.
-        complete: Whether everything is there already, maybe thanks to another process.
-        error: The text of the error if something goes wrong; the cause is added to it.
-
-    Raises:
-        DataError: Something went wrong.
-    """
-    target = root / folder
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_SILENCE_SECONDS)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".download.lock"):
-            if complete():
-                return
-            if target.exists() and any(target.iterdir()):
-                raise FileExistsError(f"{target} exists but is not complete, remove it first")
-            with TemporaryDirectory(dir=root, prefix=".download-") as temporary:
-                fetch(Path(temporary))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (Path(temporary) / folder).rename(target)
-    except Exception as cause:  # urllib, tarfile, zlib and torchvision each have their own ways to fail
-        reason = " ".join(f"{type(cause).__name__}: {cause}".split())
-        raise DataError(f"{error} The download failed: {reason}") from cause
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _image_set(images: np.ndarray, labels: np.ndarray) -> ImageSet:

@@ -47,5 +47,6 @@ def holdout_split(labels: Sequence[int] | np.ndarray, holdout: float) -> tuple[n
         return stratified_split(labels, holdout)
     except ValueError as error:
         raise ConfigError(
-            f"data.holdout={holdout} is not accepted: it must keep and hold out an image of every class ({error})"
+            f"data.holdout={holdout} is not possible: accepted is a fraction that keeps and holds out an image of "
+            f"every class ({error})"
         ) from error

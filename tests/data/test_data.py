@@ -384,13 +384,13 @@ def test_an_eleventh_class_is_named(tmp_path, no_debian):
 # Settings.
 
 BAD_SETTINGS = [
-    ({"batch_size": 1}, "data.batch_size=1 is not accepted: it must be an integer from 2 up"),
+    ({"batch_size": 1}, "data.batch_size=1 is not possible: accepted is an integer from 2 up"),
     ({"batch_size": 2.5}, "data.batch_size=2.5"),
     ({"batch_size": True}, "data.batch_size=True"),
-    ({"holdout": 1}, "data.holdout=1 is not accepted: it must be in [0, 1)"),
+    ({"holdout": 1}, "data.holdout=1 is not possible: accepted is in [0, 1)"),
     ({"holdout": -0.1}, "data.holdout=-0.1"),
     ({"holdout": "half"}, "data.holdout=half"),
-    ({"mean": [0.5, 0.5]}, "data.mean=[0.5, 0.5] is not accepted: it must be a list with one number for each of"),
+    ({"mean": [0.5, 0.5]}, "data.mean=[0.5, 0.5] is not possible: accepted is a list with one number for each of"),
     ({"std": 0.5}, "data.std=0.5"),
 ]
 
@@ -405,22 +405,22 @@ def test_settings_out_of_range(tmp_path, name, settings, message):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("digits", {"std": [0.0]}, "data.std=[0.0] is not accepted: it must be above 0"),
+        ("digits", {"std": [0.0]}, "data.std=[0.0] is not possible: accepted is above 0"),
         (
             "digits",
             {"num_classes": 11},
-            "data.num_classes=11 is not accepted: it must be 10, as in the files of digits",
+            "data.num_classes=11 is not possible: accepted is 10, as in the files of digits",
         ),
-        ("cifar100", {"num_classes": 20}, "data.num_classes=20 is not accepted: it must be 100"),
-        ("digits", {"image_size": 28}, "data.image_size=28 is not accepted: it must be 8"),
+        ("cifar100", {"num_classes": 20}, "data.num_classes=20 is not possible: accepted is 100"),
+        ("digits", {"image_size": 28}, "data.image_size=28 is not possible: accepted is 8"),
         (
             "cifar10",
             {"in_channels": 1, "mean": [0.5], "std": [0.5]},
-            "data.in_channels=1 is not accepted: it must be 3",
+            "data.in_channels=1 is not possible: accepted is 3",
         ),
         ("imagenette", {"in_channels": 1, "mean": [0.5], "std": [0.5]}, "data.in_channels=1"),
         ("imagenette", {"image_size": 0}, "data.image_size=0"),
-        ("imagenette", {"size": "64px"}, "data.size=64px is not accepted: it must be one of full, 320px, 160px"),
+        ("imagenette", {"size": "64px"}, "data.size=64px is not possible: accepted is one of full, 320px, 160px"),
         ("imagenette", {"num_workers": -1}, "data.num_workers=-1"),
     ],
 )
@@ -430,13 +430,13 @@ def test_settings_that_do_not_fit_the_data_set(tmp_path, name, settings, message
 
 
 def test_seed_out_of_range(tmp_path):
-    with pytest.raises(ConfigError, match="seed=-1 is not accepted"):
+    with pytest.raises(ConfigError, match="seed=-1 is not possible"):
         make("digits", tmp_path, seed=-1)
 
 
 @pytest.mark.parametrize("holdout", [1e-6, 0.999])
 def test_holdout_that_leaves_a_class_out(tmp_path, holdout):
-    with pytest.raises(ConfigError, match=rf"data\.holdout={holdout} is not accepted"):
+    with pytest.raises(ConfigError, match=rf"data\.holdout={holdout} is not possible"):
         make("digits", tmp_path, holdout=holdout).setup()
 
 
@@ -519,7 +519,7 @@ def test_imagenette_errors(tmp_path):
     with pytest.raises(DataError, match=r"train is missing or incomplete"):
         imagenette(tmp_path).setup()
     write_imagenette(tmp_path)
-    with pytest.raises(ConfigError, match=r"data\.num_classes=10 is not accepted: it must be 3, the number of class"):
+    with pytest.raises(ConfigError, match=r"data\.num_classes=10 is not possible: accepted is 3, the number of class"):
         imagenette(tmp_path, num_classes=10).setup()
     image = tmp_path / "imagenette2-160" / "val" / "n01" / "00.JPEG"
     image.write_bytes(image.read_bytes()[:100])
@@ -594,7 +594,7 @@ def test_a_resumed_run_sees_the_batches_of_an_unbroken_one(tmp_path, name, worke
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec.*")
 def test_a_trainer_that_would_repeat_an_epoch_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"trainer\.reload_dataloaders_every_n_epochs=0 is not accepted: it must be 1"
+        ConfigError, match=r"trainer\.reload_dataloaders_every_n_epochs=0 is not possible: accepted is 1"
     ):
         fit(tmp_path, make("digits", tmp_path), 2, reload=0)
     seen = fit(tmp_path, make("digits", tmp_path), 1, reload=0)[0].seen[0]
