@@ -134,9 +134,8 @@ def parameter_uses(
 ) -> Iterator[ParameterUse]:
     """The use of each trained parameter of a block, with its target and guess.
 
-    These cotangents are let go of after the layer's last parameter. Where directions are to be drawn for the parameter
-    itself, the parameters come in the order of ``body.parameters()``; else convolutions and linear layers, which take
-    more memory, come last.
+    Both are let go of after a layer's last parameter. Random directions are drawn for the parameters themselves, in the
+    order of ``body.parameters()``. For other guesses, convolutions and linear layers come last: they take more memory.
 
     Args:
         here: the block.
