@@ -116,9 +116,9 @@ class _ForwardStep:
             if self.guess.needs_graph:  # others run together with their tangents
                 _run_on_graph(here)
             guesses[index] = self.perturbation.guesses(here, self.guess)
+            if here.output is None and not (aims and (joint or here.parameters)):
+                here.run()  # nothing of its own moves
             if not aims:
-                if here.output is None:
-                    here.run()
                 return
             moves = self.perturbation.moves(here, guesses[index], self.guess)
             if joint:
@@ -127,8 +127,6 @@ class _ForwardStep:
             own = {}
             if here.parameters:
                 own[index] = _push(here, moves)
-            elif here.output is None:
-                here.run()
             if moving:
                 pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))

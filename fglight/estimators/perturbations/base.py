@@ -19,8 +19,8 @@ BlockTarget = tuple[BlockPass, TargetGradient | None]
 """A block and its target; None where the perturbation does without."""
 
 BlockDerivative = Callable[[Tensor], Tensor]
-"""Inner products of a block's target with tangents of its output, ``(count, batch, ...)``: one for every sample, ``(count,
-batch)``."""
+"""Inner products of a block's target with tangents of its output: takes ``(count, batch, ...)``, gives ``(count,
+batch)``, one for every sample."""
 
 
 @dataclass
