@@ -34,10 +34,10 @@ class Batch:
         return cls(images, labels, count / _sum(count))
 
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Means over the whole batch of what each process has the mean of over its own images.
+        """Means over the whole batch.
 
         Args:
-            tensors: of any shapes, the same ones in all processes.
+            tensors: means over this process's images, of any shapes, which all processes share.
 
         Returns:
             A tensor for each, the same in all processes.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from fglight.errors import BlockError
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.layers import used_in
 from fglight.models.blocks import Block
@@ -70,6 +71,24 @@ def without_reentrant_checkpoints() -> Iterator[None]:
 
     with patch.object(CheckpointFunction, "apply", refuse):
         yield
+
+
+def check_deterministic(blocks: Sequence[Block]) -> None:
+    """Refuse bodies with a module that is set to draw random numbers, for forward mode.
+
+    Raises:
+        BlockError: naming the module and its setting.
+    """
+    for index, block in enumerate(blocks[:-1]):
+        for name, module in block.body.named_modules():
+            # Dropout and stochastic depth have a probability p, attention and recurrent layers one named dropout.
+            for setting in ("p", "dropout"):
+                value = getattr(module, setting, None)
+                if module.training and isinstance(value, float | int) and 0 < value <= 1:
+                    raise BlockError(
+                        "engine=forward runs a block several times and needs the same output each time, but "
+                        f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: accepted is 0"
+                    )
 
 
 @contextmanager

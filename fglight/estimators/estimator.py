@@ -13,9 +13,9 @@ from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import Auxiliaries, NetworkPass, trainable
+from fglight.estimators.passes import NetworkPass, trainable
 from fglight.estimators.perturbations.base import Perturbation, Unprojected
-from fglight.estimators.step import Step
+from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
 from fglight.layout import laid_out
 from fglight.models.blocks import Block
@@ -102,7 +102,7 @@ class GradientEstimator:
 
         In a ``torch.distributed`` process group, estimates are those of one process with all processes' batches below
         each other (but for layers that couple samples), the same in each. Every process has to take part, with the
-        same generator state where the guess is drawn (unless ``draws_by_sample``).
+        same generator state where guess or coefficient is drawn (unless ``draws_by_sample``).
 
         Args:
             model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.

@@ -13,31 +13,13 @@ from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import without_reentrant_checkpoints
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in
-from fglight.estimators.step import LocalLoss
+from fglight.estimators.step import Auxiliaries, LocalLoss
 from fglight.models.blocks import Block
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``module`` that take a gradient, in the order of ``module.parameters()``."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-@dataclass(frozen=True)
-class Auxiliaries:
-    """What a step wants of the auxiliary networks.
-
-    Attributes:
-        evaluated: whether they take part at all.
-        differentiated: whether the gradient of L_j with respect to h_j is wanted.
-        trained: whether they are to train on L_j.
-    """
-
-    evaluated: bool
-    differentiated: bool
-    trained: bool
-
-
-GRADIENT_ALONE = Auxiliaries(evaluated=True, differentiated=True, trained=False)
 
 
 @dataclass

@@ -1,8 +1,26 @@
-"""What a step computes besides gradients."""
+"""What a step wants of auxiliary networks, and what it computes besides gradients."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Auxiliaries:
+    """What a step wants of the auxiliary networks.
+
+    Attributes:
+        evaluated: whether they take part at all.
+        differentiated: whether the gradient of L_j with respect to h_j is wanted.
+        trained: whether they are to train on L_j.
+    """
+
+    evaluated: bool
+    differentiated: bool
+    trained: bool
+
+
+GRADIENT_ALONE = Auxiliaries(evaluated=True, differentiated=True, trained=False)
 
 
 @dataclass

@@ -3,7 +3,16 @@
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import TARGETS, assert_close, assert_same_gradients, compose, estimator_of, gradients, tapped_blocks
+from helpers import (
+    ALL_PERTURBATIONS,
+    TARGETS,
+    assert_close,
+    assert_same_gradients,
+    compose,
+    estimator_of,
+    gradients,
+    tapped_blocks,
+)
 from torch import nn
 
 from fglight.config import check_config
@@ -11,15 +20,6 @@ from fglight.errors import ConfigError
 from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
 from fglight.models import Block
 
-WAYS = [
-    ("activity", "sample"),
-    ("activity", "channel"),
-    ("activity_span", "sample"),
-    ("weight", "tensor"),
-    ("weight", "filter"),
-    ("weight", "network"),
-    ("weight_per_sample", "tensor"),
-]
 KINDS = [(5, False), (5, False), (5, False), (5, True), (4, False), (5, False), (5, True), (5, True), (5, True)]
 """Size of the batch, and whether the cosine is wanted: two of four kinds come twice in a row."""
 
@@ -72,7 +72,7 @@ def assert_same_training(compiler=operations, **choices):
     assert torch.equal(state, other_state)
 
 
-@pytest.mark.parametrize(("perturb", "granularity"), WAYS)
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 @pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
 @pytest.mark.parametrize("engine", ["reverse", "forward"])
 def test_every_perturbation(engine, guess, perturb, granularity):
@@ -82,6 +82,21 @@ def test_every_perturbation(engine, guess, perturb, granularity):
             estimator_of({"compile": True}, engine=engine, guess=guess, perturb=perturb)
         return
     assert_same_training(settings=settings, engine=engine, guess=guess, perturb=perturb)
+
+
+@pytest.mark.parametrize(
+    ("engine", "perturb", "coefficient"),
+    [
+        ("reverse", "activity", "positive"),
+        ("reverse", "weight", "random_sign"),
+        ("reverse", "weight_per_sample", "positive"),
+        ("forward", "activity", "sign"),
+        ("forward", "weight", "one"),
+        ("forward", "weight_per_sample", "random_sign"),
+    ],
+)
+def test_coefficients(engine, perturb, coefficient):
+    assert_same_training(settings={"perturb.coefficient": coefficient}, engine=engine, perturb=perturb)
 
 
 @pytest.mark.parametrize("guess", ["exact", "local", "fixed_ntk", "rademacher"])

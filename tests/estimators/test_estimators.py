@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import (
+    ALL_PERTURBATIONS,
     AUXILIARIES,
+    GRANULARITIES,
     GUESSES,
     MODELS,
     PERTURBATIONS,
@@ -35,7 +37,7 @@ from fglight.models import Block
 
 DETERMINISTIC = ("local", "ntk", "fixed_ntk")
 RANDOM = ("gaussian", "rademacher")
-GRANULARITIES = {"weight": ("network", "block", "tensor", "filter"), "activity": ("sample", "channel")}
+BY_DEFINITION = [case for case in ALL_PERTURBATIONS if case[0] != "weight_per_sample"]
 
 
 def uses_auxiliaries(target, guess):
@@ -111,10 +113,7 @@ def test_the_intermediate_target_of_the_last_but_one_block_is_the_networks_loss(
         assert_all_close(body_gradients(model), expected)
 
 
-CASES = [("activity_span", "sample"), *((perturb, g) for perturb, gs in GRANULARITIES.items() for g in gs)]
-
-
-@pytest.mark.parametrize(("perturb", "granularity"), CASES)
+@pytest.mark.parametrize(("perturb", "granularity"), BY_DEFINITION)
 @pytest.mark.parametrize("target", TARGETS)
 def test_projections_by_definition(target, perturb, granularity):
     blocks, batch = tapped_blocks()
@@ -124,7 +123,7 @@ def test_projections_by_definition(target, perturb, granularity):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("perturb", "granularity"), [case for case in CASES if case[0] != "activity_span"])
+@pytest.mark.parametrize(("perturb", "granularity"), [case for case in BY_DEFINITION if case[0] != "activity_span"])
 def test_projections_by_definition_in_the_papers_networks(name, perturb, granularity):
     model, estimator, batch = build({"perturb.granularity": granularity}, model=name, perturb=perturb)
     estimator.estimate(model, *batch)
@@ -141,7 +140,7 @@ def test_granularities_differ():
         assert not torch.allclose(one, other, rtol=1e-3)
 
 
-@pytest.mark.parametrize("perturb", GRANULARITIES)
+@pytest.mark.parametrize("perturb", ["activity", "weight"])
 def test_finer_granularities_come_closer_to_the_target(perturb):
     """Projections on larger and larger subspaces; both sides measured where the projection takes place."""
     distances = []
@@ -162,7 +161,7 @@ def test_finer_granularities_come_closer_to_the_target(perturb):
 
 @pytest.mark.parametrize("guess", DETERMINISTIC)
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("perturb", "granularity"), CASES)
+@pytest.mark.parametrize(("perturb", "granularity"), BY_DEFINITION)
 def test_an_estimate_is_never_longer_than_its_target(target, guess, perturb, granularity):
     if guess == "ntk":  # draws other auxiliaries than the definition has, which only the global target ignores
         target = "global"
@@ -417,13 +416,11 @@ def test_the_exact_guess_has_no_cosine():
 # What the estimator works on
 
 
-def overrides_of(perturb):
-    return [{"perturb.granularity": g} for g in GRANULARITIES.get(perturb, ())] or [{}]
+every_perturbation = pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 
 
-ALL_PERTURBATIONS = [(perturb, settings) for perturb in PERTURBATIONS for settings in overrides_of(perturb)]
-ids = [settings.get("perturb.granularity", perturb) for perturb, settings in ALL_PERTURBATIONS]
-every_perturbation = pytest.mark.parametrize(("perturb", "settings"), ALL_PERTURBATIONS, ids=ids)
+def granular(granularity):
+    return {"perturb.granularity": granularity}
 
 
 def with_parameterless_block(blocks):
@@ -435,24 +432,23 @@ def with_parameterless_block(blocks):
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("guess", ["exact", "local", "gaussian"])
 @every_perturbation
-def test_a_body_without_parameters(perturb, settings, guess, cosine):
+def test_a_body_without_parameters(perturb, granularity, guess, cosine):
     blocks, batch = tapped_blocks()
     blocks = with_parameterless_block(blocks)
-    estimator_of(settings, guess=guess, perturb=perturb).estimate(blocks, *batch, cosine=cosine)
+    estimator_of(granular(granularity), guess=guess, perturb=perturb).estimate(blocks, *batch, cosine=cosine)
     assert all(p.grad is not None and p.grad.isfinite().all() for block in blocks for p in block.body.parameters())
     if guess == "local" and perturb != "weight_per_sample":
-        granularity = settings.get("perturb.granularity")
         assert_all_close(body_gradients(blocks), Definition(blocks, *batch).estimates("global", perturb, granularity))
 
 
 @pytest.mark.parametrize("guess", ["exact", "local", "gaussian"])
 @every_perturbation
-def test_frozen_parameters_get_nothing(perturb, settings, guess):
+def test_frozen_parameters_get_nothing(perturb, granularity, guess):
     blocks, batch = tapped_blocks()
     frozen = [blocks[0].body[0].weight, blocks[2].body[2].bias, blocks[1].aux[1].weight, blocks[3].aux[1].bias]
     for parameter in [*frozen, *blocks[1].body.parameters()]:
         parameter.requires_grad_(False)
-    estimator_of(settings, guess=guess, perturb=perturb).estimate(blocks, *batch)
+    estimator_of(granular(granularity), guess=guess, perturb=perturb).estimate(blocks, *batch)
     uses = guess == "local"
     for j, block in enumerate(blocks):
         for parameter in block.body.parameters():
@@ -460,20 +456,19 @@ def test_frozen_parameters_get_nothing(perturb, settings, guess):
         for parameter in block.aux.parameters():
             assert (parameter.grad is not None) == (parameter.requires_grad and (uses or j == 3))
     if guess == "local" and perturb != "weight_per_sample":
-        granularity = settings.get("perturb.granularity")
         trained = [[p.grad for p in block.body.parameters() if p.requires_grad] for block in blocks[:-1]]
         assert_all_close(trained, Definition(blocks, *batch).estimates("global", perturb, granularity))
 
 
-@pytest.mark.parametrize("cosine", [False, True])
-@pytest.mark.parametrize("guess", GUESSES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
 @every_perturbation
-def test_a_single_block_is_trained_exactly(perturb, settings, target, guess, cosine):
+def test_a_single_block_is_trained_exactly(perturb, granularity, engine):
+    """There is nothing to project; whatever target and guess are, none is asked for."""
     blocks, (_, labels) = tapped_blocks()
     block = blocks[-1]
     x = torch.randn(5, 8, dtype=torch.float64)
-    estimator_of(settings, target=target, guess=guess, perturb=perturb).estimate([block], x, labels, cosine=cosine)
+    step = estimator_of(granular(granularity), perturb=perturb, engine=engine).estimate([block], x, labels, cosine=True)
+    assert step.local == []
     estimated = gradients([block])
     block.zero_grad()
     F.cross_entropy(block.aux(block.body(x)), labels).backward()
@@ -483,7 +478,7 @@ def test_a_single_block_is_trained_exactly(perturb, settings, target, guess, cos
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("guess", ["exact", "local"])
 @every_perturbation
-def test_a_layer_that_takes_no_part_gets_zero(perturb, settings, guess, target):
+def test_a_layer_that_takes_no_part_gets_zero(perturb, granularity, guess, target):
     class WithSpare(nn.Module):
         def __init__(self, body):
             super().__init__()
@@ -493,7 +488,7 @@ def test_a_layer_that_takes_no_part_gets_zero(perturb, settings, guess, target):
             return self.body(x)
 
     blocks, batch = tapped_blocks()
-    estimator = estimator_of(settings, guess=guess, target=target, perturb=perturb)
+    estimator = estimator_of(granular(granularity), guess=guess, target=target, perturb=perturb)
     estimator.estimate(blocks, *batch)
     expected = body_gradients(blocks)
     blocks[1].body = WithSpare(blocks[1].body)
@@ -505,10 +500,10 @@ def test_a_layer_that_takes_no_part_gets_zero(perturb, settings, guess, target):
 
 @pytest.mark.parametrize("guess", ["local", "gaussian"])
 @every_perturbation
-def test_the_caller_may_be_in_no_grad(perturb, settings, guess):
+def test_the_caller_may_be_in_no_grad(perturb, granularity, guess):
     results = []
     for context in (torch.enable_grad(), torch.no_grad()):
-        model, estimator, batch = build(settings, guess=guess, perturb=perturb)
+        model, estimator, batch = build(granular(granularity), guess=guess, perturb=perturb)
         with context:
             step = estimator.estimate(model, *batch)
         assert not step.loss.requires_grad
@@ -526,13 +521,13 @@ def test_the_images_may_require_a_gradient_and_get_none():
 
 @pytest.mark.parametrize("guess", ["exact", "local", "gaussian"])
 @every_perturbation
-def test_lower_precision(perturb, settings, guess):
+def test_lower_precision(perturb, granularity, guess):
     """Single precision, bfloat16 autocast and bfloat16 parameters give about what double precision gives."""
 
     def estimate(dtype, autocast=False):
         blocks, (images, labels) = tapped_blocks(batch=16)
         blocks = [block.to(dtype) for block in blocks]
-        estimator = estimator_of(settings, guess=guess, perturb=perturb)
+        estimator = estimator_of(granular(granularity), guess=guess, perturb=perturb)
         generator = torch.Generator().manual_seed(1)
         if guess == "gaussian":
             estimator.guess.sample = lambda like: torch.randn(like.shape, generator=generator, dtype=torch.float64).to(
@@ -558,8 +553,7 @@ def test_lower_precision(perturb, settings, guess):
 
 @cache
 def cached_estimator(target, guess, perturb, granularity):
-    settings = {"perturb.granularity": granularity} if granularity else {}
-    return estimator_of(settings, target=target, guess=guess, perturb=perturb)
+    return estimator_of(granular(granularity), target=target, guess=guess, perturb=perturb)
 
 
 def exact_last(model, batch):
@@ -580,10 +574,10 @@ def test_every_combination(name, target, aux):
     last = {id(p): gradient for p, gradient in zip(model.blocks[-1].parameters(), exact_last(model, batch))}
     auxiliaries = {id(p) for block in model.blocks[:-1] for p in block.aux.parameters()}
     for guess in GUESSES:
-        for perturb, settings in ALL_PERTURBATIONS if guess != "exact" else ALL_PERTURBATIONS[:1]:
-            cached_estimator(target, guess, perturb, settings.get("perturb.granularity")).estimate(model, *batch)
+        for perturb, granularity in ALL_PERTURBATIONS if guess != "exact" else ALL_PERTURBATIONS[:1]:
+            cached_estimator(target, guess, perturb, granularity).estimate(model, *batch)
             for part, parameter in model.named_parameters():
-                message = f"{guess} {perturb} {settings}: {part}"
+                message = f"{guess} {perturb} {granularity}: {part}"
                 expected = id(parameter) not in auxiliaries or trains_auxiliaries(target, guess)
                 assert (parameter.grad is not None) == expected, message
                 assert not expected or parameter.grad.isfinite().all(), message

@@ -5,6 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 from helpers import (
+    ALL_PERTURBATIONS,
+    GRANULARITIES,
     MODELS,
     TARGETS,
     assert_close,
@@ -21,13 +23,8 @@ from fglight.errors import ConfigError
 from fglight.estimators import ForwardMode
 from fglight.models import Block
 
-GRANULARITIES = ("filter", "tensor", "block", "network")
-BY_SAMPLE = [
-    ("activity", "sample"),
-    ("activity", "channel"),
-    ("activity_span", "sample"),
-    ("weight_per_sample", "tensor"),
-]
+OF_WEIGHTS = GRANULARITIES["weight"]
+BY_SAMPLE = [case for case in ALL_PERTURBATIONS if case[0] != "weight"]
 
 
 def both(settings=None, *, size=8, uncoupled=False, **choices):
@@ -46,7 +43,7 @@ def both(settings=None, *, size=8, uncoupled=False, **choices):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", OF_WEIGHTS)
 @pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_weight_estimates_are_those_of_reverse_mode(target, guess, granularity, name):
@@ -64,7 +61,7 @@ def test_weight_estimates_are_those_of_reverse_mode(target, guess, granularity, 
 
 
 @pytest.mark.parametrize("combine", ["mean", "span"])
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", OF_WEIGHTS)
 @pytest.mark.parametrize("guess", ["gaussian", "ntk"])
 def test_several_directions_of_weights(guess, granularity, combine):
     settings = {"perturb.granularity": granularity, "guess.directions": 3, "guess.combine": combine}
@@ -155,7 +152,7 @@ def test_bodies_with_and_without_parameters_frozen_or_not(guess, perturb):
     assert_same_gradients(results[1], results[0])
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", OF_WEIGHTS)
 def test_bodies_without_parameters_leave_the_last_block_alone_to_train(granularity):
     blocks = [Block(nn.Tanh(), nn.Linear(3, 2)), Block(nn.Tanh(), nn.Linear(3, 2)), Block(nn.Tanh(), nn.Linear(3, 2))]
     estimator = estimator_of({"perturb.granularity": granularity}, guess="gaussian", engine="forward")

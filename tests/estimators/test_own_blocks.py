@@ -5,6 +5,7 @@ import pytest
 import torch
 import vision_transformer
 from helpers import (
+    ALL_PERTURBATIONS,
     EPS,
     Definition,
     assert_all_close,
@@ -104,14 +105,6 @@ def rows(target, guess, dimensions):
     return ((t * g).sum(1, keepdim=True) / ((g * g).sum(1, keepdim=True) + EPS) * g).view_as(guess)
 
 
-ALL = [
-    *(("activity", granularity) for granularity in ("sample", "channel")),
-    ("activity_span", None),
-    *(("weight", granularity) for granularity in ("tensor", "block", "network", "filter")),
-    ("weight_per_sample", None),
-]
-
-
 def estimator(perturb, granularity, **choices):
     return estimator_of({"perturb.granularity": granularity} if granularity else {}, perturb=perturb, **choices)
 
@@ -127,7 +120,7 @@ def test_exact_gradients_are_autograds_on_the_network_as_it_was(name):
         assert_close(p.grad, gradient, name=parameter)
 
 
-@pytest.mark.parametrize(("perturb", "granularity"), ALL)
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_estimates_by_definition(name, perturb, granularity):
     _, blocks, batch = make(name)
@@ -141,7 +134,7 @@ def test_estimates_by_definition(name, perturb, granularity):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("perturb", "granularity"), ALL)
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 @pytest.mark.parametrize("guess", ["local", "gaussian"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_engines_agree(name, guess, perturb, granularity, training):
@@ -166,7 +159,7 @@ def test_both_engines_agree_on_weights_with_batch_norm(granularity):
 
 
 @pytest.mark.parametrize("engine", ["reverse", "forward"])
-@pytest.mark.parametrize(("perturb", "granularity"), ALL)
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_lowers_the_networks_loss(name, perturb, granularity, engine):
     network, blocks, (images, labels) = make(name)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from forked import PROCESSES, ROOT
-from helpers import assert_close, assert_same_gradients, estimator_of, gradients
+from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients
 from torch import nn
 
 from fglight.estimators import RandomGuess
@@ -31,16 +31,7 @@ CASES = {
         ("reverse", "forward"),
         ("global", "local", "intermediate"),
         ("exact", "local", "ntk", "gaussian"),
-        (
-            ("activity", "sample"),
-            ("activity", "channel"),
-            ("activity_span", "sample"),
-            ("weight", "filter"),
-            ("weight", "tensor"),
-            ("weight", "block"),
-            ("weight", "network"),
-            ("weight_per_sample", "tensor"),
-        ),
+        ALL_PERTURBATIONS,
         (1, 2),
     )
     if not (
@@ -53,6 +44,22 @@ CASES = {
     if not (guess == "exact" and granularity != "tensor")
 }
 
+CASES |= {
+    f"{engine} global local {perturb} {granularity} {coefficient}": (
+        {"perturb.granularity": granularity, "perturb.coefficient": coefficient},
+        {"engine": engine, "target": "global", "guess": "local", "perturb": perturb},
+    )
+    for engine, (perturb, granularity, coefficient) in product(
+        ("reverse", "forward"),
+        (
+            ("activity", "channel", "positive"),
+            ("weight_per_sample", "tensor", "positive"),
+            ("weight", "tensor", "sign"),
+            ("weight", "block", "random_sign"),
+            ("activity", "sample", "one"),
+        ),
+    )
+}
 
 COMPILED = (
     "reverse global local weight tensor 1",

@@ -41,7 +41,7 @@ class Engine(ABC):
             The blocks' passes, and the cosine similarities ``(J-1,)``, None where they are not known.
         """
 
-    def check(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027 (not every engine refuses something)
+    def check(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027 (not all refuse something)
         """Refuse what cannot be computed.
 
         Raises:

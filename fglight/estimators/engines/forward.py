@@ -7,15 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fglight.errors import BlockError
 from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import check_deterministic
 from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import GRADIENT_ALONE, Auxiliaries, BlockPass, NetworkPass
+from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import BlockDerivative, Perturbation
+from fglight.estimators.step import GRADIENT_ALONE, Auxiliaries
 from fglight.estimators.targets import Target
-from fglight.models.blocks import Block
 
 
 class ForwardMode(Engine):
@@ -61,7 +61,7 @@ class ForwardMode(Engine):
         Raises:
             ValueError: where directions are drawn a second time, which a record cannot tell from a first time.
         """
-        if guess.drawn and perturbation.draws_twice and perturbation.uses_target(guess):
+        if guess.random and perturbation.draws_twice and perturbation.uses_target(guess):
             raise ValueError(
                 "compile=true cannot go with engine=forward and random directions of every sample's weights: "
                 "accepted is compile=false, engine=reverse or another guess"
@@ -73,7 +73,7 @@ class ForwardMode(Engine):
         self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        _check_deterministic(network.blocks)
+        check_deterministic(network.blocks)
         step = _ForwardStep(network, target, guess, perturbation)
         return (step.in_one_run() if perturbation.in_one_run else step.in_two_runs()), None
 
@@ -85,15 +85,13 @@ class ForwardMode(Engine):
             return super().differentiate(body, x, last)
         buffers = Buffers([body])
         body(x)  # which buffers it moves tells how many tangents it takes at once
-        tangents = torch.ones_like(x).expand(2, *x.shape) if x.is_floating_point() else None
-        moved = {name: torch.ones_like(p).expand(2, *p.shape) for name, p in body.named_parameters()}
         again = partial(buffers.again, body)
-        if moved:
-            pushforward_all(body, x, {name: t[:1] for name, t in moved.items()}, again)
-            pushforward_all(body, x, moved, again)
-        if tangents is not None:
-            pushforward_all(body, x, tangents[:1], again)
-            pushforward_all(body, x, tangents, again)
+        for count in (1, 2):
+            moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
+            if moves:
+                pushforward_all(body, x, moves, again)
+            if x.is_floating_point():
+                pushforward_all(body, x, torch.ones_like(x).expand(count, *x.shape), again)
 
 
 @dataclass
@@ -118,9 +116,9 @@ class _ForwardStep:
             if self.guess.needs_graph:  # others run together with their tangents
                 _run_on_graph(here)
             guesses[index] = self.perturbation.guesses(here, self.guess)
+            if here.output is None and not (aims and (joint or here.parameters)):
+                here.run()  # nothing of its own moves
             if not aims:
-                if here.output is None:
-                    here.run()
                 return
             moves = self.perturbation.moves(here, guesses[index], self.guess)
             if joint:
@@ -129,8 +127,6 @@ class _ForwardStep:
             own = {}
             if here.parameters:
                 own[index] = _push(here, moves)
-            elif here.output is None:
-                here.run()
             if moving:
                 pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
@@ -246,19 +242,6 @@ def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor |
                 tangent = pushforward(*start)[1]
         tangents.append(tangent)
     return torch.stack(tangents)
-
-
-def _check_deterministic(blocks: Sequence[Block]) -> None:
-    for index, block in enumerate(blocks[:-1]):
-        for name, module in block.body.named_modules():
-            # Dropout and stochastic depth have a probability p, attention and recurrent layers one named dropout.
-            for setting in ("p", "dropout"):
-                value = getattr(module, setting, None)
-                if module.training and isinstance(value, float | int) and 0 < value <= 1:
-                    raise BlockError(
-                        "engine=forward runs a block several times and needs the same output each time, but "
-                        f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: accepted is 0"
-                    )
 
 
 def _read(tangents: Tensor, gradient: Tensor) -> Tensor:

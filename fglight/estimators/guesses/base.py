@@ -22,7 +22,7 @@ class Guess(ABC):
     """One or several directions in the space of a block's output or of its parameters.
 
     A guess of your own needs ``activity`` alone: in the space of the parameters, its direction is the vector-Jacobian
-    product of that through the block.
+    product of that through the block. It may be asked with gradients turned off.
 
     Args:
         directions: how many directions k the target is projected on.
@@ -86,6 +86,10 @@ class Guess(ABC):
             here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
         ]
         return [stack(tensors) for tensors in zip(*by_direction)]
+
+    def sample(self, like: Tensor) -> Tensor:
+        """One direction in the shape, dtype and device of ``like``; only random guesses have it (``RandomGuess``)."""
+        raise NotImplementedError(f"{type(self).__name__} is not random: it has no directions to draw")
 
     def coefficients(
         self, products: Tensor | None, gram: Tensor, coefficient: Callable[[Tensor, Tensor], Tensor] | None = None

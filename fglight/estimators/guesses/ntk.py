@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fglight.estimators.guesses.base import stack
 from fglight.estimators.guesses.local import LocalGuess
-from fglight.estimators.passes import GRADIENT_ALONE, BlockPass
+from fglight.estimators.passes import BlockPass
+from fglight.estimators.step import GRADIENT_ALONE
 from fglight.models.blocks import Block
 from fglight.models.initialization import reset_parameters
 

@@ -19,8 +19,8 @@ BlockTarget = tuple[BlockPass, TargetGradient | None]
 """A block and its target; None where the perturbation does without."""
 
 BlockDerivative = Callable[[Tensor], Tensor]
-"""Takes tangents of a block's output, ``(count, batch, ...)``, to every sample's share of the target's derivative
-along them, ``(count, batch)``: inner products of tangent and target."""
+"""Inner products of a block's target with tangents of its output: takes ``(count, batch, ...)``, gives ``(count,
+batch)``, one for every sample."""
 
 
 @dataclass

@@ -46,46 +46,37 @@ class WeightPerSamplePerturbation(Perturbation):
 
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
-        if target is None and self._scales_batch(guess):
-            return Estimate(self._scaled_batch(here, guess))
-        whole = whole_block(here)
-        at_outputs = {}
-        if target is not None:
-            at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
-            target.release()
-        gradients, cosines = {}, []
-        for use in parameter_uses(here, whole, guess, at_outputs):
-            gradients[use.parameter], similarity = self._project(here, use, guess, cosine=cosine)
-            cosines.append(similarity)
-        estimates = [gradients[parameter] for parameter in here.parameters]
-        similarity = here.network.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
-        return Estimate(self._scaled_batch(here, guess) if self._scales_batch(guess) else estimates, similarity)
+        direction = _direction(here, guess)
+        constant = None if guess.random else self.coefficient_of(guess).constant
+        estimates, similarity = [], None
+        if target is not None or constant is None:
+            whole = whole_block(here)
+            at_outputs = {}
+            if target is not None:
+                at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
+                target.release()
+            gradients, cosines = {}, []
+            for use in parameter_uses(here, whole, direction, at_outputs):
+                gradients[use.parameter], of_tensor = self._project(here, use, guess, cosine=cosine)
+                cosines.append(of_tensor)
+            estimates = [gradients[parameter] for parameter in here.parameters]
+            similarity = here.network.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
+        if constant is not None:  # the gradient of the whole batch
+            estimates = here.to_parameters(constant * direction, keep=False)
+        return Estimate(estimates, similarity)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for each parameter all samples along their own directions at once."""
-        if self._scales_batch(guess):
-            return self._scaled_batch(here, guess)
-        whole = whole_block(here)
         if not self.uses_target(guess):
-            gradients = {
-                use.parameter: self._project(here, use, guess)[0] for use in parameter_uses(here, whole, guess)
-            }
-            return [gradients[parameter] for parameter in here.parameters]
+            return self.estimate(here, None, guess, cosine=False).gradients
+        whole, direction = whole_block(here), _direction(here, guess)
         devices = [here.input.device] if here.input.device.type != "cpu" else []
         # Directions of all samples take too much memory: they are drawn a second time to be scaled.
-        with torch.random.fork_rng(devices, enabled=guess.drawn, device_type=here.input.device.type):
-            tangents = [_tangent(here, use, guess) for use in parameter_uses(here, whole, guess)]
-        uses = zip(parameter_uses(here, whole, guess), derivative(torch.stack(tangents)))
+        with torch.random.fork_rng(devices, enabled=guess.random, device_type=here.input.device.type):
+            tangents = [_tangent(here, use, guess) for use in parameter_uses(here, whole, direction)]
+        uses = zip(parameter_uses(here, whole, direction), derivative(torch.stack(tangents)))
         gradients = {use.parameter: self._project(here, use, guess, products=products)[0] for use, products in uses}
         return [gradients[parameter] for parameter in here.parameters]
-
-    def _scales_batch(self, guess: Guess) -> bool:
-        """Whether the estimate is that of the whole batch times a constant."""
-        return self.coefficient_of(guess).constant is not None and not guess.random
-
-    def _scaled_batch(self, here: BlockPass, guess: Guess) -> list[Tensor]:
-        factor = self.coefficient_of(guess).constant
-        return here.to_parameters(factor * guess.activity(here).squeeze(0), keep=False)
 
     def _project(
         self, here: BlockPass, use: ParameterUse, guess: Guess, *, products: Tensor | None = None, cosine: bool = False
@@ -130,18 +121,17 @@ def whole_block(here: BlockPass) -> LayerCall:
 
 
 def parameter_uses(
-    here: BlockPass, whole: LayerCall, guess: Guess, targets: dict[LayerCall, Tensor] | None = None
+    here: BlockPass, whole: LayerCall, direction: Tensor | None, targets: dict[LayerCall, Tensor] | None = None
 ) -> Iterator[ParameterUse]:
     """The use of each trained parameter of a block, with its target and guess.
 
-    These cotangents are let go of after the layer's last parameter. Where directions are to be drawn for the parameter
-    itself, the parameters come in the order of ``body.parameters()``; else convolutions and linear layers, which take
-    more memory, come last.
+    Both are let go of after a layer's last parameter. Random directions are drawn for the parameters themselves, in the
+    order of ``body.parameters()``. For other guesses, convolutions and linear layers come last: they take more memory.
 
     Args:
         here: the block.
         whole: the block as if it were a layer.
-        guess: where the guesses come from.
+        direction: the guess in the space of h_j, in its shape; None: one is drawn for each parameter.
         targets: the target's cotangents at the outputs of layers; None where they are not needed.
     """
     targets = {} if targets is None else targets
@@ -150,10 +140,9 @@ def parameter_uses(
     for parameter in here.parameters:
         call, name = here.owners.get(parameter, (whole, ""))
         uses.append((parameter, *((call, name) if call.by_sample(len(here.input)) else (whole, ""))))
-    if not guess.random:
+    if direction is not None:
         uses.sort(key=lambda use: type(use[1].layer) in (nn.Linear, *CONVOLUTIONS))
-        at_output = guess.activity(here).squeeze(0)
-        directions = dict(zip([*here.calls, whole], [*here.vjp(at_output, here.calls), at_output]))
+        directions = dict(zip([*here.calls, whole], [*here.vjp(direction, here.calls), direction]))
     left = Counter(call for _, call, _ in uses)
     for parameter, call, name in uses:
         left[call] -= 1
@@ -162,6 +151,11 @@ def parameter_uses(
             targets.pop(call, None)
             directions.pop(call, None)
         yield use
+
+
+def _direction(here: BlockPass, guess: Guess) -> Tensor | None:
+    """The guess in the space of h_j, in its shape; None where one is drawn for each parameter."""
+    return None if guess.random else guess.activity(here).squeeze(0)
 
 
 def _tangent(here: BlockPass, use: ParameterUse, guess: Guess) -> Tensor:
