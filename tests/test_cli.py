@@ -156,7 +156,7 @@ def test_what_is_wrong_is_said_without_a_traceback(name, refusals):
     assert status not in (0, None)
     assert "Traceback" not in message
     assert all(word in message for word in WRONG[name][1]), message
-    assert sum(words in message for words in ("Error executing job", "Could not find", "a run needs one")) == 1
+    assert sum(words in message for words in ("Error executing job", "Could not find", "is not possible")) == 1
     lines = [line for line in message.splitlines() if all(word in line for word in WRONG[name][1])]
     assert len(lines) == (name != "choice")  # one line says it all; choices are listed one a line
     assert not list(folder.rglob("result.json"))

@@ -43,6 +43,7 @@ class DataModule(lightning.LightningDataModule):
         augment: Whether each training image gets its own random crop (padding 4) and horizontal flip.
         mean: Mean of each channel, in 0..1 units.
         std: Standard deviation of each channel, in 0..1 units.
+        images: Numbers of training and of test images, for plans, which are made without the files.
         holdout: Fraction of the training images that is held out and stands in for the test set, stratified by class
             and the same images for every seed; for searches that must not touch test data.
         download: Whether missing files may be downloaded.
@@ -64,6 +65,7 @@ class DataModule(lightning.LightningDataModule):
         augment: bool,
         mean: Sequence[float],
         std: Sequence[float],
+        images: Sequence[int] | None = None,
         holdout: float = 0.0,
         download: bool = True,
         seed: int = 0,
@@ -87,6 +89,7 @@ class DataModule(lightning.LightningDataModule):
         self.augment = augment
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.images = images
         self.holdout = holdout
         self.download = download
         self.seed = seed

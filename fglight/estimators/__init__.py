@@ -6,7 +6,7 @@ Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
-from fglight.estimators.estimator import GradientEstimator
+from fglight.estimators.estimator import ForwardModeEstimator, GradientEstimator
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.guesses.exact import ExactGuess
 from fglight.estimators.guesses.local import LocalGuess
@@ -26,6 +26,7 @@ __all__ = [
     "ExactGuess",
     "FixedNTKGuess",
     "ForwardMode",
+    "ForwardModeEstimator",
     "GaussianGuess",
     "GlobalTarget",
     "GradientEstimator",

@@ -1,6 +1,7 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import name_culprit
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
+from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import NetworkPass, trainable
@@ -170,6 +172,13 @@ class GradientEstimator:
         network.gradients.update(zip(own, network.batch.mean(list(own.values()))))
         step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
         return step, network.gradients
+
+
+class ForwardModeEstimator(GradientEstimator):
+    """``GradientEstimator`` with ``engine=ForwardMode()``; arguments as there."""
+
+    def __init__(self, target: Target, guess: Guess, perturbation: Perturbation, **settings: Any) -> None:
+        super().__init__(target, guess, perturbation, engine=ForwardMode(), **settings)
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:

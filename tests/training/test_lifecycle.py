@@ -55,7 +55,7 @@ def test_the_other_processes_of_a_run_make_no_directory_of_its_time(tmp_path, mo
     def chosen(name, **environment):
         for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
             monkeypatch.setenv(key, environment.get(key, "0"))
-        config = OmegaConf.create({"hydra": {"run": {"dir": f"{tmp_path}/outputs/{name}"}}})
+        config = OmegaConf.create({**load_config(), "hydra": {"run": {"dir": f"{tmp_path}/outputs/{name}"}}})
         RunDirectory().on_run_start(config)
         return Path(config.hydra.run.dir).relative_to(tmp_path).as_posix()
 
