@@ -32,7 +32,7 @@ def swept(tmp_path_factory):
     busy = folder / "multirun/cells/digits-8bw0.0625-local-exact-linear_data.batch_size=479,trainer.max_epochs=1/seed0"
     busy.mkdir(parents=True)
     with FileLock(busy / ".lock"):
-        done = sweep(folder, *LOCAL_LEARNING[:-1], "logger.mode=offline", "optim.lr=1e30,0.05")
+        done = sweep(folder, *LOCAL_LEARNING[:-1], "logger.mode=offline", "optim.lr=1e30,0.04")
         first = sweep(folder, *LOCAL_LEARNING)
     return folder, done, first
 
@@ -44,7 +44,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_the_exit_status_tells(swept
     assert "no longer finite" in done.stdout
     assert "2 of 4 runs failed" in done.stderr
     assert "Traceback" not in done.stderr
-    finished = [name for name in results(folder) if "lr=0.05" in name]
+    finished = [name for name in results(folder) if "lr=0.04" in name]
     assert len(finished) == 2
 
 
