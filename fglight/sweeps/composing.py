@@ -1,6 +1,6 @@
 """Composing the configurations of a sweep, each choice once instead of all files anew for every run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
@@ -29,6 +29,7 @@ class Composer:
     def __init__(self, compose: Callable[[list[str]], DictConfig]) -> None:
         self._compose = compose
         self._base: DictConfig | None = None
+        self._root: DictConfig | None = None  # the same without its groups
         self._alone = False  # whether nothing in it follows from Hydra's own settings
         self._nodes: dict[tuple[str, str], DictConfig | None] = {}  # None: a choice that changes more than its group
 
@@ -59,27 +60,27 @@ class Composer:
             else:
                 return None
         if self._base is None:
-            self._base = _without_hydra(self._compose([]))
+            self._base = _without(self._compose([]), ["hydra"])
+            self._root = _without(self._base.copy(), GROUPS)
             self._alone = "${hydra" not in OmegaConf.to_yaml(self._base)
         if not self._alone:
             return None
-        self._learn({choice for choice in chosen.items() if choice not in self._nodes})
+        self._learn(dict(choice for choice in chosen.items() if choice not in self._nodes))
         nodes = {group: self._nodes[group, choice] for group, choice in chosen.items()}
         if None in nodes.values():
             return None
-        cfg = deepcopy(self._base)
+        cfg = deepcopy(self._root)
         with flag_override(cfg, ["struct", "readonly"], False):
-            for group, node in nodes.items():
-                cfg[group] = node
+            for group in GROUPS:
+                cfg[group] = nodes.get(group, self._base[group])
         ConfigLoaderImpl._apply_overrides_to_config(settings, cfg)
         return cfg
 
-    def _learn(self, choices: Iterable[tuple[str, str]]) -> None:
-        """Compose choices that are not known yet, of one group each, all at once."""
-        choices = dict(choices)
+    def _learn(self, choices: Mapping[str, str]) -> None:
+        """Compose choices that are not known yet, all at once."""
         if not choices:
             return
-        composed = _without_hydra(self._compose([f"{group}={choice}" for group, choice in choices.items()]))
+        composed = _without(self._compose([f"{group}={choice}" for group, choice in choices.items()]), ["hydra"])
         alone = "${hydra" not in OmegaConf.to_yaml(composed) and _rest(composed, choices) == _rest(self._base, choices)
         self._nodes |= {(group, choice): composed[group] if alone else None for group, choice in choices.items()}
 
@@ -89,9 +90,10 @@ def _parsed(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 
 
-def _without_hydra(cfg: DictConfig) -> DictConfig:
+def _without(cfg: DictConfig, keys: Iterable[str]) -> DictConfig:
     with flag_override(cfg, ["struct", "readonly"], False):
-        cfg.pop("hydra", None)
+        for key in keys:
+            cfg.pop(key, None)
     return cfg
 
 

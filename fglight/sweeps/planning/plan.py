@@ -52,7 +52,9 @@ def show_ordinary(configs: Mapping[str, DictConfig]) -> None:
     """
     alike: dict[str, list[str]] = {}
     for name, cfg in configs.items():
-        alike.setdefault(json.dumps({**run_settings(cfg), "seed": None, "logger": None}, sort_keys=True), []).append(name)
+        alike.setdefault(json.dumps({**run_settings(cfg), "seed": None, "logger": None}, sort_keys=True), []).append(
+            name
+        )
     rows = [
         Row(
             " ".join(part for part in names[0].split(" ") if not part.startswith("seed=")) or "defaults",
