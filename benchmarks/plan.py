@@ -150,10 +150,11 @@ def main() -> None:
         in_ms = [f"{1000 * value:.0f}" for pair in pairs for value in pair]
         rows.append([str(Cell.from_config(cfg)), str(cfg.data.batch_size), *in_ms, f"{ratios[-1]:.2f}"])
         print(*rows[-1], flush=True)
+    loads = f"{load:.1f} before and {os.getloadavg()[0]:.1f} after"
     unit = "seconds of the processor" if arguments.cpu_time else "seconds"
     where = (
         f"{len(chosen)} of {len(configs)} kinds of cell, {machine(device_of(cfg))}; {unit}, best of "
-        f"{arguments.repeats} whole steps; the machine's load was {load:.1f} before and {os.getloadavg()[0]:.1f} after, this included"
+        f"{arguments.repeats} whole steps; the machine's load was {loads}, this included"
     )
     within = sum(1 / GOAL < ratio < GOAL for ratio in ratios)
     result = (

@@ -309,7 +309,7 @@ class Machine:
     def testing(self, enough: float, *, auxiliaries: bool = False) -> Seconds:
         return Seconds(0, self.speed * (1 + self.test))
 
-    def auxiliaries(self, cfg: DictConfig, enough: float) -> tuple[Seconds, Seconds]:
+    def auxiliaries(self, cfg: DictConfig) -> tuple[Seconds, Seconds]:
         self.timed.append("auxiliaries")
         train, test = auxiliaries_cost(cfg)
         return Seconds(train * self.speed, 2 * train * self.speed), Seconds(0, test * self.speed)
@@ -392,7 +392,7 @@ def test_the_time_of_a_batch_is_extrapolated_from_small_ones(enough, monkeypatch
 
     def time(network, step, batch):
         sizes.append(len(batch[0]))
-        return 0.5 + 0.05 * sizes[-1] if len(sizes) > 1 else 9  # what is not there yet takes time the first time
+        return 0.5 + 0.05 * sizes[-1] if len(sizes) > 1 else 0.9  # what is not there yet takes time the first time
 
     monkeypatch.setattr(timing.Network, "_time", time)
     network = timing.Network(compose({"model.width": 1 / 32, "data.image_size": 8}))
@@ -403,7 +403,7 @@ def test_the_time_of_a_batch_is_extrapolated_from_small_ones(enough, monkeypatch
 
 
 def test_a_small_batch_that_was_disturbed_does_no_harm(monkeypatch):
-    taken = iter([9, 5, 3])  # to warm up, a small batch, a larger one
+    taken = iter([0.9, 5, 3])  # to warm up, a small batch, a larger one
     monkeypatch.setattr(timing.Network, "_time", lambda *_: next(taken))
     assert timing.Network(compose({"model.width": 1 / 32, "data.image_size": 8})).testing(0.1).of(128) == 3
 
@@ -419,7 +419,7 @@ def test_parts_are_timed_as_a_step_has_them(guess, target, monkeypatch):
     cfg = compose({"model.width": 1 / 32, "data.image_size": 8}, guess=guess, target=target)
     network = timing.Network(cfg)
     assert network.training(cfg, 1).of(128) > 0
-    train, test = network.auxiliaries(cfg, 1)
+    train, test = network.auxiliaries(cfg)
     estimator = build_estimator(cfg)
     assert (train.of(128) > 0) == (test.of(128) > 0) == estimator.evaluates_auxiliaries
     passes, *auxiliaries = trained

@@ -68,7 +68,7 @@ def _together(
             passes[kind.passes] = network.training(configs[kind], enough)
             done()
         if kind.auxiliaries not in auxiliaries:
-            auxiliaries[kind.auxiliaries] = network.auxiliaries(configs[kind], enough)
+            auxiliaries[kind.auxiliaries] = network.auxiliaries(configs[kind])
             done()
     others = {kind.network: kind for kind in group if kind.network != first.network}
     base = network.backpropagation(enough) if others else None

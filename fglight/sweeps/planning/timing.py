@@ -12,12 +12,14 @@ from fglight.build import build_estimator, build_model
 from fglight.estimators import GradientEstimator
 from fglight.models import Block, PooledAuxiliary
 
-FEW, GROWTH = 2, 3
-"""Images of the smallest batch that is timed, and how many times larger the next ones are."""
+FEW, GROWTH, STRIDE = 2, 3, 9
+"""Images of the smallest batch that is timed, how many times larger the next ones are, and how many times larger the
+second and last is for auxiliary networks, whose time hardly grows at first."""
 
 
-LONG = 0.5
-"""Seconds from which on a step is timed once: what disturbs it for a moment is then a small part of it."""
+LONG, COLD = 0.2, 1.0
+"""Seconds from which on a step is timed once, and from which on the very first one counts: what disturbs it for a
+moment, or happens once, is then a small part of it."""
 
 clock = time.perf_counter
 """Tells the seconds."""
@@ -103,7 +105,7 @@ class Network:
 
         return self._seconds(step, self._batch, enough)
 
-    def auxiliaries(self, cfg: DictConfig, enough: float) -> tuple[Seconds, Seconds]:
+    def auxiliaries(self, cfg: DictConfig) -> tuple[Seconds, Seconds]:
         """What a configuration's auxiliary networks take by themselves in a training and in a test step."""
         estimator = _estimator(cfg)
         if not estimator.evaluates_auxiliaries:
@@ -139,17 +141,24 @@ class Network:
             for block, output in zip(blocks, outputs):
                 block.loss(output, labels)
 
-        return self._seconds(train, batch, enough), self._seconds(test, batch, enough)
+        return self._seconds(train, batch, 0, STRIDE), self._seconds(test, batch, 0, STRIDE)
 
-    def _seconds(self, step: Callable[..., None], batch: Callable[[int], Sequence[Tensor]], enough: float) -> Seconds:
+    def _seconds(
+        self,
+        step: Callable[..., None],
+        batch: Callable[[int], Sequence[Tensor]],
+        enough: float,
+        growth: int = GROWTH,
+    ) -> Seconds:
         """The seconds of a step, from those of the two largest of growing batches."""
         most = self.cfg.data.batch_size
         small = large = min(FEW, most)
-        self._time(step, batch(small))  # to warm up
         less = more = self._time(step, batch(small))
+        if more < COLD:  # in longer steps, what only the first one has to do does not show
+            less = more = self._time(step, batch(small))
         while large < most and (more < enough or large == FEW):
             small, less = large, more
-            large = min(GROWTH * large, most)
+            large = min(growth * large, most)
             more = self._best(step, batch(large))
         if large == small:
             return Seconds(image=more / large)
