@@ -399,7 +399,7 @@ def test_the_time_of_a_batch_is_extrapolated_from_small_ones(enough, monkeypatch
     taken = network.testing(enough)
     assert taken.step == pytest.approx(0.5)
     assert taken.of(128) == pytest.approx(0.5 + 0.05 * 128)
-    assert sizes == {0.1: [2, 2, 6], 1: [2, 2, 6, 18], 100: [2, 2, 6, 18, 54, 128]}[enough]  # long ones once
+    assert sizes == {0.1: [2, 2, 8], 1: [2, 2, 8, 32], 100: [2, 2, 8, 32, 128]}[enough]  # long ones once
 
 
 def test_a_small_batch_that_was_disturbed_does_no_harm(monkeypatch):

@@ -12,7 +12,7 @@ from fglight.build import build_estimator, build_model
 from fglight.estimators import GradientEstimator
 from fglight.models import Block, PooledAuxiliary
 
-FEW, GROWTH, STRIDE = 2, 3, 9
+FEW, GROWTH, STRIDE = 2, 4, 9
 """Images of the smallest batch that is timed, how many times larger the next ones are, and how many times larger the
 second and last is for auxiliary networks, whose time hardly grows at first."""
 
