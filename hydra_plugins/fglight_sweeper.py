@@ -1,6 +1,7 @@
 """Hydra's sweeper, extended by sweeps over the paper's tables, figures and searches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,23 @@ class PaperSweeper(BasicSweeper):
         Raises:
             ConfigError: a setting of one is not possible.
         """
+        for overrides in batch:
+            self._checked(list(overrides))
+
+    def _checked(self, overrides: list[str]) -> DictConfig:
+        """The configuration of an ordinary run, checked."""
         from fglight.config import check_config
 
-        for overrides in batch:
-            check_config(self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides)))
+        cfg = self._composer(overrides)
+        check_config(cfg)
+        return cfg
+
+    @cached_property
+    def _composer(self) -> Callable[[list[str]], DictConfig]:
+        from fglight.sweeps.composing import Composer
+
+        loader = self.hydra_context.config_loader
+        return Composer(lambda overrides: loader.load_sweep_config(self.config, overrides))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Do the runs that the command line names.
@@ -58,13 +72,19 @@ class PaperSweeper(BasicSweeper):
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
         from fglight.runs.folder import make_directory
-        from fglight.sweeps.request import parse
+        from fglight.sweeps.planning.plan import show_ordinary
+        from fglight.sweeps.request import is_plan, parse
         from fglight.sweeps.runner import Sweep, quoted
         from fglight.words import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:
-            request = parse(parser.parse_overrides([*self._parse_config(), *arguments]))
+            overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+            request = parse(overrides)
+            if request is None and is_plan(overrides):
+                (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)
+                show_ordinary({" ".join(texts): self._checked(texts) for texts in batch})
+                return None
             if request is None:
                 hydra = self.config.hydra
                 folder = make_directory("hydra.sweep.dir", Path(hydra.sweep.dir), new=is_timed(hydra.sweep))
@@ -78,7 +98,7 @@ class PaperSweeper(BasicSweeper):
             sweep = Sweep(
                 request,
                 folder=Path(self.config.hydra.sweep.dir if own else "multirun/cells").absolute(),
-                compose=lambda overrides: self.hydra_context.config_loader.load_sweep_config(self.config, overrides),
+                compose=self._composer,
                 launch=self.launcher.launch,
                 serial=isinstance(self.launcher, BasicLauncher),
             )

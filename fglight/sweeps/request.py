@@ -1,6 +1,6 @@
 """What a command line asks of a sweep."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
@@ -76,13 +76,22 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         settings={
             key: values for key, values in given.items() if key not in (*SWEEP_SETTINGS, *FILTERS, "data", "seed")
         },
-        plan=given.get("plan", ("false",))[0].lower() == "true",
+        plan=_is_true(given.get("plan", ())),
     )
     if request.search == "lr" and not (request.tables or request.figures):
         raise ConfigError("search=lr needs cells to search for: add table=... or figure=...")
     if request.search == "aux_size" and (request.tables or request.figures):
         raise ConfigError("search=aux_size has cells of its own: leave out table and figure")
     return request
+
+
+def is_plan(overrides: Iterable[Override]) -> bool:
+    """Whether overrides ask to show what would run, and start nothing."""
+    return any(override.key_or_group == "plan" and _is_true(_values(override)) for override in overrides)
+
+
+def _is_true(values: Sequence[str]) -> bool:
+    return bool(values) and values[0].lower() == "true"
 
 
 def _values(override: Override) -> tuple[str, ...]:

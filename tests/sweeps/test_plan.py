@@ -2,26 +2,35 @@
 
 from collections import Counter
 from itertools import chain
+from typing import ClassVar
 
 import pytest
 import yaml
-from helpers import compose
+from helpers import GUESSES, compose
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from fglight import load_config
+from fglight import build_estimator, build_model, load_config
 from fglight.cell import Cell
+from fglight.config import check_config
+from fglight.config.settings import CONFIG_DIR
 from fglight.errors import ConfigError
+from fglight.estimators import GaussianGuess, LocalGuess
 from fglight.paper import TABLES, published
 from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import recipe
 from fglight.paper.searches import aux_sizes
 from fglight.runs.folder import State
+from fglight.runs.settings import run_settings
+from fglight.sweeps.composing import Composer
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
+from fglight.sweeps.planning import costs, timing
 from fglight.sweeps.planning import plan as planning
-from fglight.sweeps.planning import timing
-from fglight.sweeps.planning.kinds import Kind, choose
+from fglight.sweeps.planning.kinds import Kind
 from fglight.sweeps.planning.size import aux_share
+from fglight.sweeps.planning.timing import Seconds
 from fglight.sweeps.request import Request, parse
 
 
@@ -223,23 +232,45 @@ def test_every_override_of_every_planned_run_is_one_that_hydra_reads():
     OverridesParser.create().parse_overrides([override for job in jobs for override in job.overrides])
 
 
+def test_a_configuration_of_known_choices_is_the_one_that_hydra_composes():
+    calls = []
+    composer = Composer(lambda overrides: calls.append(overrides) or hydra_config(overrides))
+    asked = [job.overrides for job in plan("table=all", "seeds=1", "data.root=images,'my images'")[::110]]
+    asked += [["guess=ntk", "guess.directions=3", "+aux.pool=1"], ["data=digits", "optim={lr: 1, momentum: 0}"]]
+    asked += [["seed=3"], [], ["model.width=0.5", "trainer.max_steps=5", "~guess.combine", "guess=gaussian"]]
+    for overrides in asked:
+        assert run_settings(composer(overrides)) == run_settings(hydra_config(overrides)), overrides
+    known = len(calls)
+    assert known < len(asked)
+    for overrides in asked:
+        composer(overrides)
+    assert len(calls) == known + 1  # settings in place of a choice are left to Hydra
+
+
 @pytest.mark.parametrize(
-    ("steps", "expected"),
-    [
-        ([9, 1, 4, 0.8], (0.5, 0.1)),  # every image takes its time
-        ([9, 1, 1.6, 0.8], (0.1 + 0.8 / 128, 0.1)),  # and every step some of its own
-        ([9, 5, 3, 0.8], (3 / 128, 0.1)),  # the machine was busy during the smaller batch
-        ([9, 0.2, 0.05, 0.29, 0.2, 0.1, 0.04], (3.2 / 128, 0.005)),  # short steps are measured twice
-        ([9, 0.01, 0.01, 0.016, 0.016, 9, 9, 12.8, 6.4], (0.1, 0.05)),  # whole batches are fast enough to be measured
-    ],
+    "content", ["# @package _global_\nguess: {name: own}\nseed: 7", "name: own\nof: ${hydra.job.name}"]
 )
-def test_the_time_of_an_image_is_measured_by_few_or_by_whole_batches(steps, expected, monkeypatch):
-    times = iter(steps)
-    monkeypatch.setattr(timing, "_seconds", lambda step, device: next(times))
-    cfg = load_config(["model.width=0.015625", "trainer.accelerator=cpu"])
-    measured = timing.seconds_per_image(cfg, steps=2)
-    assert measured == pytest.approx(expected)
-    assert not list(times)
+def test_hydra_composes_what_a_choice_changes_elsewhere(content, tmp_path):
+    (tmp_path / "guess").mkdir()
+    (tmp_path / "guess" / "own.yaml").write_text(content)
+    search = f"hydra.searchpath=[{tmp_path}]"
+    composer = Composer(lambda overrides: hydra_config([search, *overrides]))
+    for overrides in (["guess=own", "seed=3"], ["guess=own"], ["guess=local", "target=local"]):
+        ours, hydras = composer(overrides), hydra_config([search, *overrides])
+        for group in ("seed", "guess", "target"):
+            assert ours[group] == hydras[group]
+
+
+def test_an_interpolation_that_leads_nowhere_is_left_to_the_check():
+    cfg = Composer(hydra_config)(["guess=local", "optim.lr=${nothing}"])
+    with pytest.raises(ConfigError, match=r"optim.lr has no value: Interpolation key 'nothing' not found"):
+        check_config(cfg)
+
+
+def hydra_config(overrides: list[str]) -> DictConfig:
+    """What Hydra composes for a run of a sweep, with the node ``hydra``."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra_compose("config", overrides, return_hydra_config=True)
 
 
 def configs_of(*overrides: str) -> dict[str, DictConfig]:
@@ -255,44 +286,98 @@ def configs_of(*overrides: str) -> dict[str, DictConfig]:
     return configs
 
 
-def cost(cfg: DictConfig) -> tuple[float, float]:
-    """Times as they would be if each part of a cell had a factor of its own."""
-    guess = {"exact": 1.0, "local": 1.5, "ntk": 1.6, "fixed_ntk": 1.4, "gaussian": 1.1, "rademacher": 1.2}[
-        cfg.guess.name
-    ]
-    aux = {"cnn": 1.1, "mlp": 1.3, "linear": 1.0, "predsim": 1.2}[cfg.aux.name]
-    target = {"global": 1.0, "local": 0.9, "intermediate": 1.3}[cfg.target.name]
-    network = cfg.model.width**2 * cfg.data.image_size**2 * cfg.model.blocks
-    by_family = {"activity": 1.0, "weight": cfg.data.image_size / 20}.get(cfg.perturb.name, 2.0)
-    return network * guess * aux * target * by_family, network * aux
+class Machine:
+    """Stands in for a ``Network`` whose parts take known times, and counts what is timed.
+
+    A step is a factor of the network's, times what passes and auxiliary networks take.
+    """
+
+    timed: ClassVar[list[str]] = []
+
+    def __init__(self, cfg: DictConfig, *, auxiliaries: bool = False) -> None:
+        self.speed = cfg.model.width**2 * cfg.data.image_size**2
+        self.train, self.test = auxiliaries_cost(cfg) if auxiliaries else (0, 0)
+
+    def backpropagation(self, enough: float) -> Seconds:
+        self.timed.append("backpropagation")
+        return Seconds(1 * self.speed, 2 * self.speed)
+
+    def training(self, cfg: DictConfig, enough: float) -> Seconds:
+        self.timed.append("training")
+        own = passes_cost(cfg) + self.train
+        return Seconds(own * self.speed, 2 * own * self.speed)
+
+    def testing(self, enough: float, *, auxiliaries: bool = False) -> Seconds:
+        return Seconds(0, self.speed * (1 + self.test))
+
+    def auxiliaries(self, cfg: DictConfig) -> tuple[Seconds, Seconds]:
+        self.timed.append("auxiliaries")
+        train, test = auxiliaries_cost(cfg)
+        return Seconds(train * self.speed, 2 * train * self.speed), Seconds(0, test * self.speed)
 
 
-def test_all_tables_are_measured_by_about_half_of_their_kinds_of_cell():
-    kinds = {Kind.of(cfg): cfg for cfg in configs_of("table=all").values()}
-    chosen = choose(kinds)
-    assert chosen.keys() == kinds.keys()
-    assert len(kinds) == 372
-    assert sum(scaling is None for scaling in chosen.values()) < 200
-    measured = {kind: cost(kinds[kind]) for kind, scaling in chosen.items() if scaling is None}
-    for kind, scaling in chosen.items():
-        if scaling is not None:
-            assert scaling.relative.network == kind.network
-            assert scaling.here.estimator == kind.estimator
-            assert scaling.relative.family == kind.family == scaling.here.family
-            (width, side), (least, same) = kind.size, scaling.here.size
-            assert scaling.relative.aux == kind.aux or (side == same and width >= least)
-            assert scaling.seconds(measured) == pytest.approx(cost(kinds[kind]))
+def passes_cost(cfg: DictConfig) -> float:
+    guess = {"exact": 1, "local": 2, "ntk": 2, "fixed_ntk": 2, "gaussian": 3, "rademacher": 3, "own": 7}[cfg.guess.name]
+    target = {"global": 1, "local": 0.5, "intermediate": 2}[cfg.target.name]
+    space = {"activity": 1, "weight": 1.5}.get(cfg.perturb.name, 4) if guess > 1 else 1
+    return guess + target * space
 
 
-@pytest.mark.parametrize(
-    "asked", [["table=3"], ["table=2", "data=digits"], ["table=3", "guess=local", "perturb=weight"]]
-)
-def test_cells_on_one_network_are_all_measured(asked):
-    kinds = [Kind.of(cfg) for cfg in configs_of(*asked).values()]
-    assert not any(choose(kinds).values())
+def auxiliaries_cost(cfg: DictConfig) -> tuple[float, float]:
+    if cfg.target.name == "global" and cfg.guess.name in ("exact", "gaussian", "rademacher"):
+        return 0, 0
+    redrawn = {"ntk": 2, "fixed_ntk": 0.5}.get(cfg.guess.name, 1)
+    size = {"cnn": 0.25, "mlp": 0.75, "linear": 0.125, "predsim": 0.5}[cfg.aux.name]
+    return redrawn * size, size
 
 
-def test_what_cannot_change_a_time_is_not_measured_again():
+@pytest.fixture
+def machine(monkeypatch):
+    monkeypatch.setattr(costs, "Network", Machine)
+    monkeypatch.setattr(Machine, "timed", [])
+    return Machine
+
+
+def test_all_tables_follow_from_a_few_parts(machine):
+    configs = {Kind.of(cfg): cfg for cfg in configs_of("table=all").values()}
+    assert len(configs) == 284
+    times = costs.measure(configs)
+    assert times.keys() == configs.keys()
+    assert Counter(machine.timed) == {"backpropagation": 9, "training": 2 * 13, "auxiliaries": 2 * 11}
+    for kind, cfg in configs.items():
+        speed = cfg.model.width**2 * cfg.data.image_size**2
+        train, test = auxiliaries_cost(cfg)
+        assert times[kind].training == pytest.approx(speed * (1 + 2 * 128) * (passes_cost(cfg) + train))
+        # What a test takes follows backpropagation from one network to another, too.
+        assert times[kind].testing == pytest.approx(speed * 128 * (1 + test))
+
+
+def test_a_guess_whose_use_of_auxiliary_networks_is_not_known_is_timed_with_them(machine):
+    configs = [compose({"guess.directions": 4}, guess="ntk", aux="mlp"), compose(guess="ntk", aux="mlp")]
+    kinds = [Kind.of(cfg) for cfg in configs]
+    assert [kind.whole for kind in kinds] == [True, False]
+    times = costs.measure(dict(zip(kinds, configs)))
+    assert times[kinds[0]] == times[kinds[1]]
+    assert machine.timed == ["training", "training", "auxiliaries"]
+
+
+def test_guesses_of_ones_own_are_timed_by_themselves():
+    own = compose({"guess._target_": f"{__name__}.OwnGuess"}, guess="gaussian")
+    assert Kind.of(own).passes not in {Kind.of(compose(guess=guess)).passes for guess in GUESSES}
+    learned = compose({"guess._target_": f"{__name__}.OwnLocalGuess"}, guess="local")
+    assert Kind.of(learned).whole
+    assert Kind.of(learned) != Kind.of(compose({"aux.hidden": 3, "guess._target_": f"{__name__}.OwnLocalGuess"}))
+
+
+class OwnGuess(GaussianGuess):
+    pass
+
+
+class OwnLocalGuess(LocalGuess):
+    pass
+
+
+def test_what_cannot_change_a_time_is_not_timed_again():
     first = compose(guess="local")
     for changed in ({"optim.lr": 0.3}, {"data.num_classes": 100}, {"data.holdout": 0.1}, {"trainer.max_epochs": 3}):
         assert Kind.of(compose(changed, guess="local")) == Kind.of(first)
@@ -302,27 +387,104 @@ def test_what_cannot_change_a_time_is_not_measured_again():
     assert Kind.of(compose(guess="local", engine="forward")) != Kind.of(first)
 
 
-def test_a_plan_says_what_was_measured_and_how_the_rest_follows(monkeypatch, capsys):
+@pytest.mark.parametrize("enough", [0.1, 1, 100])
+def test_the_time_of_a_batch_is_extrapolated_from_small_ones(enough, monkeypatch):
+    sizes = []
+
+    def time(network, step, batch):
+        sizes.append(len(batch[0]))
+        return 0.5 + 0.05 * sizes[-1] if len(sizes) > 1 else 0.9  # what is not there yet takes time the first time
+
+    monkeypatch.setattr(timing.Network, "_time", time)
+    network = timing.Network(compose({"model.width": 1 / 32, "data.image_size": 8}))
+    taken = network.testing(enough)
+    assert taken.step == pytest.approx(0.5)
+    assert taken.of(128) == pytest.approx(0.5 + 0.05 * 128)
+    assert sizes == {0.1: [2, 2, 8], 1: [2, 2, 8, 32], 100: [2, 2, 8, 32, 128]}[enough]  # long ones once
+
+
+def test_a_small_batch_that_was_disturbed_does_no_harm(monkeypatch):
+    taken = iter([0.9, 5, 3])  # to warm up, a small batch, a larger one
+    monkeypatch.setattr(timing.Network, "_time", lambda *_: next(taken))
+    assert timing.Network(compose({"model.width": 1 / 32, "data.image_size": 8})).testing(0.1).of(128) == 3
+
+
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("target", ["global", "local"])
+def test_parts_are_timed_as_a_step_has_them(guess, target, monkeypatch):
+    """Auxiliary networks get the gradients, and the same parameters are trained, that a step would."""
+    trained = []
+    optimizer = timing._optimizer
+    monkeypatch.setattr(timing, "_optimizer", lambda parameters: trained.append(parameters) or optimizer(parameters))
+    monkeypatch.setattr(timing, "FEW", 128)
+    cfg = compose({"model.width": 1 / 32, "data.image_size": 8}, guess=guess, target=target)
+    network = timing.Network(cfg)
+    assert network.training(cfg, 1).of(128) > 0
+    train, test = network.auxiliaries(cfg)
+    estimator = build_estimator(cfg)
+    assert (train.of(128) > 0) == (test.of(128) > 0) == estimator.evaluates_auxiliaries
+    passes, *auxiliaries = trained
+    assert bool(auxiliaries) == estimator.trains_auxiliaries
+    assert all(parameter.grad.isfinite().all() for parameters in trained for parameter in parameters)
+    step = {"body": [*passes], "aux": [*auxiliaries[0]] if auxiliaries else []}
+    expected = estimator.trained_parameters(build_model(cfg))
+    pooled = 2 * 7 if estimator.trains_auxiliaries else 0  # of the auxiliary networks that stand in
+    assert len(step["body"]) - pooled + len(step["aux"]) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps", "tests"),
+    [
+        ({}, 10 * 1437 / 128, 10 * 360 / 128),
+        ({"limit_train_batches": 3, "limit_val_batches": 1}, 30, 10),
+        ({"limit_train_batches": 1000, "limit_val_batches": 1000}, 10 * 1437 / 128, 10 * 360 / 128),
+        ({"limit_train_batches": 0.5, "limit_val_batches": 0.25}, 5 * 1437 / 128, 2.5 * 360 / 128),
+        ({"limit_train_batches": 1.0}, 10 * 1437 / 128, 10 * 360 / 128),
+        ({"max_steps": 4}, 4, 360 / 128),
+        ({"max_steps": 4, "limit_train_batches": 3}, 4, 2 * 360 / 128),
+        ({"max_steps": -1}, 10 * 1437 / 128, 10 * 360 / 128),
+        ({"max_steps": 10_000}, 10 * 1437 / 128, 10 * 360 / 128),
+        ({"fast_dev_run": True}, 1, 1),
+        ({"fast_dev_run": 3, "max_steps": 100}, 3, 3),
+        ({"fast_dev_run": False}, 10 * 1437 / 128, 10 * 360 / 128),
+    ],
+)
+def test_a_run_takes_its_steps_and_a_test_after_each_epoch(trainer, steps, tests):
+    cfg = compose(data="digits")
+    cfg.trainer = {**cfg.trainer, "max_epochs": 10, **trainer}
+    assert planning.run_seconds(cfg, costs.Times(3.0, 0.5)) == pytest.approx(3 * steps + 0.5 * tests)
+
+
+def test_images_held_out_are_not_trained_on():
+    cfg = compose({"trainer.max_epochs": 2, "data.holdout": 0.1}, data="digits")
+    expected = 2 * (3 * 0.9 * 1437 / 128 + 0.1 * 1437 / 128)
+    assert planning.run_seconds(cfg, costs.Times(3.0, 1.0)) == pytest.approx(expected)
+
+
+def test_a_plan_says_what_was_timed_and_how_the_rest_follows(machine, capsys):
     asked = ["table=8", "perturb=weight", "guess=local", "aux=cnn,mlp", "seeds=1"]
-    configs = configs_of(*asked)
-    seen = []
-    monkeypatch.setattr(
-        planning, "seconds_per_image", lambda cfg, steps: seen.append(steps) or (cost(cfg)[0] / 1e4, cost(cfg)[1] / 1e5)
-    )
     jobs = plan(*asked)
-    planning.show_plan(jobs, configs, dict.fromkeys(jobs, State.NEW))
+    planning.show_plan(jobs, configs_of(*asked), dict.fromkeys(jobs, State.NEW))
     printed = " ".join(capsys.readouterr().out.split())
-    assert seen == [3, 1, 3, 3]  # the others are scaled by the first one of each network
-    assert "6 cells, 6 runs: measuring a few steps of 4 of 6 kinds of cell" in printed
-    assert printed.count("~ ") == 2 + 1  # the third is in the note
-    assert "the ratio of the two on resnet18_16, width 0.5, 3x32x32." in printed
+    assert "6 cells, 6 runs: timing 6 parts of a step for 6 kinds of step" in printed
+    assert printed.count("~ ") == 4 + 1  # the fifth is in the note
+    assert "backpropagation its estimator takes on resnet18_16, width 0.5, 3x32x32." in printed
+    assert "6 cells, 6 runs, 6 of them to do: about" in printed
 
 
-def test_a_plan_of_one_network_has_no_note(monkeypatch, capsys):
-    configs = configs_of("table=3", "guess=exact", "data=cifar10", "seeds=1")
-    monkeypatch.setattr(planning, "seconds_per_image", lambda cfg, steps: (0.01, 0.002))
+def test_a_plan_of_one_network_has_no_note(machine, capsys):
     jobs = plan("table=3", "guess=exact", "data=cifar10", "seeds=1")
-    planning.show_plan(jobs, configs, dict.fromkeys(jobs, State.NEW))
-    printed = capsys.readouterr().out
-    assert "1 cell, 1 run: measuring a few steps of each of 1 kind of cell" in printed
+    planning.show_plan(jobs, configs_of("table=3", "guess=exact", "data=cifar10", "seeds=1"), {jobs[0]: State.FINISHED})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 cell, 1 run: timing 2 parts of a step for 1 kind of step" in printed
     assert "~" not in printed
+    assert "1 cell, 1 run, 0 of them to do: about 0 s" in printed
+
+
+def test_the_plan_of_an_ordinary_sweep_has_a_line_for_each_configuration(machine, capsys):
+    runs = {f"guess={guess} seed={seed}": compose({"seed": seed}, guess=guess) for guess in GUESSES for seed in (0, 1)}
+    planning.show_ordinary(runs)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("guess=" in line for line in lines) == len(GUESSES)
+    assert sum("0,1" in line and "2 new" in line for line in lines) == len(GUESSES)
+    assert lines[-1].startswith("6 configurations, 12 runs, 12 of them to do: about")

@@ -95,6 +95,13 @@ def test_a_plan_starts_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_plan_of_an_ordinary_sweep_starts_nothing(tmp_path):
+    planned = sweep(tmp_path, "guess=gaussian,local", "seed=0,1", "plan=true", *SMALL)
+    assert planned.returncode == 0, planned.stderr
+    assert "2 configurations, 4 runs, 4 of them to do: about" in planned.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_is_told_in_one_line(tmp_path):
     for overrides, words in (
         (["table=13"], "table=13 is not possible: accepted are 2 to 12"),

@@ -1,103 +1,156 @@
 """What a sweep would run, and how long that takes on this machine."""
 
+import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
+from fglight.build import build_data
 from fglight.runs.folder import State
+from fglight.runs.settings import run_settings
 from fglight.sweeps.jobs import Job, by_name
-from fglight.sweeps.planning.kinds import Kind, Scaling, Seconds, choose
-from fglight.sweeps.planning.timing import device_of, seconds_per_image
+from fglight.sweeps.planning.costs import Times, by_model, measure, parts
+from fglight.sweeps.planning.kinds import Kind
+from fglight.sweeps.planning.timing import device_of
 from fglight.sweeps.progress import duration
 from fglight.words import counted
-
-IMAGES = {
-    "digits": (1437, 360),
-    "fashion_mnist": (60_000, 10_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "imagenet32": (1_281_167, 50_000),
-    "imagenette": (9469, 3925),
-}
-"""Training and test images of each data set, whose files need not be there."""
 
 
 def show_plan(jobs: Sequence[Job], configs: Mapping[str, DictConfig], states: Mapping[Job, State]) -> None:
     """Print what would run, how much of it is done, and how long the rest takes on this machine."""
+    rows = []
+    for name, group in by_name(jobs).items():
+        left = sum(states[job] not in (State.FINISHED, State.RUNNING) for job in group)
+        counts = Counter(str(states[job]) for job in group)
+        todo = ", ".join(f"{number} {state}" for state, number in counts.items())
+        rows.append(Row(name, configs[name], left, ",".join(str(job.seed) for job in group), todo))
+    show(rows, f"{counted(len(rows), 'cell')}, {counted(len(jobs), 'run')}")
+
+
+def show_ordinary(configs: Mapping[str, DictConfig]) -> None:
+    """Print what an ordinary sweep would run, and for how long.
+
+    Args:
+        configs: of all runs, by their overrides.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, cfg in configs.items():
+        alike.setdefault(json.dumps({**run_settings(cfg), "seed": None, "logger": None}, sort_keys=True), []).append(
+            name
+        )
+    rows = [
+        Row(
+            " ".join(part for part in names[0].split(" ") if not part.startswith("seed=")) or "defaults",
+            configs[names[0]],
+            len(names),
+            ",".join(str(configs[name].seed) for name in names),
+            f"{len(names)} {State.NEW}",
+        )
+        for names in alike.values()
+    ]
+    show(rows, f"{counted(len(rows), 'configuration')}, {counted(len(configs), 'run')}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a plan: runs of the same configuration.
+
+    Attributes:
+        name: of the configuration.
+        cfg: the configuration.
+        left: how many runs of it are to do.
+        seeds: of the runs.
+        todo: how far they are.
+    """
+
+    name: str
+    cfg: DictConfig
+    left: int
+    seeds: str
+    todo: str
+
+
+def show(rows: Sequence[Row], count: str) -> None:
+    """Print a plan.
+
+    Args:
+        rows: its lines.
+        count: how many runs there are, in words.
+    """
     console = Console()
-    groups = by_name(jobs)
-    kinds = {name: Kind.of(cfg) for name, cfg in configs.items()}
-    chosen = choose(kinds.values())
-    count = f"{counted(len(groups), 'cell')}, {counted(len(jobs), 'run')}"
-    print(f"{count}: measuring a few steps of {_share(chosen)} of cell", flush=True)
-    seconds = _measure({kinds[name]: cfg for name, cfg in configs.items()}, chosen, quiet=not console.is_terminal)
+    kinds = {row.name: Kind.of(row.cfg) for row in rows}
+    configs = {kinds[row.name]: row.cfg for row in rows}
+    groups = by_model(configs)
+    number = sum(map(parts, groups))
+    print(
+        f"{count}: timing {counted(number, 'part')} of a step for {counted(len(configs), 'kind')} of step", flush=True
+    )
+    with Progress(transient=True, disable=not console.is_terminal) as progress:
+        times = measure(configs, partial(progress.advance, progress.add_task("timing", total=number)))
+    first = {kind: group[0] for group in groups for kind in group}
     table = Table()
     table.add_column("runs", overflow="fold")
     for column in ("seeds", "to do", "lr", "epochs", "time each"):
         table.add_column(column, no_wrap=column != "to do")
-    total, runs = 0.0, 0
-    for name, group in groups.items():
-        cfg = configs[name]
-        each = run_seconds(cfg, *seconds[kinds[name]])
-        left = sum(states[job] not in (State.FINISHED, State.RUNNING) for job in group)
-        total += left * each
-        runs += left
-        counts = Counter(str(states[job]) for job in group)
-        table.add_row(
-            name,
-            ",".join(str(job.seed) for job in group),
-            ", ".join(f"{number} {state}" for state, number in counts.items()),
-            f"{cfg.optim.lr:g}",
-            str(cfg.trainer.max_epochs),
-            f"{'~ ' if chosen[kinds[name]] else ''}{duration(each)}",
-        )
+    total = 0.0
+    for row in rows:
+        kind = kinds[row.name]
+        each = run_seconds(row.cfg, times[kind])
+        total += row.left * each
+        like = "" if kind.network == first[kind].network else "~ "
+        lr, epochs = f"{row.cfg.optim.lr:g}", str(row.cfg.trainer.max_epochs)
+        table.add_row(row.name, row.seeds, row.todo, lr, epochs, f"{like}{duration(each)}")
     console.print(table)
-    if note := _note(chosen):
-        print(note)
+    scaled = {first[kind].name: None for kind in configs if kind.network != first[kind].network}
+    if scaled:
+        print(
+            "A time with ~ is that of backpropagation on the run's own network, times how many times as long as "
+            f"backpropagation its estimator takes on {' and '.join(scaled)}."
+        )
+    left = sum(row.left for row in rows)
     print(
-        f"{count}, {runs} of them to do: about {duration(total)} one after the other "
-        f"on {device_of(next(iter(configs.values()))).type}, measured on random images. Nothing was started."
+        f"{count}, {left} of them to do: about {duration(total)} one after the other "
+        f"on {device_of(rows[0].cfg).type}, measured on random images. Nothing was started."
     )
 
 
-def run_seconds(cfg: DictConfig, train: float, test: float) -> float:
-    """How long a run takes, from the seconds of an image in training and in testing."""
-    training, testing = IMAGES[cfg.data.name]
-    if cfg.data.holdout:
+def run_seconds(cfg: DictConfig, times: Times) -> float:
+    """How long a run takes: all its steps, and a test after each epoch."""
+    trainer = cfg.trainer
+    train_batches, test_batches = _batches(cfg)
+    if trainer.get("fast_dev_run"):  # true is one
+        count = int(trainer.fast_dev_run)
+        return count * (times.training + times.testing)
+    steps = _limited(train_batches, trainer.get("limit_train_batches"))
+    total = trainer.max_epochs * steps
+    if (trainer.get("max_steps") or -1) > 0:
+        total = min(total, trainer.max_steps)
+    tests = math.ceil(total / steps) * _limited(test_batches, trainer.get("limit_val_batches"))
+    return total * times.training + tests * times.testing
+
+
+def _batches(cfg: DictConfig) -> tuple[float, float]:
+    """How many batches there are of training and of testing; only a data set that does not say is looked at."""
+    if "images" not in cfg.data:
+        data = build_data(cfg)
+        data.prepare_data()
+        data.setup()
+        return len(data.train_dataloader()), len(data.val_dataloader())
+    training, testing = cfg.data.images
+    if cfg.data.get("holdout"):
         training, testing = training * (1 - cfg.data.holdout), training * cfg.data.holdout
-    return cfg.trainer.max_epochs * (training * train + testing * test)
+    return training / cfg.data.batch_size, testing / cfg.data.batch_size
 
 
-def _measure(
-    configs: Mapping[Kind, DictConfig], chosen: Mapping[Kind, Scaling | None], *, quiet: bool
-) -> dict[Kind, Seconds]:
-    """The seconds of all kinds, of which those without a scaling are measured."""
-    wanted = [kind for kind, scaling in chosen.items() if scaling is None]
-    # Others are scaled by these, which are measured with more care.
-    scales = {kind for scaling in chosen.values() if scaling for kind in (scaling.relative, scaling.relative_here)}
-    measured = {
-        kind: seconds_per_image(configs[kind], steps=3 if kind in scales else 1)
-        for kind in track(wanted, "measuring a few steps of each", transient=True, disable=quiet)
-    }
-    return {kind: scaling.seconds(measured) if scaling else measured[kind] for kind, scaling in chosen.items()}
-
-
-def _share(chosen: Mapping[Kind, Scaling | None]) -> str:
-    measured = sum(scaling is None for scaling in chosen.values())
-    return f"{'each' if measured == len(chosen) else measured} of {counted(len(chosen), 'kind')}"
-
-
-def _note(chosen: Mapping[Kind, Scaling | None]) -> str:
-    """How the times follow that were not measured; empty where all were."""
-    scalings = [scaling for scaling in chosen.values() if scaling]
-    if not scalings:
-        return ""
-    return (
-        f"{_share(chosen)} of cell were measured. A time with ~ is that of a like cell (the same network, images and "
-        "perturbation with another target, guess or auxiliary network), times the ratio of the two on "
-        f"{scalings[0].here.name}."
-    )
+def _limited(batches: float, limit: float | None) -> float:
+    """How many batches an epoch has: a number of them at most, or a fraction."""
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else batches * limit

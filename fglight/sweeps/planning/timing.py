@@ -1,69 +1,190 @@
-"""How long a step of a configuration takes on this machine."""
+"""How long a step, or a part of one, takes on this machine."""
 
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from fglight.build import build_estimator, build_model
+from fglight.estimators import GradientEstimator
+from fglight.models import Block, PooledAuxiliary
 
-SMALL_BATCHES, PATIENCE = (2, 8), 2.0
-"""Images a step, and what it is measured with where a whole batch would take more than this many seconds."""
-
-LONG = 0.3
-"""Seconds from which on one step is enough: what disturbs it for a moment is then a small part of it."""
+FEW, GROWTH, STRIDE = 2, 4, 9
+"""Images of the smallest batch that is timed, how many times larger the next ones are, and how many times larger the
+second and last is for auxiliary networks, whose time hardly grows at first."""
 
 
-def seconds_per_image(cfg: DictConfig, steps: int = 1) -> tuple[float, float]:
-    """Measure a few steps of a configuration on random images.
+LONG, COLD = 0.2, 1.0
+"""Seconds from which on a step is timed once, and from which on the very first one counts: what disturbs it for a
+moment, or happens once, is then a small part of it."""
+
+clock = time.perf_counter
+"""Tells the seconds."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a batch takes: seconds of its own, such as those of updating weights, and seconds of each image."""
+
+    step: float = 0.0
+    image: float = 0.0
+
+    def of(self, images: float) -> float:
+        """Seconds of a batch."""
+        return self.step + self.image * images
+
+
+class Network:
+    """A configuration's network, whose steps on random images are timed.
 
     Args:
         cfg: the configuration.
-        steps: how many are measured of each batch size, after one to warm up; of long steps one is. The fastest counts,
-            since what else the machine does only makes steps slower.
-
-    Returns:
-        Seconds that an image takes in a training step, and in a test step.
+        auxiliaries: whether to have its auxiliary networks; without, they are those that cost least: pooling and a
+            linear layer.
     """
-    device = device_of(cfg)
-    torch.manual_seed(0)
-    uncompiled = OmegaConf.merge(cfg, {"compile": False})  # compiling takes longer than all else
-    model, estimator = build_model(cfg).to(device), build_estimator(uncompiled)
-    optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=1e-6, momentum=0.9)
 
-    def train(batch: tuple[Tensor, Tensor]) -> None:
-        estimator.estimate(model, *batch)
-        optimizer.step()
+    def __init__(self, cfg: DictConfig, *, auxiliaries: bool = False) -> None:
+        self.cfg = cfg
+        self.device = device_of(cfg)
+        with torch.device("meta"):  # to initialise a large network properly takes longer than its steps
+            self.blocks = build_model(cfg).blocks
+        for block in self.blocks:
+            _materialise(block if auxiliaries or block is self.blocks[-1] else block.body, self.device)
+        hidden, _ = self._batch(FEW)
+        self.outputs = []
+        for block in self.blocks[:-1]:
+            with torch.no_grad():
+                hidden = block.body(hidden)
+            self.outputs.append(hidden.shape[1:])
+            if not auxiliaries:
+                block.aux = PooledAuxiliary(hidden, cfg.data.num_classes).to(self.device)
 
-    @torch.no_grad()
-    def test(batch: tuple[Tensor, Tensor]) -> None:
-        hidden, labels = batch
-        for block in model.blocks:
-            hidden = block.body(hidden)
-            if estimator.evaluates_auxiliaries or block is model.blocks[-1]:
-                block.loss(hidden, labels)
+    def backpropagation(self, enough: float) -> Seconds:
+        """A training step of plain backpropagation, without an estimator.
 
-    def seconds(step: Callable[[tuple[Tensor, Tensor]], None], size: int, times: int = steps) -> float:
-        batch = _random_batch(cfg, size, device)
-        best = _seconds(partial(step, batch), device)
-        for _ in range(times - 1 if best < LONG else 0):
-            best = min(best, _seconds(partial(step, batch), device))
-        return best
+        Args:
+            enough: seconds from which on a batch is large enough to go by.
+        """
+        head = self.blocks[-1]
+        optimizer = _optimizer(
+            [p for block in self.blocks for p in (block if block is head else block.body).parameters()]
+        )
 
-    few, more, whole = *SMALL_BATCHES, cfg.data.batch_size
-    seconds(train, few, 1)  # to warm up
-    least, training = seconds(train, few), seconds(train, more)
-    # Drawing directions and updating weights take the same time for any number of images; the rest is each image's.
-    each = min(max((training - least) / (more - few), 0), training / more)
-    expected = training + each * (whole - more)
-    if expected > PATIENCE:
-        return expected / whole, seconds(test, more) / more
-    seconds(train, whole, 1)
-    seconds(test, whole, 1)
-    return seconds(train, whole) / whole, seconds(test, whole) / whole
+        def step(hidden: Tensor, labels: Tensor) -> None:
+            optimizer.zero_grad()
+            for block in self.blocks:
+                hidden = block.body(hidden)
+            head.loss(hidden, labels)[0].backward()
+            optimizer.step()
+
+        return self._seconds(step, self._batch, enough)
+
+    def training(self, cfg: DictConfig, enough: float) -> Seconds:
+        """A training step of a configuration's estimator on this network; ``enough`` as for ``backpropagation``."""
+        estimator = _estimator(cfg)
+        optimizer = _optimizer(estimator.trained_parameters(self.blocks))
+
+        def step(images: Tensor, labels: Tensor) -> None:
+            estimator.estimate(self.blocks, images, labels)
+            optimizer.step()
+
+        return self._seconds(step, self._batch, enough)
+
+    def testing(self, enough: float, *, auxiliaries: bool = False) -> Seconds:
+        """A test step of this network, and of its auxiliary networks where asked for."""
+
+        @torch.no_grad()
+        def step(hidden: Tensor, labels: Tensor) -> None:
+            for block in self.blocks:
+                hidden = block.body(hidden)
+                if auxiliaries or block is self.blocks[-1]:
+                    block.loss(hidden, labels)
+
+        return self._seconds(step, self._batch, enough)
+
+    def auxiliaries(self, cfg: DictConfig) -> tuple[Seconds, Seconds]:
+        """What a configuration's auxiliary networks take by themselves in a training and in a test step."""
+        estimator = _estimator(cfg)
+        if not estimator.evaluates_auxiliaries:
+            return Seconds(), Seconds()
+        with torch.device("meta"):
+            model = build_model(OmegaConf.merge(cfg, {"model": self.cfg.model, "data": self.cfg.data}))
+        blocks = [Block(nn.Identity(), block.aux) for block in model.blocks]
+        for block in blocks[:-1]:
+            _materialise(block, self.device)
+        trained = [p for block in blocks[:-1] for p in block.parameters() if estimator.trains_auxiliaries]
+        optimizer = _optimizer(trained) if trained else None
+
+        def batch(size: int) -> tuple[Tensor, ...]:
+            outputs = [torch.randn(size, *shape, device=self.device) for shape in self.outputs]
+            return *outputs, self._batch(size)[1]
+
+        def train(*batch: Tensor) -> None:
+            *outputs, labels = batch
+            estimator.guess.prepare(blocks)
+            for block, output in zip(blocks, outputs):
+                output.requires_grad_(estimator.needs_auxiliaries)
+                own = [*block.parameters()] if trained else []
+                loss, _ = block.loss(output, labels)
+                gradients = torch.autograd.grad(loss, [output] * output.requires_grad + own, allow_unused=True)
+                for parameter, gradient in zip(reversed(own), reversed(gradients)):
+                    parameter.grad = gradient
+            if optimizer:
+                optimizer.step()
+
+        @torch.no_grad()
+        def test(*batch: Tensor) -> None:
+            *outputs, labels = batch
+            for block, output in zip(blocks, outputs):
+                block.loss(output, labels)
+
+        return self._seconds(train, batch, 0, STRIDE), self._seconds(test, batch, 0, STRIDE)
+
+    def _seconds(
+        self,
+        step: Callable[..., None],
+        batch: Callable[[int], Sequence[Tensor]],
+        enough: float,
+        growth: int = GROWTH,
+    ) -> Seconds:
+        """The seconds of a step, from those of the two largest of growing batches."""
+        most = self.cfg.data.batch_size
+        small = large = min(FEW, most)
+        less = more = self._time(step, batch(small))
+        if more < COLD:  # in longer steps, what only the first one has to do does not show
+            less = more = self._time(step, batch(small))
+        while large < most and (more < enough or large == FEW):
+            small, less = large, more
+            large = min(growth * large, most)
+            more = self._best(step, batch(large))
+        if large == small:
+            return Seconds(image=more / large)
+        # Whatever else the machine did during the small batch, no image takes longer than its share of the large one.
+        image = min(max((more - less) / (large - small), 0), more / large)
+        return Seconds(more - large * image, image)
+
+    def _best(self, step: Callable[..., None], batch: Sequence[Tensor]) -> float:
+        taken = self._time(step, batch)
+        return taken if taken > LONG else min(taken, self._time(step, batch))
+
+    def _batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Random images, ``(size, channels, height, width)``, and labels, ``(size,)``."""
+        data = self.cfg.data
+        images = torch.randn(size, data.in_channels, data.image_size, data.image_size, device=self.device)
+        return images, torch.randint(data.num_classes, (size,), device=self.device)
+
+    def _time(self, step: Callable[..., None], batch: Sequence[Tensor]) -> float:
+        start = self._now()
+        step(*batch)
+        return self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return clock()
 
 
 def device_of(cfg: DictConfig) -> torch.device:
@@ -71,18 +192,17 @@ def device_of(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
 
-def _random_batch(cfg: DictConfig, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    images = torch.randn(size, cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size, device=device)
-    return images, torch.randint(cfg.data.num_classes, (size,), device=device)
+def _estimator(cfg: DictConfig) -> GradientEstimator:
+    return build_estimator(OmegaConf.merge(cfg, {"compile": False}))  # compiling takes longer than all else
 
 
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    start = _now(device)
-    step()
-    return _now(device) - start
+def _optimizer(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _materialise(module: nn.Module, device: torch.device) -> None:
+    """Give a module without memory some, with numbers that ordinary activations and gradients follow from."""
+    module.to_empty(device=device)
+    with torch.no_grad():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            tensor.fill_(0.01 if tensor.is_floating_point() else 0)
