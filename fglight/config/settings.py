@@ -33,7 +33,6 @@ SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
-    "engine": {"target", "guess", "perturbation", "train_auxiliaries", "probe", "channels_last"},
     "model": {"auxiliary", "num_classes", "in_channels"},
 }
 """Arguments that components are given by others, and so do not have as settings."""
