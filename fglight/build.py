@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning import LightningDataModule
 from omegaconf import DictConfig
 
 from fglight.cell import FACTS, says
@@ -14,6 +13,9 @@ from fglight.config import compose
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
+
+if TYPE_CHECKING:  # takes seconds, and plans do without
+    from lightning import LightningDataModule
 
 
 def load_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -79,7 +81,7 @@ def _checked(cfg: DictConfig, group: str) -> Any:
     return component
 
 
-def build_data(cfg: DictConfig) -> LightningDataModule:
+def build_data(cfg: DictConfig) -> "LightningDataModule":
     """The data module of a configuration.
 
     Raises:

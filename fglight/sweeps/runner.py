@@ -55,7 +55,7 @@ class Sweep:
         for group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
             cfg = self.compose(group[0].overrides)
             check_config(cfg)
-            departing = departures(cfg)
+            departing = departures(cfg) if group[0].told else {}
             for job in (job.telling(departing) for job in group):
                 self.configs.setdefault(job.name, cfg)
                 jobs.setdefault(job.folder, job)
@@ -70,7 +70,8 @@ class Sweep:
         """
         from fglight.build import build_estimator  # loads torch, after all that can be refused without
 
-        for cfg in self.configs.values():
+        parts = ("target", "guess", "perturb", "engine", "aux", "probe", "compile")
+        for cfg in {str([cfg[part] for part in parts]): cfg for cfg in self.configs.values()}.values():
             build_estimator(cfg)
 
     def run(self) -> int:

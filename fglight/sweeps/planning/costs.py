@@ -3,11 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from omegaconf import DictConfig
 
 from fglight.sweeps.planning.kinds import Kind
+from fglight.sweeps.planning.size import parameter_count
 from fglight.sweeps.planning.timing import Network, Seconds
+
+HUGE = 1e8
+"""Parameters above which a network is not timed, but taken for so many times a smaller one with as large images."""
 
 CARE, LEAST = 8.0, 0.2
 """Seconds that all parts share, and what each gets at least: a batch that takes as long is large enough to go by."""
@@ -22,7 +27,7 @@ class Times:
 
 
 def by_model(kinds: Sequence[Kind]) -> list[list[Kind]]:
-    """The kinds of each model, one on the network that most of them have first.
+    """The kinds of each model, the largest first, and of each one on the network that most of them have.
 
     Those that cannot be taken apart stand alone.
     """
@@ -30,57 +35,90 @@ def by_model(kinds: Sequence[Kind]) -> list[list[Kind]]:
     for kind in kinds:
         models.setdefault(kind if kind.whole else kind.model, []).append(kind)
     counts = Counter(kind.network for kind in kinds)
-    return [sorted(group, key=lambda kind: -counts[kind.network]) for group in models.values()]
+    ordered = [sorted(group, key=lambda kind: -counts[kind.network]) for group in models.values()]
+    return sorted(ordered, key=lambda group: -len(group))
 
 
 def measure(configs: Mapping[Kind, DictConfig], done: Callable[[], object] = lambda: None) -> dict[Kind, Times]:
     """Time the parts of all kinds' steps, and put them together.
 
-    On one network of each model the passes of every estimator are timed, and the auxiliary networks by themselves. On
-    the others backpropagation alone is: all else takes as many times as long there as on the first.
+    The passes of every estimator are timed on one network of a family, on the others backpropagation alone is: all
+    passes take as many times as long there. Auxiliary networks are timed by themselves, on one network of each model.
+    Testing them is taken for a third of training them, and is a small part of a run.
 
     Args:
         configs: a configuration of each kind.
         done: called whenever a part has been timed.
     """
     groups = by_model(list(configs))
-    enough = max(CARE / sum(map(parts, groups)), LEAST)
-    times = {}
+    enough = max(CARE / parts(groups), LEAST)
+    passes: dict[tuple[str, str], Passes] = {}
+    times: dict[Kind, Times] = {}
     for group in groups:
-        times |= _together(group, configs, enough, done)
+        times |= _together(group, configs, {} if group[0].whole else passes, enough, done)
     return times
 
 
-def parts(group: Sequence[Kind]) -> int:
-    """How many parts of kinds with the same model are to be timed."""
-    return sum(len({getattr(kind, part) for kind in group} - {""}) for part in ("network", "passes", "auxiliaries"))
+def parts(groups: Sequence[Sequence[Kind]]) -> int:
+    """How many parts are to be timed."""
+    shared = {(kind.family, kind.passes) for group in groups for kind in group if not kind.whole}
+    return len(shared) + sum(
+        len({kind.network for kind in group})
+        + len({kind.auxiliaries for kind in group} - {""})
+        + len({kind.passes for kind in group if kind.whole})
+        for group in groups
+    )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What an estimator's passes take on a network, and what backpropagation does."""
+
+    seconds: Seconds
+    backpropagation: Seconds
+
+    def of(self, batch: int, backpropagation: Seconds) -> float:
+        """Seconds of a batch on a network where backpropagation takes other ones."""
+        return self.seconds.of(batch) / self.backpropagation.of(batch) * backpropagation.of(batch)
 
 
 def _together(
-    group: Sequence[Kind], configs: Mapping[Kind, DictConfig], enough: float, done: Callable[[], object]
+    group: Sequence[Kind],
+    configs: Mapping[Kind, DictConfig],
+    passes: dict[tuple[str, str], Passes],
+    enough: float,
+    done: Callable[[], object],
 ) -> dict[Kind, Times]:
     first, *_ = group
     network = Network(configs[first], auxiliaries=first.whole)
     tests = network.testing(enough, auxiliaries=first.whole)
-    passes, auxiliaries, scales = {}, {"": (Seconds(), Seconds())}, {first.network: 1.0}
+    base = network.backpropagation(enough)
+    done()
+    bases, auxiliaries = {first.network: base}, {"": Seconds()}
     for kind in group:
-        if kind.passes not in passes:
-            passes[kind.passes] = network.training(configs[kind], enough)
+        if (kind.family, kind.passes) not in passes:
+            passes[kind.family, kind.passes] = Passes(network.training(configs[kind], enough), base)
             done()
         if kind.auxiliaries not in auxiliaries:
             auxiliaries[kind.auxiliaries] = network.auxiliaries(configs[kind])
             done()
+    timed = [(parameter_count(configs[first]), first.shape, base)]
     others = {kind.network: kind for kind in group if kind.network != first.network}
-    base = network.backpropagation(enough) if others else None
-    for name, kind in others.items():
-        del network  # before the next one takes memory
-        network = Network(configs[kind])
-        scales[name] = network.backpropagation(enough).of(kind.batch) / base.of(kind.batch)
+    for size, kind in sorted(((parameter_count(configs[kind]), kind) for kind in others.values()), key=itemgetter(0)):
+        smaller = [(other, base) for other, like, base in timed if like == kind.shape]
+        if size > HUGE and smaller:  # width changes the work of a step as it changes the number of weights
+            other, like = smaller[-1]
+            bases[kind.network] = like.scaled(size / other)
+        else:
+            network = None  # before the next one takes memory
+            network = Network(configs[kind])
+            bases[kind.network] = network.backpropagation(enough)
+            timed.append((size, kind.shape, bases[kind.network]))
         done()
     times = {}
     for kind in group:
-        train, test = auxiliaries[kind.auxiliaries]
-        training, testing = passes[kind.passes].of(kind.batch), tests.of(kind.batch)
-        scale = scales[kind.network]
-        times[kind] = Times(scale * (training + train.of(kind.batch)), scale * (testing + test.of(kind.batch)))
+        here, aux = bases[kind.network], auxiliaries[kind.auxiliaries].of(kind.batch)
+        scale = here.of(kind.batch) / base.of(kind.batch)
+        training = passes[kind.family, kind.passes].of(kind.batch, here) + scale * aux
+        times[kind] = Times(training, scale * (tests.of(kind.batch) + aux / 3))
     return times

@@ -20,20 +20,24 @@ class Kind:
 
     Attributes:
         network: the network's blocks, and the images' shape.
+        shape: the images'.
         batch: how many images a step has.
         passes: what is done with the blocks: target, guess, perturbation and engine.
         auxiliaries: the auxiliary networks and what is done with them; empty where they take no part.
         whole: whether its auxiliary networks cannot be told from its passes.
         model: name of the network.
+        family: networks on which an estimator takes about as many times as long as backpropagation: those of a class.
         name: of the network and the images' shape, for people.
     """
 
     network: str
+    shape: str = field(compare=False)
     batch: int
     passes: str
     auxiliaries: str
     whole: bool = field(compare=False)
     model: str = field(compare=False)
+    family: str = field(compare=False)
     name: str = field(compare=False)
 
     @classmethod
@@ -59,11 +63,13 @@ class Kind:
             auxiliaries = _text([settings["aux"], own, settings["probe"]])
         return cls(
             network=_text({**model, **shape}),
+            shape=_text(shape),
             batch=data["batch_size"],
             passes=_text(how),
             auxiliaries=auxiliaries,
             whole=whole,
             model=model["name"],
+            family=model["_target_"],
             name=f"{model['name']}, width {model.get('width', 1):g}, {data['in_channels']}x{data['image_size']}x"
             f"{data['image_size']}",
         )

@@ -88,7 +88,7 @@ def show(rows: Sequence[Row], count: str) -> None:
     kinds = {row.name: Kind.of(row.cfg) for row in rows}
     configs = {kinds[row.name]: row.cfg for row in rows}
     groups = by_model(configs)
-    number = sum(map(parts, groups))
+    number = parts(groups)
     print(
         f"{count}: timing {counted(number, 'part')} of a step for {counted(len(configs), 'kind')} of step", flush=True
     )

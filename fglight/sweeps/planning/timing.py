@@ -12,14 +12,13 @@ from fglight.build import build_estimator, build_model
 from fglight.estimators import GradientEstimator
 from fglight.models import Block, PooledAuxiliary
 
-FEW, GROWTH, STRIDE = 2, 4, 9
+FEW, GROWTH, STRIDE = 2, 6, 9
 """Images of the smallest batch that is timed, how many times larger the next ones are, and how many times larger the
 second and last is for auxiliary networks, whose time hardly grows at first."""
 
-
-LONG, COLD = 0.2, 1.0
-"""Seconds from which on a step is timed once, and from which on the very first one counts: what disturbs it for a
-moment, or happens once, is then a small part of it."""
+LONG, COLD = 0.1, 1.0
+"""Seconds from which on a step is timed once, and from which on the very first one of a network counts: what disturbs
+it for a moment, or happens once, is then a small part of it."""
 
 clock = time.perf_counter
 """Tells the seconds."""
@@ -36,6 +35,10 @@ class Seconds:
         """Seconds of a batch."""
         return self.step + self.image * images
 
+    def scaled(self, factor: float) -> "Seconds":
+        """Both, times a factor."""
+        return Seconds(factor * self.step, factor * self.image)
+
 
 class Network:
     """A configuration's network, whose steps on random images are timed.
@@ -49,6 +52,7 @@ class Network:
     def __init__(self, cfg: DictConfig, *, auxiliaries: bool = False) -> None:
         self.cfg = cfg
         self.device = device_of(cfg)
+        self._warm = False
         with torch.device("meta"):  # to initialise a large network properly takes longer than its steps
             self.blocks = build_model(cfg).blocks
         for block in self.blocks:
@@ -105,11 +109,11 @@ class Network:
 
         return self._seconds(step, self._batch, enough)
 
-    def auxiliaries(self, cfg: DictConfig) -> tuple[Seconds, Seconds]:
-        """What a configuration's auxiliary networks take by themselves in a training and in a test step."""
+    def auxiliaries(self, cfg: DictConfig) -> Seconds:
+        """What a configuration's auxiliary networks take by themselves in a training step."""
         estimator = _estimator(cfg)
         if not estimator.evaluates_auxiliaries:
-            return Seconds(), Seconds()
+            return Seconds()
         with torch.device("meta"):
             model = build_model(OmegaConf.merge(cfg, {"model": self.cfg.model, "data": self.cfg.data}))
         blocks = [Block(nn.Identity(), block.aux) for block in model.blocks]
@@ -135,13 +139,7 @@ class Network:
             if optimizer:
                 optimizer.step()
 
-        @torch.no_grad()
-        def test(*batch: Tensor) -> None:
-            *outputs, labels = batch
-            for block, output in zip(blocks, outputs):
-                block.loss(output, labels)
-
-        return self._seconds(train, batch, 0, STRIDE), self._seconds(test, batch, 0, STRIDE)
+        return self._seconds(train, batch, 0, STRIDE)
 
     def _seconds(
         self,
@@ -154,8 +152,9 @@ class Network:
         most = self.cfg.data.batch_size
         small = large = min(FEW, most)
         less = more = self._time(step, batch(small))
-        if more < COLD:  # in longer steps, what only the first one has to do does not show
+        if more < COLD and not self._warm:
             less = more = self._time(step, batch(small))
+            self._warm = True
         while large < most and (more < enough or large == FEW):
             small, less = large, more
             large = min(growth * large, most)
