@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from omegaconf import OmegaConf
-
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
@@ -37,7 +35,7 @@ def _share(value: object) -> bool:
 
 
 def _duration(value: object) -> bool:
-    if OmegaConf.is_dict(value):
+    if isinstance(value, dict):
         return timedelta(**value) > timedelta()
     return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value) is not None and re.search("[1-9]", value) is not None
 
@@ -64,7 +62,7 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("trainer.accelerator", _one_of("auto", "cpu", "gpu", "cuda", "mps"), "auto, cpu, gpu, cuda or mps"),
     (
         "trainer.devices",
-        lambda value: _whole(1)(value) or (OmegaConf.is_list(value) and len(value) > 0 and all(map(_whole(0), value))),
+        lambda value: _whole(1)(value) or (isinstance(value, list) and len(value) > 0 and all(map(_whole(0), value))),
         "a number of devices, or their indices as in [0,1]",
     ),
     ("trainer.strategy", lambda value: value in ("auto", "ddp"), "auto or ddp"),
@@ -83,7 +81,7 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ),
     (
         "logger.tags",
-        lambda value: OmegaConf.is_list(value) and all(map(_tag, value)),
+        lambda value: isinstance(value, list) and all(map(_tag, value)),
         "a list of tags of 1 to 64 characters",
     ),
     (

@@ -82,11 +82,19 @@ def check_settings(cfg: DictConfig) -> None:
     for group in GROUPS:
         if not OmegaConf.is_dict(cfg.get(group)):
             raise _no_choice(group, f"{group}={'null' if cfg.get(group) is None else cfg.get(group)}")
-    _check_names(cfg)
-    given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if cfg.trainer.get(name) is not None]
-    there = [rule for rule in OPTIONAL if OmegaConf.select(cfg, rule[0], default=...) is not ...]
-    for setting, accepts, accepted in RULES + given + there:
-        value = OmegaConf.select(cfg, setting)
+    try:
+        root = {name: cfg[name] for name in cfg if name not in GROUPS}
+        groups = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
+    except OmegaConfBaseException as error:  # of an interpolation
+        raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
+    _check_names(root, groups)
+    given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if groups["trainer"].get(name) is not None]
+    settings = {"": root, **groups}
+    split = [(*rule[0].rpartition("."), *rule) for rule in OPTIONAL]
+    there = [rule for group, _, name, *rule in split if name in settings[group]]
+    for setting, accepts, accepted in [*RULES, *there, *given]:
+        group, _, name = setting.rpartition(".")
+        value = settings[group].get(name)
         try:
             fits = accepts(value)
         except TypeError:
@@ -95,12 +103,7 @@ def check_settings(cfg: DictConfig) -> None:
             raise ConfigError(f"{setting}={value} is not possible: accepted is {accepted}")
 
 
-def _check_names(cfg: DictConfig) -> None:
-    try:
-        root = {name: cfg[name] for name in cfg if name not in GROUPS}
-        groups = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
-    except OmegaConfBaseException as error:  # of an interpolation
-        raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
+def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
     read = {group: _read(group, settings) for group, settings in groups.items()}
     said = {f"{group}.{fact}" for group, facts in FACTS.items() for fact in facts}
     names = (f"{group}.{name}" for group in GROUPS for name in read[group] or () if name[0] != "_")

@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from fglight.config.settings import GROUPS
+from fglight.config.settings import GROUPS, defaults
+from fglight.config.settings import choices as files
 
 
 class Composer:
@@ -31,6 +32,7 @@ class Composer:
         self._base: DictConfig | None = None
         self._root: DictConfig | None = None  # the same without its groups
         self._alone = False  # whether nothing in it follows from Hydra's own settings
+        self._shipped = False  # whether its groups are as the package's own files have them
         self._nodes: dict[tuple[str, str], DictConfig | None] = {}  # None: a choice that changes more than its group
 
     def __call__(self, overrides: list[str]) -> DictConfig:
@@ -55,7 +57,7 @@ class Composer:
                 return None
             if override.key_or_group not in GROUPS:
                 settings.append(override)
-            elif override.type is OverrideType.CHANGE and isinstance(override.value(), str):
+            elif _is_choice(override):
                 chosen[override.key_or_group] = override.value()
             else:
                 return None
@@ -63,6 +65,8 @@ class Composer:
             self._base = _without(self._compose([]), ["hydra"])
             self._root = _without(self._base.copy(), GROUPS)
             self._alone = "${hydra" not in OmegaConf.to_yaml(self._base)
+            chosen_there = {group: files(group)[choice] for group, choice in defaults().items()}
+            self._shipped = all(self._base[group] == node for group, node in chosen_there.items())
         if not self._alone:
             return None
         self._learn(dict(choice for choice in chosen.items() if choice not in self._nodes))
@@ -77,7 +81,11 @@ class Composer:
         return cfg
 
     def _learn(self, choices: Mapping[str, str]) -> None:
-        """Compose choices that are not known yet, all at once."""
+        """Get to know choices: those that ship from their files, others by composing them, all at once."""
+        if self._shipped:
+            shipped = [(group, choice) for group, choice in choices.items() if choice in files(group)]
+            self._nodes |= {(group, choice): _node(files(group)[choice]) for group, choice in shipped}
+            choices = {group: choice for group, choice in choices.items() if choice not in files(group)}
         if not choices:
             return
         composed = _without(self._compose([f"{group}={choice}" for group, choice in choices.items()]), ["hydra"])
@@ -88,6 +96,16 @@ class Composer:
 @cache
 def _parsed(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
+
+
+def _node(settings: Mapping[str, Any]) -> DictConfig:
+    return OmegaConf.create(dict(settings), flags={"struct": False})
+
+
+def _is_choice(override: Override) -> bool:
+    """Whether it is of the kind guess=local."""
+    of_group = override.key_or_group in GROUPS and override.package is None
+    return of_group and override.type is OverrideType.CHANGE and isinstance(override.value(), str)
 
 
 def _without(cfg: DictConfig, keys: Iterable[str]) -> DictConfig:

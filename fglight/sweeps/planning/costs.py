@@ -91,7 +91,7 @@ def _together(
 ) -> dict[Kind, Times]:
     first, *_ = group
     network = Network(configs[first], auxiliaries=first.whole)
-    tests = network.testing(enough, auxiliaries=first.whole)
+    tests = network.testing(0, auxiliaries=first.whole)  # a small part of a run
     base = network.backpropagation(enough)
     done()
     bases, auxiliaries = {first.network: base}, {"": Seconds()}
@@ -112,7 +112,8 @@ def _together(
         else:
             network = None  # before the next one takes memory
             network = Network(configs[kind])
-            bases[kind.network] = network.backpropagation(enough)
+            larger = configs[kind].data.image_size / configs[first].data.image_size
+            bases[kind.network] = network.backpropagation(max(1.0, larger) * enough)  # large images need memory anew
             timed.append((size, kind.shape, bases[kind.network]))
         done()
     times = {}

@@ -59,8 +59,7 @@ class Kind:
         if whole:
             how["aux"] = settings["aux"]
         elif settings["target"]["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"]:
-            own = guess if guess["uses_auxiliaries"] and guessed is not LocalGuess else None
-            auxiliaries = _text([settings["aux"], own, settings["probe"]])
+            auxiliaries = _text([settings["aux"], guessed.trains_auxiliaries, settings["probe"]])
         return cls(
             network=_text({**model, **shape}),
             shape=_text(shape),

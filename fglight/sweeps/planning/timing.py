@@ -12,13 +12,12 @@ from fglight.build import build_estimator, build_model
 from fglight.estimators import GradientEstimator
 from fglight.models import Block, PooledAuxiliary
 
-FEW, GROWTH, STRIDE = 2, 6, 9
+FEW, GROWTH, STRIDE = 2, 4, 9
 """Images of the smallest batch that is timed, how many times larger the next ones are, and how many times larger the
 second and last is for auxiliary networks, whose time hardly grows at first."""
 
-LONG, COLD = 0.1, 1.0
-"""Seconds from which on a step is timed once, and from which on the very first one of a network counts: what disturbs
-it for a moment, or happens once, is then a small part of it."""
+LONG = 0.7
+"""Seconds from which on a step is timed once: what disturbs it for a moment is then a small part of it."""
 
 clock = time.perf_counter
 """Tells the seconds."""
@@ -52,7 +51,6 @@ class Network:
     def __init__(self, cfg: DictConfig, *, auxiliaries: bool = False) -> None:
         self.cfg = cfg
         self.device = device_of(cfg)
-        self._warm = False
         with torch.device("meta"):  # to initialise a large network properly takes longer than its steps
             self.blocks = build_model(cfg).blocks
         for block in self.blocks:
@@ -84,10 +82,15 @@ class Network:
             head.loss(hidden, labels)[0].backward()
             optimizer.step()
 
-        return self._seconds(step, self._batch, enough)
+        return self._seconds(step, self._batch, enough, repeats=3)  # on which all else depends
 
     def training(self, cfg: DictConfig, enough: float) -> Seconds:
-        """A training step of a configuration's estimator on this network; ``enough`` as for ``backpropagation``."""
+        """A training step of a configuration's estimator on this network, after ``backpropagation`` on it.
+
+        Args:
+            cfg: the configuration.
+            enough: as for ``backpropagation``.
+        """
         estimator = _estimator(cfg)
         optimizer = _optimizer(estimator.trained_parameters(self.blocks))
 
@@ -95,7 +98,7 @@ class Network:
             estimator.estimate(self.blocks, images, labels)
             optimizer.step()
 
-        return self._seconds(step, self._batch, enough)
+        return self._seconds(step, self._batch, enough, repeats=1)
 
     def testing(self, enough: float, *, auxiliaries: bool = False) -> Seconds:
         """A test step of this network, and of its auxiliary networks where asked for."""
@@ -147,27 +150,36 @@ class Network:
         batch: Callable[[int], Sequence[Tensor]],
         enough: float,
         growth: int = GROWTH,
+        *,
+        repeats: int = 2,
     ) -> Seconds:
-        """The seconds of a step, from those of the two largest of growing batches."""
+        """The seconds of a step, from those of the two largest of growing batches.
+
+        Args:
+            step: the step.
+            batch: makes a batch of a number of images.
+            enough: seconds from which on a batch is large enough to go by.
+            growth: how many times as large the next batch is.
+            repeats: how often a step is timed, unless it is long; the fastest counts.
+        """
         most = self.cfg.data.batch_size
         small = large = min(FEW, most)
-        less = more = self._time(step, batch(small))
-        if more < COLD and not self._warm:
-            less = more = self._time(step, batch(small))
-            self._warm = True
+        less = more = self._best(step, batch(small), repeats)
         while large < most and (more < enough or large == FEW):
             small, less = large, more
             large = min(growth * large, most)
-            more = self._best(step, batch(large))
+            more = self._best(step, batch(large), repeats)
         if large == small:
             return Seconds(image=more / large)
         # Whatever else the machine did during the small batch, no image takes longer than its share of the large one.
         image = min(max((more - less) / (large - small), 0), more / large)
         return Seconds(more - large * image, image)
 
-    def _best(self, step: Callable[..., None], batch: Sequence[Tensor]) -> float:
+    def _best(self, step: Callable[..., None], batch: Sequence[Tensor], repeats: int) -> float:
         taken = self._time(step, batch)
-        return taken if taken > LONG else min(taken, self._time(step, batch))
+        for _ in range(repeats - 1 if taken < LONG else 0):
+            taken = min(taken, self._time(step, batch))
+        return taken
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Random images, ``(size, channels, height, width)``, and labels, ``(size,)``."""
