@@ -72,7 +72,6 @@ class PaperSweeper(BasicSweeper):
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
         from fglight.runs.folder import make_directory
-        from fglight.sweeps.planning.plan import show_ordinary
         from fglight.sweeps.request import is_plan, parse
         from fglight.sweeps.runner import Sweep, quoted
         from fglight.words import counted
@@ -83,7 +82,10 @@ class PaperSweeper(BasicSweeper):
             request = parse(overrides)
             if request is None and is_plan(overrides):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)
-                show_ordinary({" ".join(texts): self._checked(texts) for texts in batch})
+                configs = {" ".join(texts): self._checked(texts) for texts in batch}
+                from fglight.sweeps.planning.plan import show_ordinary  # loads torch, after all that can be refused
+
+                show_ordinary(configs)
                 return None
             if request is None:
                 hydra = self.config.hydra
