@@ -85,6 +85,7 @@ def cluster(monkeypatch):
 
     home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets have short names; other tests do not find this cluster
     monkeypatch.setenv("RAY_TMPDIR", home)
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(2):
@@ -92,6 +93,7 @@ def cluster(monkeypatch):
         yield cluster
     finally:
         cluster.shutdown()
+        signal.signal(signal.SIGTERM, handler)  # of this process, too, Ray has put its own there
         shutil.rmtree(home)
 
 
