@@ -52,22 +52,19 @@ def measure(configs: Mapping[Kind, DictConfig], done: Callable[[], object] = lam
     """
     groups = by_model(list(configs))
     enough = max(CARE / parts(groups), LEAST)
-    passes: dict[tuple[str, str], Passes] = {}
+    passes: dict[tuple[str | Kind, str], Passes] = {}
     times: dict[Kind, Times] = {}
     for group in groups:
-        times |= _together(group, configs, {} if group[0].whole else passes, enough, done)
+        times |= _together(group, configs, passes, enough, done)
     return times
 
 
 def parts(groups: Sequence[Sequence[Kind]]) -> int:
     """How many parts are to be timed."""
-    shared = {(kind.family, kind.passes) for group in groups for kind in group if not kind.whole}
-    return len(shared) + sum(
-        len({kind.network for kind in group})
-        + len({kind.auxiliaries for kind in group} - {""})
-        + len({kind.passes for kind in group if kind.whole})
-        for group in groups
+    of_models = sum(
+        len({kind.network for kind in group}) + len({kind.auxiliaries for kind in group} - {""}) for group in groups
     )
+    return of_models + len({(kind.comparable, kind.passes) for group in groups for kind in group})
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Passes:
 def _together(
     group: Sequence[Kind],
     configs: Mapping[Kind, DictConfig],
-    passes: dict[tuple[str, str], Passes],
+    passes: dict[tuple[str | Kind, str], Passes],
     enough: float,
     done: Callable[[], object],
 ) -> dict[Kind, Times]:
@@ -96,8 +93,8 @@ def _together(
     done()
     bases, auxiliaries = {first.network: base}, {"": Seconds()}
     for kind in group:
-        if (kind.family, kind.passes) not in passes:
-            passes[kind.family, kind.passes] = Passes(network.training(configs[kind], enough), base)
+        if (kind.comparable, kind.passes) not in passes:
+            passes[kind.comparable, kind.passes] = Passes(network.training(configs[kind], enough), base)
             done()
         if kind.auxiliaries not in auxiliaries:
             auxiliaries[kind.auxiliaries] = network.auxiliaries(configs[kind])
@@ -120,6 +117,6 @@ def _together(
     for kind in group:
         here, aux = bases[kind.network], auxiliaries[kind.auxiliaries].of(kind.batch)
         scale = here.of(kind.batch) / base.of(kind.batch)
-        training = passes[kind.family, kind.passes].of(kind.batch, here) + scale * aux
+        training = passes[kind.comparable, kind.passes].of(kind.batch, here) + scale * aux
         times[kind] = Times(training, scale * (tests.of(kind.batch) + aux / 3))
     return times

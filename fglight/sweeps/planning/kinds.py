@@ -40,6 +40,11 @@ class Kind:
     family: str = field(compare=False)
     name: str = field(compare=False)
 
+    @property
+    def comparable(self) -> "str | Kind":
+        """What kinds share whose times follow from each other; itself where none's does."""
+        return self if self.whole else self.family
+
     @classmethod
     def of(cls, cfg: DictConfig) -> "Kind":
         """The kind of a configuration."""

@@ -94,7 +94,10 @@ def show(rows: Sequence[Row], count: str) -> None:
     )
     with Progress(transient=True, disable=not console.is_terminal) as progress:
         times = measure(configs, partial(progress.advance, progress.add_task("timing", total=number)))
-    first = {kind: group[0] for group in groups for kind in group}
+    timed: dict[str | Kind, Kind] = {}  # on whose network an estimator's passes are
+    for group in groups:
+        timed.setdefault(group[0].comparable, group[0])
+    first = {kind: timed[kind.comparable] for kind in configs}
     table = Table()
     table.add_column("runs", overflow="fold")
     for column in ("seeds", "to do", "lr", "epochs", "time each"):
