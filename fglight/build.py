@@ -1,6 +1,6 @@
 """From a configuration to objects."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,17 @@ def _checked(cfg: DictConfig, group: str) -> Any:
                 f"{group}.{fact}={said} is not what {cfg[group]._target_} is: accepted is {true}, or to leave it out"
             )
     return component
+
+
+def check_components(configs: Iterable[DictConfig]) -> None:
+    """Check that the components of every configuration go together.
+
+    Raises:
+        ConfigError: those of one do not.
+    """
+    parts = ("target", "guess", "perturb", "engine", "aux", "probe", "compile")
+    for cfg in {str([cfg[part] for part in parts]): cfg for cfg in configs}.values():
+        build_estimator(cfg)
 
 
 def build_data(cfg: DictConfig) -> "LightningDataModule":

@@ -42,16 +42,19 @@ class PaperSweeper(BasicSweeper):
         Raises:
             ConfigError: a setting of one is not possible.
         """
-        for overrides in batch:
-            self._checked(list(overrides))
+        self._checked(batch)
 
-    def _checked(self, overrides: list[str]) -> DictConfig:
-        """The configuration of an ordinary run, checked."""
+    def _checked(self, batch: Sequence[Sequence[str]]) -> list[DictConfig]:
+        """The configurations of an ordinary sweep, checked."""
         from fglight.config import check_config
 
-        cfg = self._composer(overrides)
-        check_config(cfg)
-        return cfg
+        configs = [self._composer(list(overrides)) for overrides in batch]
+        for cfg in configs:
+            check_config(cfg)
+        from fglight.build import check_components  # loads torch, after all that can be refused without
+
+        check_components(configs)
+        return configs
 
     @cached_property
     def _composer(self) -> Callable[[list[str]], DictConfig]:
@@ -82,10 +85,10 @@ class PaperSweeper(BasicSweeper):
             request = parse(overrides)
             if request is None and is_plan(overrides):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)
-                configs = {" ".join(texts): self._checked(texts) for texts in batch}
-                from fglight.sweeps.planning.plan import show_ordinary  # loads torch, after all that can be refused
+                configs = self._checked(batch)
+                from fglight.sweeps.planning.plan import show_ordinary  # loads torch
 
-                show_ordinary(configs)
+                show_ordinary(dict(zip(map(" ".join, batch), configs)))
                 return None
             if request is None:
                 hydra = self.config.hydra

@@ -60,19 +60,9 @@ class Sweep:
                 self.configs.setdefault(job.name, cfg)
                 jobs.setdefault(job.folder, job)
         self.jobs = list(jobs.values())
-        self._check_components()
+        from fglight.build import check_components  # loads torch, after all that can be refused without
 
-    def _check_components(self) -> None:
-        """Check that the components of every configuration go together.
-
-        Raises:
-            ConfigError: those of one do not.
-        """
-        from fglight.build import build_estimator  # loads torch, after all that can be refused without
-
-        parts = ("target", "guess", "perturb", "engine", "aux", "probe", "compile")
-        for cfg in {str([cfg[part] for part in parts]): cfg for cfg in self.configs.values()}.values():
-            build_estimator(cfg)
+        check_components(self.configs.values())
 
     def run(self) -> int:
         """Do what is not finished.
