@@ -21,6 +21,7 @@ from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.rules import FIXED, LIGHTNING
 from fglight.errors import ConfigError, FglightError
+from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, summary
@@ -54,11 +55,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         RunBusyError: another process is writing the directory.
     """
     check_config(cfg)
-    build_estimator(cfg)  # which checks that components go together
+    estimator = build_estimator(cfg)
     _share_cores()
     cell = Cell.from_config(cfg)
     if rank_zero_only.rank > 0:  # the first of several processes keeps the directory
-        return _train(cfg, cell, run_dir)
+        return _train(cfg, cell, estimator, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
         check_unchanged(cfg, run_dir)
@@ -70,7 +71,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             write_config(run_settings(cfg), run_dir)
         try:
             with terminable(lambda: _last_checkpoint(run_dir)), finishing(cfg):
-                result = _train(cfg, cell, run_dir)
+                result = _train(cfg, cell, estimator, run_dir)
         except Exception as error:
             failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
             if not isinstance(error, FglightError):
@@ -83,13 +84,13 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def _train(cfg: DictConfig, cell: Cell, run_dir: Path) -> dict[str, Any]:
+def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: Path) -> dict[str, Any]:
     _quieten()
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     data.prepare_data()
     data.setup()
-    model, estimator = build_model(cfg), build_estimator(cfg)
+    model = build_model(cfg)
     module = ForwardGradientModule(
         model, estimator, **cfg.optim, seed=cfg.seed, cosine=cfg.cosine, channels_last=cfg.channels_last
     )
