@@ -20,18 +20,13 @@ class RunDirectory(Callback):
 
         try:
             check_config(config)
+            folder = Path(config.hydra.run.dir)
+            timed = is_timed(config.hydra.run)
+            # The first process of torchrun's or SLURM's makes one, under a name of its time; the others use none.
+            first = is_first() or not timed
+            config.hydra.run.dir = str(make_directory("hydra.run.dir", folder, new=timed) if first else folder.parent)
         except ConfigError as error:
             sys.exit(str(error))  # Hydra turns any other exception of a callback into a warning
-        folder = Path(config.hydra.run.dir)
-        timed = is_timed(config.hydra.run)
-        if timed and not is_first():
-            # The first process of torchrun's or SLURM's has made one, under a name of its time; the others use none.
-            config.hydra.run.dir = str(folder.parent)
-            return
-        try:
-            config.hydra.run.dir = str(make_directory("hydra.run.dir", folder, new=timed))
-        except ConfigError as error:
-            sys.exit(str(error))
 
 
 def is_timed(node: DictConfig) -> bool:

@@ -31,14 +31,9 @@ OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose and check a configuration as ``train.py`` does.
+    """Compose a configuration and check its settings, but not yet that its components go together.
 
-    Args:
-        overrides: Hydra overrides on ``conf/config.yaml``, such as ``["guess=ntk", "model.width=0.5"]``.
-
-    Raises:
-        ConfigError: if a setting, or a combination of settings, means nothing.
-        hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
+    Arguments and errors are those of ``fglight.load_config``, which checks that, too.
     """
     check_overrides(overrides)
     GlobalHydra.instance().clear()

@@ -89,12 +89,10 @@ def check_settings(cfg: DictConfig) -> None:
         raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
     _check_names(root, groups)
     given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if groups["trainer"].get(name) is not None]
-    settings = {"": root, **groups}
-    split = [(*rule[0].rpartition("."), *rule) for rule in OPTIONAL]
-    there = [rule for group, _, name, *rule in split if name in settings[group]]
-    for setting, accepts, accepted in [*RULES, *there, *given]:
-        group, _, name = setting.rpartition(".")
-        value = settings[group].get(name)
+    values = root | {f"{group}.{name}": value for group in GROUPS for name, value in groups[group].items()}
+    there = [rule for rule in OPTIONAL if rule[0] in values]
+    for setting, accepts, accepted in RULES + there + given:
+        value = values.get(setting)
         try:
             fits = accepts(value)
         except TypeError:

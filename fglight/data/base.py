@@ -89,7 +89,6 @@ class DataModule(lightning.LightningDataModule):
         self.augment = augment
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.images = images
         self.holdout = holdout
         self.download = download
         self.seed = seed

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fglight.estimators import linalg
 from fglight.estimators.batch import Batch
 
 EPS = 1e-16
@@ -85,7 +86,7 @@ class RandomSign(Coefficient):
 
     def __call__(self, product: Tensor | None, square: Tensor) -> Tensor:
         """See ``Coefficient``; from torch's default generator."""
-        return torch.empty_like(square).bernoulli_().mul_(2).sub_(1)
+        return linalg.random_signs(square)
 
 
 class Positive(Coefficient):

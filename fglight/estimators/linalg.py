@@ -119,3 +119,8 @@ def cosine(products: Tensor, gram: Tensor, coefficients: Tensor, target_squares:
         square = (coefficients.unsqueeze(-2) @ gram @ coefficients.unsqueeze(-1)).sum((-3, -2, -1))
     norms = square.clamp_min(0).sqrt() * target_squares.sqrt()
     return product / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+
+
+def random_signs(like: Tensor) -> Tensor:
+    """Independent signs, +1 or -1 with equal probability, in the shape of ``like``, from torch's default generator."""
+    return torch.empty_like(like).bernoulli_().mul_(2).sub_(1)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -29,10 +29,6 @@ class Composer:
 
     def __init__(self, compose: Callable[[list[str]], DictConfig]) -> None:
         self._compose = compose
-        self._base: DictConfig | None = None
-        self._root: DictConfig | None = None  # the same without its groups
-        self._alone = False  # whether nothing in it follows from Hydra's own settings
-        self._shipped = False  # whether its groups are as the package's own files have them
         self._nodes: dict[tuple[str, str], DictConfig | None] = {}  # None: a choice that changes more than its group
 
     def __call__(self, overrides: list[str]) -> DictConfig:
@@ -48,6 +44,26 @@ class Composer:
             OmegaConf.resolve(cfg)  # once, since interpolations take longest
         return cfg
 
+    @cached_property
+    def _base(self) -> DictConfig:
+        """The configuration of no overrides."""
+        return _without(self._compose([]), ["hydra"])
+
+    @cached_property
+    def _root(self) -> DictConfig:
+        """The same without its groups."""
+        return _without(self._base.copy(), GROUPS)
+
+    @cached_property
+    def _alone(self) -> bool:
+        """Whether nothing in it follows from Hydra's own settings."""
+        return "${hydra" not in OmegaConf.to_yaml(self._base)
+
+    @cached_property
+    def _shipped(self) -> bool:
+        """Whether its groups are as the package's own files have them."""
+        return all(self._base[group] == files(group)[choice] for group, choice in defaults().items())
+
     def _assembled(self, overrides: Iterable[Override]) -> DictConfig | None:
         """The configuration from known nodes; None where that cannot be."""
         chosen: dict[str, str] = {}
@@ -61,12 +77,6 @@ class Composer:
                 chosen[override.key_or_group] = override.value()
             else:
                 return None
-        if self._base is None:
-            self._base = _without(self._compose([]), ["hydra"])
-            self._root = _without(self._base.copy(), GROUPS)
-            self._alone = "${hydra" not in OmegaConf.to_yaml(self._base)
-            chosen_there = {group: files(group)[choice] for group, choice in defaults().items()}
-            self._shipped = all(self._base[group] == node for group, node in chosen_there.items())
         if not self._alone:
             return None
         self._learn(dict(choice for choice in chosen.items() if choice not in self._nodes))

@@ -5,6 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from fglight.estimators import linalg
 from fglight.estimators.coefficients import InnerProduct
 from fglight.estimators.guesses.base import Guess, stack
 from fglight.estimators.passes import BlockPass
@@ -52,4 +53,4 @@ class RademacherGuess(RandomGuess):
 
     def sample(self, like: Tensor) -> Tensor:
         """See ``RandomGuess``."""
-        return torch.empty_like(like).bernoulli_().mul_(2).sub_(1)
+        return linalg.random_signs(like)
