@@ -234,3 +234,10 @@ def test_make_reports_what_is_there_and_tells_of_failed_runs(tmp_path, status, r
 def test_durations_in_words():
     words = [duration(seconds) for seconds in (8.4, 300, 3 * 3600 + 1200, 2 * 86400 + 4 * 3600, 59.7)]
     assert words == ["8 s", "5 min", "3 h 20 min", "2 d 4 h", "1 min"]
+
+
+def test_an_ordinary_sweep_refuses_components_that_do_not_go_together_before_it_starts(tmp_path):
+    done = sweep(tmp_path, "guess=gaussian,ntk", "probe=true", *SMALL)
+    assert done.returncode == 1
+    assert "probe=true trains auxiliary networks" in done.stderr
+    assert not list(tmp_path.rglob("config.yaml"))
