@@ -16,14 +16,13 @@ class Curve:
     Attributes:
         label: Name in the legend.
         cell: The cell whose runs are drawn.
-        probe: Whether its auxiliaries are there for logging only, trained on detached activations (``probe=true``).
-        probe_aux: The auxiliary network of the probe, where there is one; empty otherwise.
+        probe: The auxiliary network that is there for logging only, trained on detached activations (``probe=true``);
+            empty where there is none.
     """
 
     label: str
     cell: Cell
-    probe: bool = False
-    probe_aux: str = ""
+    probe: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,11 @@ class Figure:
         return self.kind == "dynamics"
 
 
+def depth_metrics(blocks: int) -> list[str]:
+    """The metrics that show losses by depth: the auxiliary networks' by block, and the network's own."""
+    return [*(f"train/local_loss/block{j}" for j in range(blocks - 1)), "train/loss"]
+
+
 _PERTURB = "The paper does not say which perturbation; weight is drawn."
 
 
@@ -63,10 +67,10 @@ def _cell(blocks: int, target: str, guess: str, aux: str, perturb: str) -> Cell:
 def _depth(number: int, blocks: int) -> Figure:
     """Figures 2 and 7: does each block separate the classes better than the one before?"""
     curves = (
-        Curve("End-to-end", _cell(blocks, "global", "exact", "", ""), probe=True, probe_aux="cnn"),
+        Curve("End-to-end", _cell(blocks, "global", "exact", "", ""), probe="cnn"),
         Curve("Local learning", _cell(blocks, "local", "exact", "cnn", "")),
         Curve("Local guess, global target", _cell(blocks, "global", "local", "cnn", "weight")),
-        Curve("Gaussian guess, global target", _cell(blocks, "global", "gaussian", "", "weight"), True, "cnn"),
+        Curve("Gaussian guess, global target", _cell(blocks, "global", "gaussian", "", "weight"), probe="cnn"),
         Curve("Gaussian guess, local target", _cell(blocks, "local", "gaussian", "cnn", "weight")),
     )
     title = f"Local train losses at the end of training, by block (CIFAR-10, {blocks} blocks, CNN auxiliary)"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from fglight.paper import published
-from fglight.paper.claims import CLAIMS
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
 from fglight.report.draw import Drawing, draw
@@ -16,7 +15,7 @@ from fglight.report.metrics import by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score, setting_in_words
 from fglight.report.tables import Table, fill
-from fglight.report.verdicts import Verdict, judge
+from fglight.report.verdicts import Verdict, judge_all
 from fglight.runs.collect import Collection, Problem, Unfinished, collect
 
 
@@ -28,7 +27,7 @@ class Report:
         runs: What was found in the folders.
         scores: Finished runs by the cells that they stand for.
         tables: The paper's tables with our numbers.
-        verdicts: The paper's claims, judged.
+        verdicts: The paper's claims, judged: first those that the runs decide.
         figures: The paper's figures; a drawing is None where no run has logged what it needs.
         problems: Files and runs that were not used.
         progress: For each unfinished run its path, cell, epochs done and last test accuracy, in words.
@@ -112,7 +111,7 @@ def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) 
         runs=runs,
         scores=scores,
         tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
-        verdicts=tuple(judge(claim, scores) for claim in CLAIMS),
+        verdicts=judge_all(scores, read),
         figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
         progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
         problems=(*runs.problems, *damaged, *scores.repeated),

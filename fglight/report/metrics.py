@@ -1,11 +1,15 @@
 """``metrics/version_K/metrics.csv`` of a run as one data frame."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from fglight.runs.collect import Problem
+
+ReadMetrics = Callable[[Path], pd.DataFrame]
+"""Gives the metrics of a run directory."""
 
 
 def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:

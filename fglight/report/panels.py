@@ -1,16 +1,13 @@
 """The numbers behind Figures 2 to 9: which runs a figure shows and what each of its panels plots."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 
-from fglight.paper.figures import Curve, Figure
-from fglight.report.metrics import along_training, by_epoch
+from fglight.paper.figures import Curve, Figure, depth_metrics
+from fglight.report.metrics import ReadMetrics, along_training, by_epoch
 from fglight.report.scores import FULL, Setting
-
-ReadMetrics = Callable[[Path], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def _distance(setting: Setting) -> tuple[int, float, Setting]:
 def needed_columns(figure: Figure, curve: Curve) -> list[str]:
     """Return the columns of the metrics that a curve cannot be drawn without."""
     if figure.kind == "depth":
-        return [*(f"train/local_loss/block{j}" for j in range(curve.cell.blocks - 1)), "train/loss"]
+        return depth_metrics(curve.cell.blocks)
     if figure.kind == "losses":
         return ["train/loss", "test/loss"]
     names = ("train/local_loss", "test/local_loss", "cosine")
@@ -102,16 +99,15 @@ def _choose(figure: Figure, frame: pd.DataFrame, read: ReadMetrics) -> _Chosen:
     for curve in figure.curves:
         needed = needed_columns(figure, curve)
         of_cell = frame[frame["cell"] == curve.cell]
-        metrics = [(run.seed, read(run.path)) for run in of_cell["run"]]
+        metrics = [(run.seed, read(run.path)) for run in of_cell["run"] if curve.probe in ("", run.probe)]
         complete = {seed: found for seed, found in metrics if not _absent(found, needed)}
         if complete:
             chosen.drawn[curve] = list(complete.values())
         elif metrics:
-            absent = _absent(metrics[0][1], needed)
-            probe = ", which probe=true logs" if curve.probe else ""
-            chosen.missing.append(f"{curve.label}: run without {absent[0]}{probe}")
+            chosen.missing.append(f"{curve.label}: run without {_absent(metrics[0][1], needed)[0]}")
         else:
-            chosen.missing.append(f"{curve.label}: not run")
+            how = f" with probe=true aux={curve.probe}" if curve.probe else ""
+            chosen.missing.append(f"{curve.label}: not run{how}")
     return chosen
 
 

@@ -8,12 +8,15 @@ from operator import attrgetter
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fglight.paper.claims import ACCURACY, Quantity
 from fglight.report.contents import Report
-from fglight.report.scores import accuracy, setting_in_words
+from fglight.report.scores import Score, accuracy, setting_in_words
 from fglight.report.tables import as_frame
+from fglight.report.verdicts import Compared
 from fglight.words import counted
 
 SIGNS = {"near": "≈", "above": "▲", "below": "▼"}
+OUTCOMES = {"holds": "✓", "does not hold": "✗", "within noise": "≈"}
 
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -67,9 +70,12 @@ def _environment(escape: Callable[[str], str], **options: object) -> Environment
         "cell": attrgetter("in_words"),
         "setting": setting_in_words,
         "counted": counted,
+        "quantity": _quantity,
+        "value": _value,
+        "lead": _lead,
         "base64": lambda content: b64encode(content).decode(),
     }
-    environment.globals["signs"] = SIGNS
+    environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES}
     return environment
 
 
@@ -96,3 +102,23 @@ def _latex() -> Environment:
 def _signed(points: float) -> str:
     """Write a difference with its sign: ``+1.2``, ``−0.4``."""
     return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def _quantity(quantity: Quantity) -> str:
+    """Name a number that runs have: its cell, and what it is unless an accuracy."""
+    if quantity.metric == ACCURACY:
+        return quantity.cell.in_words
+    period = "" if quantity.period is None else " from {:.0%} to {:.0%} of training".format(*quantity.period)
+    return f"{quantity.cell.in_words}, {quantity.metric}{period}"
+
+
+def _value(score: Score, quantity: Quantity) -> str:
+    if quantity.metric == ACCURACY:
+        return accuracy(score.mean, score.std)
+    return f"{score.mean:.3g}" if score.std is None else f"{score.mean:.3g} ± {score.std:.2g}"
+
+
+def _lead(compared: Compared) -> str:
+    """Write what a comparison comes to: points of accuracy, or what the numbers are in."""
+    metric = compared.comparison.quantities[0].metric
+    return _signed(compared.lead) if metric == ACCURACY else f"{compared.lead:+.2g}".replace("-", "−")

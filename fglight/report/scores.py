@@ -1,8 +1,8 @@
 """Which published cell each run stands for, what sets it apart from the paper's training, and means over seeds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import isclose
 
 import pandas as pd
@@ -21,12 +21,19 @@ FULL: Setting = ()
 
 @dataclass(frozen=True)
 class Score:
-    """Test accuracy in percent over the seeds of one cell and setting; ``std`` (n - 1) is None for one seed."""
+    """A number over the seeds of one cell and setting; ``std`` (n - 1) is None for one seed."""
 
     mean: float
     std: float | None
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], values: Iterable[float]) -> "Score":
+        """The score of runs of different seeds, and a number of each."""
+        numbers = pd.Series(values)
+        std = float(numbers.std()) if len(numbers) > 1 else None
+        return cls(float(numbers.mean()), std, tuple(run.seed for run in runs), tuple(runs))
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Scores:
     """Every finished run by what it is comparable with.
 
     Attributes:
-        by_cell: Scores of each published (or shown in a figure) cell, by setting. Full-scale ones come first.
+        by_cell: Test accuracies in percent of each of the paper's cells, by setting. Full-scale ones come
+            first.
         others: Runs of cells that the paper does not have.
         lines: A line for each run and cell that it stands for: ``cell``, ``setting``, ``seed``, ``run``.
         repeated: Runs not counted, for another one has the same cell, setting and seed.
@@ -44,6 +52,17 @@ class Scores:
     others: tuple[Run, ...]
     lines: pd.DataFrame
     repeated: tuple[Problem, ...]
+
+    def runs(self, cell: Cell, setting: Setting) -> list[Run]:
+        """Return all runs of a cell and setting, repeated ones too."""
+        return self._by_cell_and_setting.get((cell, setting), [])
+
+    @cached_property
+    def _by_cell_and_setting(self) -> Mapping[tuple[Cell, Setting], list[Run]]:
+        runs: dict[tuple[Cell, Setting], list[Run]] = {}
+        for cell, name, run in zip(self.lines["cell"], self.lines["setting"], self.lines["run"]):
+            runs.setdefault((cell, name), []).append(run)
+        return runs
 
     def shown(self, cell: Cell) -> Mapping[Setting, Score]:
         """Return the scores to show for a cell: the full-scale one alone if there is one, else one a setting."""
@@ -65,10 +84,7 @@ def score(runs: Iterable[Run]) -> Scores:
     }
     by_cell: dict[Cell, dict[Setting, Score]] = {}
     for (cell, name), group in frame[~again].groupby(["cell", "setting"], sort=False):
-        accuracy = 100 * pd.Series([run.test_accuracy for run in group["run"]])
-        std = float(accuracy.std()) if len(group) > 1 else None
-        found = Score(float(accuracy.mean()), std, tuple(group["seed"]), tuple(group["run"]))
-        by_cell.setdefault(cell, {})[name] = found
+        by_cell.setdefault(cell, {})[name] = Score.of(group["run"], [100 * run.test_accuracy for run in group["run"]])
     others = tuple(run for run, rows in origins if not rows)
     return Scores(by_cell, others, frame, tuple(repeated.values()))
 

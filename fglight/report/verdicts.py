@@ -1,44 +1,55 @@
 """What the runs at hand say about a claim, and what the paper's own numbers say."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Literal
 
-from fglight.cell import Cell
-from fglight.paper.claims import Claim
+from fglight.paper.claims import ACCURACY, CLAIMS, Claim, Comparison, Quantity
+from fglight.report.metrics import ReadMetrics
+from fglight.report.quantities import Measure, measure
 from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words
 from fglight.report.tables import rows_by_cell
 from fglight.words import counted
 
-Answer = Literal["holds", "does not hold", "not enough runs"]
+Answer = Literal["holds", "does not hold", "within noise", "not enough runs"]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two cells of one claim, with the accuracies that are known; ``lead`` is in points."""
+class Compared:
+    """A comparison of a claim, with the scores of its quantities as far as they are known."""
 
-    better: Cell
-    worse: Cell
-    scores: tuple[Score | None, Score | None]
-    margin: float
-
-    @property
-    def lead(self) -> float | None:
-        """Accuracy of the cell that should be better, minus the other's; None if one is not known."""
-        better, worse = self.scores
-        return better.mean - worse.mean if better and worse else None
+    claim: Claim
+    comparison: Comparison
+    scores: tuple[Score | None, ...]
 
     @property
-    def holds(self) -> bool:
-        """Whether both are known and the lead exceeds the claim's margin."""
-        return self.lead is not None and self.lead > self.margin
+    def sides(self) -> list[tuple[Quantity, Score | None]]:
+        """Each quantity with its score."""
+        return list(zip(self.comparison.quantities, self.scores))
 
     @property
-    def clear(self) -> bool:
-        """Whether the lead differs from the margin by more than the two standard deviations together."""
-        noise = sum(score.std or 0 for score in self.scores if score)
-        return self.lead is not None and abs(self.lead - self.margin) > noise
+    def lead(self) -> float:
+        """What comes out: the sum of what counts as plus less that of what counts as minus."""
+        plus = len(self.comparison.plus)
+        return sum(score.mean for score in self.scores[:plus]) - sum(score.mean for score in self.scores[plus:])
+
+    @property
+    def single(self) -> bool:
+        """Whether a number in it has one seed, whose noise is not known."""
+        return any(score and score.std is None for score in self.scores)
+
+    @property
+    def outcome(self) -> Answer:
+        """``within noise`` where a bound is no farther off than all the standard deviations together."""
+        if None in self.scores:
+            return "not enough runs"
+        room = min(self.lead - self.claim.least, self.claim.most - self.lead)
+        noise = sum(score.std or 0 for score in self.scores)
+        return "within noise" if abs(room) <= noise else "holds" if room > 0 else "does not hold"
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Finding:
     claim: Claim
     where: str
     setting: Setting
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Compared, ...]
     paper: "Finding | None" = None
 
     @property
@@ -56,33 +67,45 @@ class Finding:
         """The setting in words."""
         return setting_in_words(self.setting)
 
+    @cached_property
+    def made(self) -> list[Compared]:
+        """The comparisons of which all numbers are known."""
+        return [compared for compared in self.comparisons if None not in compared.scores]
+
+    @cached_property
+    def counts(self) -> Counter[Answer]:
+        """How many comparisons have each outcome."""
+        return Counter(compared.outcome for compared in self.comparisons)
+
     @property
     def count(self) -> str:
-        """How many comparisons hold, and how many cannot be made, in words."""
-        rest = len(self.comparisons) - len(self.made)
+        """How many comparisons hold, are within noise, and cannot be made, in words."""
         hold = "holds" if len(self.made) == 1 else "hold"
-        made = f"{self.holding} of {counted(len(self.made), 'comparison')} {hold}"
-        return made + (f", {rest} cannot be made" if rest else "")
+        words = [f"{self.counts['holds']} of {counted(len(self.made), 'comparison')} {hold}"]
+        if noise := self.counts["within noise"]:
+            words.append(f"{noise} {'is' if noise == 1 else 'are'} within noise")
+        if missing := self.counts["not enough runs"]:
+            words.append(f"{missing} cannot be made")
+        return ", ".join(words)
 
     @property
-    def made(self) -> list[Comparison]:
-        """The comparisons of which both sides have runs."""
-        return [comparison for comparison in self.comparisons if comparison.lead is not None]
-
-    @property
-    def holding(self) -> int:
-        """Number of comparisons that hold."""
-        return sum(comparison.holds for comparison in self.made)
+    def single(self) -> bool:
+        """Whether numbers of one seed, whose noise is not known, are among those compared."""
+        return any(compared.single for compared in self.made)
 
     @property
     def answer(self) -> Answer:
-        """``holds`` and ``does not hold`` only where the runs still missing cannot change it."""
-        total, failing = len(self.comparisons), len(self.made) - self.holding
-        if self.claim.most:
-            holds, fails = 2 * self.holding > total, 2 * failing >= total
-        else:
-            holds, fails = self.holding == total, failing > 0
-        return "holds" if holds else "does not hold" if fails else "not enough runs"
+        """``holds``, ``does not hold`` and ``within noise`` only where the runs still missing cannot change it."""
+        total, missing = len(self.comparisons), self.counts["not enough runs"]
+        holding, failing = self.counts["holds"], self.counts["does not hold"]
+        enough = {"all": total, "most": total // 2 + 1, "some": 1}[self.claim.of]
+        too_many = total - enough + 1
+        if holding >= enough:
+            return "holds"
+        if failing >= too_many:
+            return "does not hold"
+        decided = holding + missing < enough and failing + missing < too_many
+        return "within noise" if decided else "not enough runs"
 
 
 @dataclass(frozen=True)
@@ -94,14 +117,31 @@ class Verdict:
     findings: tuple[Finding, ...]
     unknown: tuple[str, ...]
 
+    @property
+    def rank(self) -> int:
+        """0 where the runs decide something, 1 where some comparisons are made, 2 where none is."""
+        decided = any(finding.answer != "not enough runs" for finding in self.findings)
+        return 0 if decided else 1 if self.findings else 2
 
-def judge(claim: Claim, scores: Scores) -> Verdict:
-    """Compare the cells of a claim: full-scale runs, and scaled-down ones where no full-scale ones can be compared."""
+
+def judge_all(scores: Scores, read: ReadMetrics) -> tuple[Verdict, ...]:
+    """Judge the paper's claims; first come those that the runs decide, last those that they say nothing of."""
+    return tuple(sorted((judge(claim, scores, read) for claim in CLAIMS), key=attrgetter("rank")))
+
+
+def judge(claim: Claim, scores: Scores, read: ReadMetrics) -> Verdict:
+    """Make a claim's comparisons: from full-scale runs, and from scaled-down ones where no full-scale ones can be.
+
+    Args:
+        claim: One of the paper's claims.
+        scores: The finished runs.
+        read: Gives a run directory's metrics, as ``read_metrics`` does.
+    """
     findings: list[Finding] = []
     unknown: list[str] = []
     seen: set[frozenset[object]] = set()
-    for where, pairs in _groups(claim):
-        candidates = [finding for finding in _findings(claim, where, pairs, scores) if finding.made]
+    for where, comparisons in groups(claim):
+        candidates = [finding for finding in _findings(claim, where, comparisons, scores, read) if finding.made]
         if candidates and candidates[0].setting == FULL:
             candidates = candidates[:1]
         # Runs on other data stand for the same cell of several data sets: say once what they say.
@@ -110,41 +150,42 @@ def judge(claim: Claim, scores: Scores) -> Verdict:
         findings.extend(fresh)
         if not candidates:
             unknown.append(where)
-    return Verdict(claim, _printed(claim, "", claim.pairs()), tuple(findings), tuple(unknown))
+    findings.sort(key=lambda finding: finding.answer == "not enough runs")
+    return Verdict(claim, _printed(claim, "", claim.comparisons), tuple(findings), tuple(unknown))
 
 
-def _groups(claim: Claim) -> Iterator[tuple[str, list[tuple[Cell, Cell]]]]:
-    """Split the pairs by data set and number of blocks, unless that is what a claim compares."""
-
-    def where(pair: tuple[Cell, Cell]) -> tuple[str, int]:
-        return pair[0].data, 0 if "blocks" in claim.worse else pair[0].blocks
-
-    for (data, blocks), pairs in groupby(sorted(claim.pairs(), key=where), key=where):
-        yield f"{data}, {blocks} blocks" if blocks else data, list(pairs)
+def groups(claim: Claim) -> Iterator[tuple[str, list[Comparison]]]:
+    """Split the comparisons by data set and number of blocks, unless that is what they compare."""
+    ordered = sorted(claim.comparisons, key=attrgetter("where"))
+    for (data, blocks), comparisons in groupby(ordered, key=attrgetter("where")):
+        yield f"{data}, {blocks} blocks" if blocks else data, list(comparisons)
 
 
-def _findings(claim: Claim, where: str, pairs: list[tuple[Cell, Cell]], scores: Scores) -> Iterator[Finding]:
+def _findings(
+    claim: Claim, where: str, comparisons: list[Comparison], scores: Scores, read: ReadMetrics
+) -> Iterator[Finding]:
     """A finding for each setting that occurs, the full-scale one first."""
-    paper = _printed(claim, where, pairs)
-    for setting in sorted({name for pair in pairs for cell in pair for name in scores.by_cell.get(cell, {})}):
-        known = {cell: scores.by_cell.get(cell, {}).get(setting) for pair in pairs for cell in pair}
-        yield Finding(claim, where, setting, _compare(claim, pairs, known), paper)
+    paper = _printed(claim, where, comparisons)
+    cells = {quantity.cell for comparison in comparisons for quantity in comparison.quantities}
+    for setting in sorted({name for cell in cells for name in scores.by_cell.get(cell, {})}):
+        known = cache(partial(measure, setting=setting, scores=scores, read=read))
+        yield Finding(claim, where, setting, _compare(claim, comparisons, known), paper)
 
 
-def _printed(claim: Claim, where: str, pairs: list[tuple[Cell, Cell]]) -> Finding:
-    """Judge by the published numbers, as far as they are printed."""
-    known = {cell: Score(row.mean, row.std, tuple(range(row.seeds)), ()) for cell, row in rows_by_cell().items()}
-    return Finding(claim, where, FULL, _compare(claim, pairs, known))
+def _printed(claim: Claim, where: str, comparisons: Iterable[Comparison]) -> Finding:
+    """Judge by the published numbers, as far as they are printed; a figure prints none."""
+    return Finding(claim, where, FULL, _compare(claim, comparisons, _published))
 
 
-def _compare(
-    claim: Claim, pairs: list[tuple[Cell, Cell]], known: Mapping[Cell, Score | None]
-) -> tuple[Comparison, ...]:
-    return tuple(
-        Comparison(better, worse, (known.get(better), known.get(worse)), claim.margin) for better, worse in pairs
-    )
+def _published(quantity: Quantity) -> Score | None:
+    row = rows_by_cell().get(quantity.cell) if quantity.metric == ACCURACY else None
+    return Score(row.mean, row.std, tuple(range(row.seeds)), ()) if row else None
+
+
+def _compare(claim: Claim, comparisons: Iterable[Comparison], known: Measure) -> tuple[Compared, ...]:
+    return tuple(Compared(claim, comparison, tuple(map(known, comparison.quantities))) for comparison in comparisons)
 
 
 def _runs(finding: Finding) -> frozenset[object]:
     """The runs that a finding rests on."""
-    return frozenset(run.path for pair in finding.made for score in pair.scores if score for run in score.runs)
+    return frozenset(run.path for pair in finding.made for score in pair.scores for run in score.runs)

@@ -23,7 +23,7 @@ class Run:
     """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
 
     ``differences`` are the settings that depart from the paper's. A run of an earlier version did not record them all,
-    and says so among them.
+    and says so among them. ``probe`` is the auxiliary network that only logs, empty where none was recorded.
     """
 
     path: Path
@@ -33,6 +33,7 @@ class Run:
     differences: Mapping[str, Any]
     epoch: int
     test_accuracy: float
+    probe: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             differences=_differences(words),
             epoch=int(words["epoch"]),
             test_accuracy=float(words["test_accuracy"]),
+            probe=str(words.get("probe", "")),
         )
     except KeyError as error:
         raise _Unreadable(path, f"no entry {error}") from error

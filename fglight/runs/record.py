@@ -44,6 +44,7 @@ def build_result(
         "seed": cfg.seed,
         "recipe": {name: OmegaConf.select(cfg, setting) for name, setting in RECIPE.items()},
         "differences": differences(cfg),
+        "probe": cfg.aux.name if cfg.probe else "",
         "epoch": epochs_done - 1,
         "steps": steps,
         **{

@@ -136,7 +136,7 @@ def _entries(request: Request) -> Iterator[Entry]:
     seeds = {row.cell: row.seeds for row in published() + unprinted()}
     for number in request.figures:
         for curve in FIGURES[number].curves:
-            probe = {"probe": "true", "aux": curve.probe_aux} if curve.probe else {}
+            probe = {"probe": "true", "aux": curve.probe} if curve.probe else {}
             yield Entry(curve.cell, seeds[curve.cell], f"figure{number}", probe)
 
 

@@ -1,13 +1,18 @@
 """What synthetic runs say about the paper's claims."""
 
 from dataclasses import replace
+from math import inf
 
+import numpy as np
+import pandas as pd
 import pytest
-from written_runs import ROWS, cell, result, scores_of, write_run
+from scipy.optimize import Bounds, LinearConstraint, milp
+from written_runs import ROWS, cell, result, scores_of, write_metrics, write_run
 
-from fglight.paper.claims import CLAIMS
+from fglight.paper.claims import ACCURACY, CLAIMS
+from fglight.report.metrics import read_metrics
 from fglight.report.scores import FULL, score
-from fglight.report.verdicts import judge
+from fglight.report.verdicts import groups, judge
 from fglight.runs.collect import collect
 
 
@@ -17,10 +22,84 @@ def text_of(claim_text):
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.text)
 def test_a_claim_compares_cells_of_the_paper(claim):
-    assert claim.pairs()
-    for better, worse in claim.pairs():
-        assert {better, worse} <= ROWS.keys()
-        assert better != worse
+    assert claim.comparisons
+    for comparison in claim.comparisons:
+        assert {quantity.cell for quantity in comparison.quantities} <= ROWS.keys()
+        assert not set(comparison.plus) & set(comparison.minus)
+
+
+def room_of(quantity):
+    """How far inside of a claim's bounds the numbers of these tests are; seeds differ by a tenth of it."""
+    return 0.5 if quantity.metric == ACCURACY else 0.1
+
+
+def required(claim, comparisons, outcome):
+    """Numbers for all quantities of which each comparison comes out as wanted, by linear programming.
+
+    Where a claim is about some comparisons, the first alone holds: two may exclude each other.
+    """
+    quantities = list(dict.fromkeys(quantity for each in comparisons for quantity in each.quantities))
+    room = room_of(quantities[0])
+    between = {
+        "holds": (claim.least + room, claim.most - room),
+        "does not hold": (-inf, claim.least - room),
+        "within noise": (claim.least, claim.least),
+    }
+    least, most = between[outcome]
+    bounded = comparisons[:1] if outcome == "holds" and claim.of == "some" else comparisons
+    signs = np.array([[(q in each.plus) - (q in each.minus) for q in quantities] for each in bounded])
+    limits = (5, 95) if quantities[0].metric == ACCURACY else (-20, 20)
+    found = milp(np.zeros(len(quantities)), constraints=LinearConstraint(signs, least, most), bounds=Bounds(*limits))
+    assert found.success, found.message
+    return dict(zip(quantities, found.x))
+
+
+def write_runs(folder, numbers, seeds):
+    """Runs whose results and metrics have these numbers, and a little more or less in other seeds."""
+    runs: dict[tuple, dict] = {}
+    for quantity, number in numbers.items():
+        runs.setdefault((quantity.cell, quantity.probe), {})[quantity] = number
+    for (trained, probe), of_run in runs.items():
+        ended = result(trained, 0.5)
+        for seed in seeds:
+            metrics = pd.DataFrame({"epoch": [0.0] * 100, "step": range(100)})
+            accuracy = 0.5
+            for quantity, number in of_run.items():
+                value = number + room_of(quantity) * (seed - (len(seeds) - 1) / 2) / 10
+                if quantity.metric == ACCURACY:
+                    accuracy = value / 100
+                else:
+                    start, stop = quantity.period or (0.99, 1)
+                    metrics.loc[100 * start : 100 * stop - 1, quantity.metric] = value
+            run = write_run(folder / f"{trained}{probe}-{seed}", {**ended, "seed": seed, "probe": probe} | {"test_accuracy": accuracy})
+            write_metrics(run, metrics)
+
+
+def judged(claim, folder):
+    return judge(claim, score(collect([folder]).finished), lambda run: read_metrics(run, []))
+
+
+OUTCOMES = [("holds", 2, "holds"), ("holds", 1, "holds"), ("does not hold", 2, "does not hold")]
+OUTCOMES += [("within noise", 2, "within noise"), ("nothing", 2, "not enough runs")]
+
+
+@pytest.mark.parametrize(("numbers", "seeds", "answer"), OUTCOMES, ids=lambda value: str(value))
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.text)
+def test_each_claim_is_judged_by_runs(tmp_path, claim, numbers, seeds, answer):
+    where, comparisons = next(iter(groups(claim)))
+    if numbers == "nothing":  # but for all runs of one quantity
+        known = dict(list(required(claim, comparisons, "holds").items())[1:])
+        known = known if claim.of == "all" else dict(list(known.items())[:1])
+    else:
+        known = required(claim, comparisons, numbers)
+    write_runs(tmp_path, known, range(seeds))
+    verdict = judged(claim, tmp_path)
+    if not verdict.findings:
+        assert answer == "not enough runs"
+        assert where in verdict.unknown
+        return
+    finding = next(finding for finding in verdict.findings if finding.where == where)
+    assert (finding.answer, finding.single) == (answer, seeds == 1), finding.count
 
 
 def test_claims_judge_the_papers_own_numbers_as_computed_by_hand(tmp_path):

@@ -109,8 +109,7 @@ def _together(
         else:
             network = None  # before the next one takes memory
             network = Network(configs[kind])
-            larger = configs[kind].data.image_size / configs[first].data.image_size
-            bases[kind.network] = network.backpropagation(max(1.0, larger) * enough)  # large images need memory anew
+            bases[kind.network] = network.backpropagation(enough)
             timed.append((size, kind.shape, bases[kind.network]))
         done()
     times = {}

@@ -1,0 +1,113 @@
+"""A claim of the paper as comparisons of what runs measure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
+
+from fglight.cell import Cell
+from fglight.paper import published, unprinted
+
+Parts = Mapping[str, Any]
+"""Parts of a cell; a tuple stands for all its values."""
+
+ACCURACY = "test/accuracy"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that each run of a cell has.
+
+    Attributes:
+        cell: The cell.
+        metric: The name that it is logged under; accuracies count in points.
+        period: The part of training that it is a mean over, as fractions; None for its last value.
+        probe: The auxiliary network that only logs, where there is one; empty otherwise.
+    """
+
+    cell: Cell
+    metric: str = ACCURACY
+    period: tuple[float, float] | None = None
+    probe: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared is the sum of ``plus`` less the sum of ``minus``."""
+
+    plus: tuple[Quantity, ...]
+    minus: tuple[Quantity, ...] = ()
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """All of them."""
+        return self.plus + self.minus
+
+    @property
+    def where(self) -> tuple[str, int]:
+        """The data set, and the number of blocks where all quantities have the same, else 0."""
+        first, *_ = cells = [quantity.cell for quantity in self.quantities]
+        return first.data, first.blocks if len({cell.blocks for cell in cells}) == 1 else 0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Each comparison comes out between two bounds.
+
+    Attributes:
+        text: The claim in one sentence.
+        source: Where the paper makes it.
+        comparisons: What it says something of.
+        least: A comparison must come out above; negative where the worse may lead by as much.
+        most: A comparison must come out below.
+        of: Whether the paper says so of all comparisons, of most (more than half), or of some (at least one).
+        reading: How the sentence was turned into comparisons, where that is a choice.
+    """
+
+    text: str
+    source: str
+    comparisons: tuple[Comparison, ...]
+    least: float = 0
+    most: float = float("inf")
+    of: Literal["all", "most", "some"] = "all"
+    reading: str = ""
+
+
+def leads(better: Parts, worse: Parts) -> tuple[Comparison, ...]:
+    """The accuracy of each of the paper's cells that match ``better``, less that of the same cell with ``worse``."""
+    return tuple(Comparison((Quantity(cell),), (Quantity(other),)) for cell, other in _pairs(better, worse))
+
+
+def leads_more(better: Parts, worse: Parts, *others: Parts) -> tuple[Comparison, ...]:
+    """The leads of ``better`` over ``worse`` with each of ``others`` put into both, less those without."""
+    cells = _cells()
+    found = []
+    for cell, below in _pairs(better, worse):
+        for change in (change for other in others for change in _changes(other)):
+            other, other_below = replace(cell, **change), replace(below, **change)
+            if {other, other_below} <= cells.keys():
+                plus, minus = (other, below), (other_below, cell)
+                found.append(Comparison(tuple(map(Quantity, plus)), tuple(map(Quantity, minus))))
+    return tuple(found)
+
+
+def _pairs(better: Parts, worse: Parts) -> Iterator[tuple[Cell, Cell]]:
+    cells = _cells()
+    for cell in cells:
+        if all(getattr(cell, part) in _each(value) for part, value in better.items()):
+            for change in _changes(worse):
+                other = replace(cell, **change)
+                if other in cells:
+                    yield cell, other
+
+
+def _cells() -> dict[Cell, None]:
+    return {row.cell: None for row in published() + unprinted()}
+
+
+def _changes(parts: Parts) -> list[Parts]:
+    return [dict(zip(parts, values)) for values in product(*map(_each, parts.values()))]
+
+
+def _each(value: object) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
