@@ -19,11 +19,11 @@ $(READY): pyproject.toml
 	$(PY) -m pip install --quiet -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train five cells on digits and print them as one table (under 5 minutes)
+demo: $(READY)  ## train six cells on digits, three seeds each, and print them as one table (about 3 minutes)
 	$(PY) -m fglight.demo
 
-demo-short: $(READY)  ## the demo in two minutes: smaller networks, fewer epochs
-	$(PY) -m fglight.demo model.width=0.25 trainer.max_epochs=4
+demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs
+	$(PY) -m fglight.demo model.width=0.125 trainer.max_epochs=2
 
 test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
 	$(PY) -m pytest -n 2 $(ARGS)

@@ -1,4 +1,4 @@
-"""A look at the method in a few minutes: five cells trained on digits, side by side.
+"""A look at the method in a few minutes: six cells trained on digits in several seeds, side by side.
 
 python -m fglight.demo [Hydra overrides for all cells]
 """
@@ -6,6 +6,7 @@ python -m fglight.demo [Hydra overrides for all cells]
 import sys
 from datetime import datetime
 from pathlib import Path
+from statistics import mean, stdev
 
 from hydra.errors import HydraException
 from rich.console import Console
@@ -24,27 +25,37 @@ CELLS = [
     ("local guess, activity", ["guess=local", "perturb=activity"]),
     ("gaussian guess, weight", ["guess=gaussian", "perturb=weight"]),
     ("gaussian guess, activity", ["guess=gaussian", "perturb=activity"]),
+    ("control: blocks left untrained", ["guess=frozen"]),
 ]
-DEFAULTS = ["target=global", "model.width=0.5", "logger.mode=disabled"]
+SEEDS = range(3)
+DEFAULTS = ["target=global", "model.width=0.25", "logger.mode=disabled"]
 
 
 def main(overrides: list[str]) -> int:
     """Train the cells and print one table; returns the exit status."""
     console = Console()
-    table = Table("cell", "test accuracy", "train accuracy", "time", title="ResNet-18 in 8 blocks, global target")
+    title = f"ResNet-18 in 8 blocks, global target: mean ± deviation of {len(SEEDS)} seeds"
+    table = Table("cell", "test accuracy", "train accuracy", "time each", title=title)
     try:
-        configurations = [(name, load_config([*DEFAULTS, *cell, *overrides])) for name, cell in CELLS]
+        configurations = [
+            (name, [load_config([*DEFAULTS, *cell, *overrides, f"seed={seed}"]) for seed in SEEDS])
+            for name, cell in CELLS
+        ]
         folder = make_directory("folder", Path("outputs", f"demo_{datetime.now():%Y-%m-%d_%H-%M-%S}"), new=True)
-        for name, cfg in configurations:
-            result = train(cfg, folder / str(Cell.from_config(cfg)))
-            accuracies = (f"{100 * result[f'{split}_accuracy']:.1f} %" for split in ("test", "train"))
-            table.add_row(name, *accuracies, f"{result['time_s']:.0f} s")
+        for name, cfgs in configurations:
+            results = [train(cfg, folder / str(Cell.from_config(cfg)) / f"seed{cfg.seed}") for cfg in cfgs]
+            accuracies = (_percent([result[f"{split}_accuracy"] for result in results]) for split in ("test", "train"))
+            table.add_row(name, *accuracies, f"{mean(result['time_s'] for result in results):.0f} s")
     except (FglightError, HydraException) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red")
         return 1
     console.print(table)
     console.print(f"Runs: {folder}. All settings: python train.py --help")
     return 0
+
+
+def _percent(fractions: list[float]) -> str:
+    return f"{100 * mean(fractions):.1f} ± {100 * stdev(fractions):.1f} %"
 
 
 if __name__ == "__main__":

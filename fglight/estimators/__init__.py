@@ -9,6 +9,7 @@ from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.estimator import ForwardModeEstimator, GradientEstimator
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.guesses.exact import ExactGuess
+from fglight.estimators.guesses.frozen import FrozenGuess
 from fglight.estimators.guesses.local import LocalGuess
 from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
 from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
@@ -27,6 +28,7 @@ __all__ = [
     "FixedNTKGuess",
     "ForwardMode",
     "ForwardModeEstimator",
+    "FrozenGuess",
     "GaussianGuess",
     "GlobalTarget",
     "GradientEstimator",

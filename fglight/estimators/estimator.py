@@ -87,12 +87,14 @@ class GradientEstimator:
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient, in the order of the blocks: what an optimizer should be given."""
-        blocks = _blocks(model)
-        return [
-            parameter
-            for block in blocks
-            for parameter in trainable(block if self.trains_auxiliaries or block is blocks[-1] else block.body)
+        *rest, last = _blocks(model)
+        parts = [
+            part
+            for block in rest
+            for part, trained in ((block.body, self.guess.trains_blocks), (block.aux, self.trains_auxiliaries))
+            if trained
         ]
+        return [parameter for part in (*parts, last) for parameter in trainable(part)]
 
     def estimate(
         self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool = False
@@ -162,6 +164,7 @@ class GradientEstimator:
             Buffers(blocks),
             auxiliaries,
             self.perturbation.recording,
+            trains_blocks=self.guess.trains_blocks,
             keeps_graphs=self.guess.needs_next_block,
         )
         passes, cosines = self.engine.estimate(network, self.target, self.guess, self.perturbation, cosine=cosine)

@@ -32,6 +32,7 @@ class NetworkPass:
         buffers: of the blocks, as they were before any of them ran.
         auxiliaries: what is wanted of them.
         recording: gives a context in which a body runs once, whose value is the uses of its layers.
+        trains_blocks: whether blocks 0..J-2 are trained.
         keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
         gradients: those that the step has found so far.
     """
@@ -41,6 +42,7 @@ class NetworkPass:
     buffers: Buffers
     auxiliaries: Auxiliaries
     recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
+    trains_blocks: bool = True
     keeps_graphs: bool = False
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
 
@@ -53,7 +55,8 @@ class NetworkPass:
             auxiliaries: what is wanted of the block's, where it is not the same for all.
         """
         block = self.blocks[index]
-        return BlockPass(index, block, self, x, None, trainable(block.body), auxiliaries or self.auxiliaries)
+        trained = trainable(block.body) if self.trains_blocks or block is self.blocks[-1] else []
+        return BlockPass(index, block, self, x, None, trained, auxiliaries or self.auxiliaries)
 
     @torch.enable_grad()
     def local_loss(self, block: Block, output: Tensor, auxiliaries: Auxiliaries) -> LocalLoss:

@@ -51,7 +51,7 @@ def test_the_figures_are_2_to_9_and_their_cells_have_recipes():
         for curve in figure.curves:
             assert curve.cell in ROWS
             assert curve.label in STYLES
-            assert curve.probe == (figure.kind == "depth" and curve.cell.aux == "")
+            assert (curve.probe == "cnn") == (figure.kind == "depth" and curve.cell.aux == "")
     assert [figure.blocks for figure in FIGURES.values() if figure.cosine] == [(0, 3, 6)] * 2 + [(0, 7, 14)] * 2
 
 

@@ -84,7 +84,7 @@ def test_a_figure_has_its_curves_with_the_probes_they_need(figure):
     curves = FIGURES[figure].curves
     assert [job.cell for job in jobs] == [curve.cell for curve in curves]
     for job, curve in zip(jobs, curves):
-        settings = {"probe": "true", "aux": curve.probe_aux} if curve.probe else {}
+        settings = {"probe": "true", "aux": curve.probe} if curve.probe else {}
         assert dict(job.settings) == settings
         load_config(job.overrides)
 

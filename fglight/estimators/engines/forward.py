@@ -48,7 +48,10 @@ class ForwardMode(Engine):
             ValueError: for an exact guess, or one that needs the next block.
         """
         if not guess.projects:
-            raise ValueError("engine=forward knows only directional derivatives: guess=exact needs engine=reverse")
+            raise ValueError(
+                f"engine=forward knows only directional derivatives, and {type(guess).__name__} has no direction: "
+                "accepted is engine=reverse"
+            )
         if guess.needs_next_block:
             raise ValueError(
                 f"engine=forward is not possible with {type(guess).__name__}, which needs the next block before that "

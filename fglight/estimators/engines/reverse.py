@@ -23,7 +23,7 @@ class ReverseMode(Engine):
         self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        aims = cosine or perturbation.uses_target(guess)
+        aims = guess.trains_blocks and (cosine or perturbation.uses_target(guess))
         passes = _run(network, guess, crosses=guess.needs_next_block or (aims and target.crosses_blocks))
         targets = ((here, None) for here in reversed(passes[:-1]))
         if aims:
@@ -53,7 +53,8 @@ def _run(network: NetworkPass, guess: Guess, *, crosses: bool) -> list[BlockPass
     hidden = network.batch.images
     for index in range(len(network.blocks)):
         here = network.enter(index, hidden.detach().requires_grad_(crosses and index > 0))
-        here.run()
+        with torch.set_grad_enabled(bool(here.parameters) or here.input.requires_grad):
+            here.run()
         if passes and guess.needs_next_block:
             passes[-1].next = here
         passes.append(here)

@@ -34,6 +34,7 @@ class Guess(ABC):
         uses_auxiliaries: whether the direction comes from the block's local loss.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
         projects: whether a projection takes place; without, the estimate is the target.
+        trains_blocks: whether blocks 0..J-2 get a gradient at all.
         several: whether there can be more than one direction.
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
             (<t, g>, |g|^2).
@@ -49,6 +50,7 @@ class Guess(ABC):
     uses_auxiliaries = False
     trains_auxiliaries = True
     projects = True
+    trains_blocks = True
     several = False
     coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
     needs_graph = True
