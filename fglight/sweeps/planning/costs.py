@@ -109,7 +109,8 @@ def _together(
         else:
             network = None  # before the next one takes memory
             network = Network(configs[kind])
-            bases[kind.network] = network.backpropagation(enough)
+            larger = configs[kind].data.image_size / configs[first].data.image_size
+            bases[kind.network] = network.backpropagation(max(1.0, larger) * enough)  # large images need memory anew
             timed.append((size, kind.shape, bases[kind.network]))
         done()
     times = {}

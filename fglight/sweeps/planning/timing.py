@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -13,11 +12,12 @@ from fglight.build import build_estimator, build_model
 from fglight.estimators import GradientEstimator
 from fglight.models import Block, PooledAuxiliary
 
-FEW, GROWTH = 2, 6
-"""Images of the smallest batch that is timed, and how many times as large the next ones are."""
+FEW, GROWTH, STRIDE = 2, 4, 9
+"""Images of the smallest batch that is timed, how many times larger the next ones are, and how many times larger the
+second and last is for auxiliary networks, whose time hardly grows at first."""
 
 LONG = 0.7
-"""Seconds after which a step is not timed again: what disturbs it for a moment is then a small part of it."""
+"""Seconds from which on a step is timed once: what disturbs it for a moment is then a small part of it."""
 
 clock = time.perf_counter
 """Tells the seconds."""
@@ -98,7 +98,7 @@ class Network:
             estimator.estimate(self.blocks, images, labels)
             optimizer.step()
 
-        return self._seconds(step, self._batch, enough)
+        return self._seconds(step, self._batch, enough, repeats=1)
 
     def testing(self, enough: float, *, auxiliaries: bool = False) -> Seconds:
         """A test step of this network, and of its auxiliary networks where asked for."""
@@ -142,14 +142,16 @@ class Network:
             if optimizer:
                 optimizer.step()
 
-        return self._seconds(train, batch, 0)
+        return self._seconds(train, batch, 0, STRIDE)
 
     def _seconds(
         self,
         step: Callable[..., None],
         batch: Callable[[int], Sequence[Tensor]],
         enough: float,
-        repeats: int = 1,
+        growth: int = GROWTH,
+        *,
+        repeats: int = 2,
     ) -> Seconds:
         """The seconds of a step, from those of the two largest of growing batches.
 
@@ -157,35 +159,38 @@ class Network:
             step: the step.
             batch: makes a batch of a number of images.
             enough: seconds from which on a batch is large enough to go by.
-            repeats: how often a step is timed, unless it is long; the median counts.
+            growth: how many times as large the next batch is.
+            repeats: how often a step is timed, unless it is long; the fastest counts.
         """
         most = self.cfg.data.batch_size
         small = large = min(FEW, most)
-        self._typical(step, batch(small))  # sets up what all other steps use
-        less = more = self._typical(step, batch(small), repeats)
+        less = more = self._best(step, batch(small), repeats)
         while large < most and (more < enough or large == FEW):
             small, less = large, more
-            large = min(GROWTH * large, most)
-            more = self._typical(step, batch(large), repeats)
+            large = min(growth * large, most)
+            more = self._best(step, batch(large), repeats)
         if large == small:
             return Seconds(image=more / large)
         # Whatever else the machine did during the small batch, no image takes longer than its share of the large one.
         image = min(max((more - less) / (large - small), 0), more / large)
         return Seconds(more - large * image, image)
 
-    def _typical(self, step: Callable[..., None], batch: Sequence[Tensor], repeats: int = 1) -> float:
-        taken: list[float] = []
-        while len(taken) < repeats and sum(taken) < LONG:
-            start = self._now()
-            step(*batch)
-            taken.append(self._now() - start)
-        return median(taken)
+    def _best(self, step: Callable[..., None], batch: Sequence[Tensor], repeats: int) -> float:
+        taken = self._time(step, batch)
+        for _ in range(repeats - 1 if taken < LONG else 0):
+            taken = min(taken, self._time(step, batch))
+        return taken
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Random images, ``(size, channels, height, width)``, and labels, ``(size,)``."""
         data = self.cfg.data
         images = torch.randn(size, data.in_channels, data.image_size, data.image_size, device=self.device)
         return images, torch.randint(data.num_classes, (size,), device=self.device)
+
+    def _time(self, step: Callable[..., None], batch: Sequence[Tensor]) -> float:
+        start = self._now()
+        step(*batch)
+        return self._now() - start
 
     def _now(self) -> float:
         if self.device.type == "cuda":
