@@ -30,7 +30,9 @@ def write_figure(root, number, seeds=2, curve_indices=None, **changes):
         for seed in range(seeds):
             name = f"{curve.cell.target}-{curve.cell.guess}-{curve.cell.aux}-{seed}-{len(changes)}"
             metrics = curves(curve.cell.blocks, EPOCHS, 10 * index + seed, shift=index)
-            write_metrics(write_run(root / name, result(curve.cell, 0.9, seed, **changes)), metrics)
+            settings = {"probe": True, "aux.name": curve.probe} if curve.probe else {}
+            ended = result(curve.cell, 0.9, seed, settings=settings, **changes)
+            write_metrics(write_run(root / name, ended), metrics)
             written[curve.label, seed] = metrics
     return written
 
@@ -115,18 +117,21 @@ def test_a_figure_names_what_is_missing(tmp_path):
     drawn = plotted(tmp_path, 2)
     assert [line.label for line in drawn.rows[0][0].lines] == ["Local learning", "Local guess, global target"]
     assert drawn.missing == (
-        "End-to-end: run without train/local_loss/block0, which probe=true logs",
-        "Gaussian guess, global target: not run",
+        "End-to-end: not run with probe=true aux=cnn",
+        "Gaussian guess, global target: not run with probe=true aux=cnn",
         "Gaussian guess, local target: not run",
     )
 
 
-def test_a_probed_run_is_shown_even_if_a_plain_one_has_its_seed(tmp_path):
+def test_a_probe_is_shown_even_if_a_plain_run_or_another_probe_has_its_seed(tmp_path):
     end_to_end = FIGURES[2].curves[0].cell
     write_metrics(write_run(tmp_path / "a", result(end_to_end, 0.94)), curves(8, EPOCHS, local=False))
-    write_metrics(write_run(tmp_path / "b", result(end_to_end, 0.94)), curves(8, EPOCHS))
+    for folder, aux in (("b", "mlp"), ("c", "cnn")):
+        probed = result(end_to_end, 0.94, settings={"probe": True, "aux.name": aux})
+        write_metrics(write_run(tmp_path / folder, probed), curves(8, EPOCHS, shift=9 if aux == "mlp" else 0))
     (line,) = plotted(tmp_path, 2).rows[0][0].lines
     assert (line.label, line.values.shape) == ("End-to-end", (8, 1))
+    assert line.values.max(axis=None) < 9  # the CNN's
 
 
 def test_a_figure_without_runs_has_no_panels(tmp_path):
