@@ -34,6 +34,17 @@ def _falls(label: str) -> tuple[Comparison, ...]:
     return tuple(Comparison(rise.minus, rise.plus) for rise in _rises(label))
 
 
+def _random_by_target(block: int) -> list[list[Quantity]]:
+    """In Figures 2 and 7, a block's loss with gaussian guesses of the global and of the local target."""
+    return [
+        [
+            _of(_curve(number, f"Gaussian guess, {target} target"), depth_metrics(blocks)[block])
+            for target in ("global", "local")
+        ]
+        for number, blocks in ((2, 8), (7, 16))
+    ]
+
+
 def _by_block(metric: str, period: tuple[float, float] | None, *, space: str = "") -> dict[tuple, Quantity]:
     """In Figures 4, 5, 8 and 9, a metric of each curve and block drawn, or of the figures of one perturbation."""
     return {
@@ -84,25 +95,15 @@ FIGURE_CLAIMS: tuple[Claim, ...] = (
             ("Random guesses of the local target", "Gaussian guess, local target", "rise"),
         )
     ),
-    *(
-        Claim(
-            f"With random guesses, the local target {words}.",
-            "Caption of Fig. 2 (and Fig. 7)",
-            tuple(
-                Comparison(*((side,) for side in ((far, near) if block == 0 else (near, far))))
-                for far, near in (
-                    [
-                        _of(_curve(number, f"Gaussian guess, {target} target"), depth_metrics(blocks)[block])
-                        for target in ("global", "local")
-                    ]
-                    for number, blocks in ((2, 8), (7, 16))
-                )
-            ),
-        )
-        for words, block in (
-            ("converges better than the global one at the first block", 0),
-            ("converges worse than the global one for the whole network", -1),
-        )
+    Claim(
+        "With random guesses, the local target converges better than the global one at the first block.",
+        "Caption of Fig. 2 (and Fig. 7)",
+        tuple(Comparison((of_global,), (of_local,)) for of_global, of_local in _random_by_target(block=0)),
+    ),
+    Claim(
+        "With random guesses, the local target converges worse than the global one for the whole network.",
+        "Caption of Fig. 2 (and Fig. 7)",
+        tuple(Comparison((of_local,), (of_global,)) for of_global, of_local in _random_by_target(block=-1)),
     ),
     Claim(
         "Local guesses let the global loss converge.",
