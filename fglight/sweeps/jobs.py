@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
-from fglight.paper import published, unprinted
+from fglight.paper import rows
 from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import MODELS, recipe
 from fglight.paper.searches import HOLDOUT, aux_sizes, learning_rates
@@ -130,10 +130,10 @@ def _entries(request: Request) -> Iterator[Entry]:
     if request.search == "aux_size":
         for cell, settings in aux_sizes():
             yield Entry(cell, 1, "search-aux_size", settings)
-    for row in published():
+    for row in rows():
         if row.table in request.tables:
             yield Entry(row.cell, row.seeds, f"table{row.table}")
-    seeds = {row.cell: row.seeds for row in published() + unprinted()}
+    seeds = {row.cell: row.seeds for row in rows()}
     for number in request.figures:
         for curve in FIGURES[number].curves:
             probe = {"probe": "true", "aux": curve.probe} if curve.probe else {}
