@@ -21,7 +21,7 @@ from fglight.estimators import GaussianGuess, LocalGuess
 from fglight.paper import TABLES, rows
 from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import recipe
-from fglight.paper.searches import aux_sizes
+from fglight.paper.searches import aux_sizes, schedules
 from fglight.runs.folder import State
 from fglight.runs.settings import run_settings
 from fglight.sweeps.composing import Composer
@@ -172,12 +172,38 @@ def test_several_values_of_another_setting_are_several_runs():
 
 def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test_set_alone():
     jobs = plan("search=lr", "table=3", "guess=exact", "seeds=1")
-    rates = {data: [] for data in ("cifar10", "imagenet32")}
+    grids = {data: [] for data in ("cifar10", "imagenet32")}
     for job in jobs:
         cfg = load_config(job.overrides)
-        rates[job.cell.data].append(cfg.optim.lr)
+        grids[job.cell.data].append((cfg.optim.lr, cfg.optim.lr_step))
         assert cfg.data.holdout > 0
-    assert rates == {"cifar10": [0.05, 0.01, 0.005], "imagenet32": [0.1, 0.05, 0.01, 0.005, 0.0001]}
+    assert grids == {
+        "cifar10": [(0.05, 30), (0.01, 30), (0.005, 30)],
+        "imagenet32": [(rate, step) for rate in (0.1, 0.05, 0.01, 0.005, 0.001, 0.0001) for step in (20, 30)],
+    }
+
+
+def test_what_the_paper_chose_is_in_the_grid_that_it_searched():
+    for row in rows():
+        grid = [{name: float(value) for name, value in point.items()} for point in schedules(row.cell)]
+        assert {"optim.lr": row.lr, "optim.lr_step": row.lr_step} in grid, row
+
+
+@pytest.mark.parametrize(
+    ("overrides", "grid"),
+    [
+        (["optim.lr=0.2"], [("0.2", "20"), ("0.2", "30")]),
+        (["optim.lr=0.2", "optim.lr_step=5,6"], [("0.2", "5"), ("0.2", "6")]),
+        (["optim.lr=0.2", "trainer.max_epochs=35"], [("0.2", "10"), ("0.2", "15")]),
+        (["optim.lr=0.2", "trainer.max_epochs=2"], [("0.2", "1")]),
+        (["optim.lr=0.2", "trainer.max_epochs=2", "optim.lr_step=20"], [("0.2", "20")]),
+    ],
+)
+def test_a_search_has_the_axes_given_and_shrinks_the_others(overrides, grid):
+    jobs = plan("search=lr", "table=3", "guess=exact", "data=imagenet32", *overrides)
+    assert [(dict(job.settings)["optim.lr"], dict(job.settings)["optim.lr_step"]) for job in jobs] == grid
+    for job in jobs:
+        assert str(load_config(job.overrides).optim.lr_step) == dict(job.settings)["optim.lr_step"]
 
 
 def test_the_search_for_auxiliary_sizes():

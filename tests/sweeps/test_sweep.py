@@ -129,7 +129,7 @@ def test_ordinary_sweeps_work_as_hydra_s_own(tmp_path):
 def test_a_search_ends_with_the_best(tmp_path):
     rates = sweep(tmp_path, "search=lr", "table=3", "guess=exact", "seeds=1", *SMALL, "optim.lr=0.05,0.01")
     assert rates.returncode == 0, rates.stderr
-    assert "held-out accuracy in % by learning rate" in rates.stdout
+    assert "held-out accuracy in % by learning rate and step" in rates.stdout
     sizes = sweep(tmp_path, "search=aux_size", "aux=cnn", *SMALL, "aux.depth=1", "aux.hidden=1,4")
     assert sizes.returncode == 0, sizes.stderr
     assert "held-out accuracy by auxiliary size" in sizes.stdout
