@@ -29,8 +29,8 @@ def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
         best = max(accuracies, key=accuracies.__getitem__)
         (job, *_), *_ = points.values()
         paper = recipe(job.cell)
-        step = shrunk(paper.lr_step, paper.epochs, dict(job.settings).get("trainer.max_epochs", str(paper.epochs)))
-        words = [name, ", ".join(best), f"{paper.lr:g}, {step}"]
+        epochs = dict(job.settings).get("trainer.max_epochs", str(paper.epochs))
+        words = [name, ", ".join(best), f"{paper.lr:g}, {shrunk(paper.lr_step, paper.epochs, epochs)}"]
         for step in sorted({step for _, step in points}, key=float):
             line = [f"{accuracies[rate, step]:.1f}" if (rate, step) in points else "" for rate in rates]
             table.add_row(words[0], step, *line, *words[1:])
