@@ -38,7 +38,7 @@ def last_lines(code, *arguments, folder):
         (["data.mean=[1"], "cannot be read"),
         (["optim.lr=-1"], "optim.lr=-1 is not possible"),
         (["-m", "table=99"], "table=99 is not possible"),
-        (["-m", "table=3", "guess=gaussian"], "no cell of Table 3 has guess=gaussian"),
+        (["-m", "table=3", "guess=fixed_ntk"], "no cell of Table 3 has guess=fixed_ntk"),
         (["-m", "table=3", "plan=true", "model.width=-1"], "model.width=-1 is not possible"),
         (["-m", "table=3", "seeds=1", "data=digits", "optim.lr=-1"], "optim.lr=-1 is not possible"),
         (["-m", "guess=local,ntk", "trainer.max_epochs=0"], "trainer.max_epochs=0 is not possible"),

@@ -2,7 +2,8 @@
 
 A header is the words that the paper prints, outermost first, with the parts of a cell that they stand for. A row and
 a column together give a cell; where a row fixes what the columns vary (end-to-end training has no perturbation),
-neighbouring columns name the same cell and are one wide entry, as in the paper.
+neighbouring columns name the same cell and are one wide entry, as in the paper. Rows that the paper does not print, of
+cells that a table's caption speaks of, are the last of it.
 """
 
 from collections.abc import Mapping
@@ -25,27 +26,42 @@ class Header:
 
 @dataclass(frozen=True)
 class Layout:
-    """One table: ``corner`` names the row headers' columns, ``fixed`` is what all its cells share."""
+    """One table.
+
+    Attributes:
+        number: The paper's number.
+        title: What is in it.
+        corner: For each column of row headers, the words above it: one for each line of column headers, empty where the
+            paper has none.
+        columns: Headers of the columns, from left to right.
+        rows: Headers of the rows, from top to bottom.
+        fixed: What all its cells share.
+        above: How many of the rows stand above the last line of column headers.
+    """
 
     number: int
     title: str
-    corner: tuple[str, ...]
+    corner: tuple[tuple[str, ...], ...]
     columns: tuple[Header, ...]
     rows: tuple[Header, ...]
     fixed: Parts
+    above: int = 0
 
     def cells(self, row: Header) -> list[tuple[Cell, int]]:
         """Return the cells of a row from left to right, each with the number of columns that it spans."""
         named = [cell_of({**self.fixed, **column.parts, **row.parts}) for column in self.columns]
         return [(cell, len(list(same))) for cell, same in groupby(named)]
 
-    def column_words(self) -> list[list[tuple[str, int]]]:
-        """Return the lines of the column headers, outermost first: words and the number of columns they span."""
+    def header_lines(self) -> list[tuple[list[str], list[tuple[str, int]]]]:
+        """Return the lines of headers, outermost first: the corner's words, and columns' with how many they span."""
         return [
-            [
-                (words[-1], len(list(same)))
-                for words, same in groupby(column.words[: level + 1] for column in self.columns)
-            ]
+            (
+                [words[level] for words in self.corner],
+                [
+                    (words[-1], len(list(same)))
+                    for words, same in groupby(column.words[: level + 1] for column in self.columns)
+                ],
+            )
             for level in range(len(self.columns[0].words))
         ]
 
@@ -68,10 +84,11 @@ def _row(words: str, **parts: object) -> Header:
 
 
 PERTURB = _level("perturb", {"Activity": "activity", "Weight": "weight"})
+PERTURB_SHORT = _level("perturb", {"Activ.": "activity", "Weight": "weight"})
 AUX = _level("aux", {"CNN": "cnn", "MLP": "mlp", "Linear": "linear"})
 BLOCKS_8_16 = _level("blocks", {"8 blocks": 8, "16 blocks": 16})
 BLOCKS_16_8 = _level("blocks", {"16 blocks": 16, "8 blocks": 8})
-WIDTHS = _level("width", {"width 0.5": 0.5, "width 2": 2, "width 4": 4})
+WIDTHS = _level("width", {"0.5": 0.5, "2": 2, "4": 4})
 TWO_DATA_SETS = _level("data", {"CIFAR-10": "cifar10", "ImageNet32": "imagenet32"})
 CIFAR_100 = _level("data", {"CIFAR-100": "cifar100"})
 FASHION = _level("data", {"Fashion-MNIST": "fashion_mnist"})
@@ -83,14 +100,16 @@ def _with_aux(words: str, guess: str) -> tuple[Header, ...]:
     return tuple(_row(f"{words}, {aux.words[0]}", guess=guess, **aux.parts) for aux in AUX)
 
 
-END_TO_END = (_row("End-to-End", guess="exact", aux="", perturb=""),)
+def _random(gaussian: str, rademacher: str, **parts: object) -> tuple[Header, ...]:
+    """The random guesses, in the words of a table."""
+    return _row(gaussian, guess="gaussian", **parts), _row(rademacher, guess="rademacher", **parts)
+
+
+END_TO_END = _row("End-to-End", guess="exact", aux="", perturb="")
 LOCAL_AND_NTK = (*_with_aux("Local", "local"), *_with_aux("NTK", "ntk"))
-RANDOM = (_row("Gaussian", guess="gaussian", aux=""), _row("Rademacher", guess="rademacher", aux=""))
-LOCAL_TARGET = (
-    _row("Local learning", guess="exact", perturb=""),
-    _row("Gaussian guess", guess="gaussian"),
-    _row("Rademacher guess", guess="rademacher"),
-)
+RANDOM = _random("Gaussian", "Rademacher", aux="")
+LOCAL_LEARNING = _row("Local learning", guess="exact", perturb="")
+LOCAL_TARGET = (LOCAL_LEARNING, *_random("Gaussian Guess", "Rademacher Guess"))
 
 _CIFAR10_WIDTH_1: Parts = {"data": "cifar10", "width": 1}
 
@@ -100,32 +119,35 @@ LAYOUTS: dict[int, Layout] = {
         Layout(
             number=2,
             title="Global target, 16 blocks, on CIFAR-10 and ImageNet32",
-            corner=("Guess",),
-            columns=_cross(TWO_DATA_SETS, PERTURB),
-            rows=(*END_TO_END, *LOCAL_AND_NTK, *RANDOM),
+            corner=(("Dataset", ""),),
+            columns=_cross(TWO_DATA_SETS, PERTURB_SHORT),
+            rows=(END_TO_END, *LOCAL_AND_NTK, *RANDOM),
             fixed={"blocks": 16, "width": 1, "target": "global"},
         ),
         Layout(
             number=3,
             title="Global target, 8 blocks, on CIFAR-10 and ImageNet32",
-            corner=("Guess",),
-            columns=_cross(TWO_DATA_SETS, PERTURB),
-            rows=(*END_TO_END, *LOCAL_AND_NTK),
+            corner=(("Dataset", "Guess"),),
+            columns=_cross(TWO_DATA_SETS, PERTURB_SHORT),
+            rows=(END_TO_END, *LOCAL_AND_NTK, *RANDOM),
             fixed={"blocks": 8, "width": 1, "target": "global"},
+            above=1,
         ),
         Layout(
             number=4,
             title="Local target, on CIFAR-10",
-            corner=("Model", "Guess"),
+            corner=(("", ""), ("", "Guesses")),
             columns=_cross(AUX, PERTURB),
-            rows=_cross(BLOCKS_8_16, LOCAL_TARGET),
+            rows=_cross(
+                BLOCKS_8_16, (_row("Local Target", guess="exact", perturb=""), *_random("Gaussian", "Rademacher"))
+            ),
             fixed={**_CIFAR10_WIDTH_1, "target": "local"},
         ),
         Layout(
             number=5,
             title="Intermediate target, on CIFAR-10",
-            corner=("Guess",),
-            columns=_cross(BLOCKS_8_16, PERTURB),
+            corner=(("ResNet-18 split", ""),),
+            columns=_cross(BLOCKS_8_16, PERTURB_SHORT),
             rows=(
                 *LOCAL_AND_NTK,
                 *(
@@ -139,42 +161,46 @@ LAYOUTS: dict[int, Layout] = {
         Layout(
             number=6,
             title="Global target projected on the span of a batch of local guesses, on CIFAR-10",
-            corner=("Model", "Gradient guess subspace"),
+            corner=(("Model",), ("Gradient Guess subspace",)),
             columns=(Header(("Accuracy",), {"perturb": "activity_span"}),),
             rows=_cross(
                 _level("blocks", {"ResNet-18, 8 blocks": 8, "ResNet-18, 16 blocks": 16}),
-                _with_aux("Local guess", "local"),
+                _with_aux("Local Guess", "local"),
             ),
             fixed={**_CIFAR10_WIDTH_1, "target": "global"},
         ),
         Layout(
             number=7,
             title="Global target, on CIFAR-100, Fashion-MNIST and Imagenette",
-            corner=("Guess",),
+            corner=(("Dataset", "", "Guess"),),
             columns=_cross((*CIFAR_100, *FASHION, *IMAGENETTE), BLOCKS_16_8, PERTURB),
-            rows=(*END_TO_END, *LOCAL_AND_NTK, *RANDOM),
+            rows=(END_TO_END, *LOCAL_AND_NTK, *RANDOM),
             fixed={"width": 1, "target": "global"},
+            above=1,
         ),
         Layout(
             number=8,
             title="Global target, Wide ResNet-18 in 16 blocks, on CIFAR-10",
-            corner=("Guess",),
+            corner=(("Width factor k", "Guesses"),),
             columns=_cross(WIDTHS, PERTURB),
-            rows=(*END_TO_END, *LOCAL_AND_NTK, *RANDOM),
+            rows=(END_TO_END, *LOCAL_AND_NTK, *_random("Random, Gaussian", "Random, Rademacher", aux="")),
             fixed={"data": "cifar10", "blocks": 16, "target": "global"},
+            above=1,
         ),
         Layout(
             number=9,
             title="Local target, on Fashion-MNIST, CIFAR-100 and Imagenette",
-            corner=("Data set", "Guess"),
+            corner=(("Dataset", "", ""), ("Model", "", "Local auxiliary")),
             columns=_cross(BLOCKS_16_8, AUX, PERTURB),
-            rows=_cross((*FASHION, *CIFAR_100, *IMAGENETTE), LOCAL_TARGET),
+            rows=_cross(
+                (*FASHION, *CIFAR_100, *IMAGENETTE), (LOCAL_LEARNING, *_random("Gaussian Guess", "Radem. Guess"))
+            ),
             fixed={"width": 1, "target": "local"},
         ),
         Layout(
             number=10,
             title="Local target, Wide ResNet-18 in 16 blocks, on CIFAR-10",
-            corner=("Width", "Guess"),
+            corner=(("Width", ""), ("Local auxiliary", "")),
             columns=_cross(AUX, PERTURB),
             rows=_cross(WIDTHS, LOCAL_TARGET),
             fixed={"data": "cifar10", "blocks": 16, "target": "local"},
@@ -182,7 +208,7 @@ LAYOUTS: dict[int, Layout] = {
         Layout(
             number=11,
             title="Fixed NTK guess of the global target, on CIFAR-10",
-            corner=("Guess",),
+            corner=(("Model", "Gradient Guesses"),),
             columns=_cross(BLOCKS_8_16, PERTURB),
             rows=_with_aux("Fixed NTK", "fixed_ntk"),
             fixed={**_CIFAR10_WIDTH_1, "target": "global"},
@@ -190,14 +216,14 @@ LAYOUTS: dict[int, Layout] = {
         Layout(
             number=12,
             title="Predsim auxiliary loss, on CIFAR-10",
-            corner=("Target", "Guess"),
+            corner=(("Model", ""), ("", "")),
             columns=_cross(BLOCKS_8_16, PERTURB),
             rows=(
                 *_cross(
-                    _level("target", {"Global target": "global"}),
-                    (_row("Local guess", guess="local"), _row("NTK guess", guess="ntk")),
+                    _level("target", {"Global Target": "global"}),
+                    (_row("Local Guess", guess="local"), _row("NTK Guess", guess="ntk")),
                 ),
-                *_cross(_level("target", {"Local target": "local"}), LOCAL_TARGET),
+                *_cross(_level("target", {"Local Target": "local"}), LOCAL_TARGET),
             ),
             fixed={**_CIFAR10_WIDTH_1, "aux": "predsim"},
         ),

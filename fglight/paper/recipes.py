@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from fglight.cell import Cell
-from fglight.paper import published, unprinted
+from fglight.paper import published
 
 RANDOM_GUESSES = ("gaussian", "rademacher")
 
@@ -103,4 +103,4 @@ def nearest(cell: Cell, *, random: bool) -> Cell:
 @cache
 def _known(part: str) -> frozenset[str]:
     """All values of a part of the paper's cells, the empty one included where there is one."""
-    return frozenset(getattr(row.cell, part) for row in published() + unprinted())
+    return frozenset(getattr(row.cell, part) for row in published())

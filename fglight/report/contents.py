@@ -13,7 +13,7 @@ from fglight.paper.layouts import LAYOUTS
 from fglight.report.draw import Drawing, draw
 from fglight.report.metrics import by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
-from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score, setting_in_words
+from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score
 from fglight.report.tables import Table, fill
 from fglight.report.verdicts import Verdict, judge_all
 from fglight.runs.collect import Collection, Problem, Unfinished, collect
@@ -62,19 +62,11 @@ class Report:
 
     @property
     def outside(self) -> tuple[tuple[str, ...], ...]:
-        """Runs of cells that no table has: cell, setting, number of seeds and test accuracy, in words."""
-        printed = {row.cell for row in published()}
-        shown = [
-            (cell.in_words, setting_in_words(setting), str(len(found.seeds)), accuracy(found.mean, found.std))
-            for cell, settings in self.scores.by_cell.items()
-            if cell not in printed
-            for setting, found in settings.items()
-        ]
-        others = [
-            (run.cell.in_words, recipe_in_words(run), "1", accuracy(100 * run.test_accuracy, None))
+        """Runs of cells that no table has: cell, how it was trained and test accuracy, in words."""
+        return tuple(
+            (run.cell.in_words, recipe_in_words(run), accuracy(100 * run.test_accuracy, None))
             for run in self.scores.others
-        ]
-        return (*shown, *others)
+        )
 
     @property
     def failed(self) -> tuple[tuple[str, ...], ...]:

@@ -8,7 +8,7 @@ from math import isclose
 import pandas as pd
 
 from fglight.cell import Cell
-from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, published, unprinted
+from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, rows
 from fglight.runs.collect import Problem, Run
 from fglight.runs.record import RECIPE
 from fglight.words import counted
@@ -92,15 +92,15 @@ def score(runs: Iterable[Run]) -> Scores:
 @cache
 def _rows() -> Mapping[tuple[object, ...], list[Row]]:
     """The paper's cells by what is left of them without data set and width."""
-    rows: dict[tuple[object, ...], list[Row]] = {}
-    for row in published() + unprinted():
-        rows.setdefault(_architecture(row.cell), []).append(row)
-    return rows
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows():
+        found.setdefault(_architecture(row.cell), []).append(row)
+    return found
 
 
 @cache
 def _paper_data() -> frozenset[str]:
-    return frozenset(row.cell.data for row in published())
+    return frozenset(row.cell.data for row in rows())
 
 
 def stands_for(run: Run) -> tuple[Row, ...]:

@@ -8,9 +8,9 @@ from string import ascii_lowercase
 import pandas as pd
 
 from fglight.cell import Cell
-from fglight.paper import Row, published
+from fglight.paper import Row, rows
 from fglight.paper.layouts import Layout
-from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words
+from fglight.report.scores import FULL, Score, Scores, Setting, accuracy, setting_in_words
 
 USUAL_STD = 0.6
 """The median of the published standard deviations, in points."""
@@ -21,7 +21,7 @@ class Entry:
     """One cell of a table.
 
     Attributes:
-        row: What the paper published.
+        row: What the paper has.
         span: Number of columns that it covers.
         ours: Our score by the mark of its footnote; the mark is empty for a full-scale one, which is then the only one.
     """
@@ -36,19 +36,31 @@ class Entry:
         return self.ours.get("")
 
     @property
+    def printed(self) -> bool:
+        """Whether the paper prints its accuracy."""
+        return self.row.mean is not None
+
+    @property
+    def paper(self) -> str:
+        """The paper's accuracy, or that it is not printed."""
+        return accuracy(self.row.mean, self.row.std) if self.printed else "not printed"
+
+    @property
     def difference(self) -> float | None:
-        """Ours minus the paper's, in points; None unless ours are full-scale runs."""
-        return self.full.mean - self.row.mean if self.full else None
+        """Ours minus the paper's, in points; None unless ours are full-scale runs and the paper's is printed."""
+        return self.full.mean - self.row.mean if self.full and self.printed else None
 
     @property
     def status(self) -> str:
-        """Return ``missing``, ``scaled``, or how full-scale runs compare: ``near``, ``above`` or ``below``.
+        """Return ``missing``, ``scaled``, or how full-scale runs compare: ``near``, ``above``, ``below`` or ``alone``.
 
-        ``near`` is a difference of at most the two standard deviations together, of which one that is not known
-        counts as ``USUAL_STD``.
+        ``alone`` are those of a cell that the paper does not print. ``near`` is a difference of at most the two
+        standard deviations together, of which one that is not known counts as ``USUAL_STD``.
         """
-        if self.difference is None:
+        if not self.full:
             return "scaled" if self.ours else "missing"
+        if not self.printed:
+            return "alone"
         if abs(self.difference) <= sum(USUAL_STD if std is None else std for std in (self.full.std, self.row.std)):
             return "near"
         return "above" if self.difference > 0 else "below"
@@ -70,8 +82,8 @@ class Table:
 
 @cache
 def rows_by_cell() -> Mapping[Cell, Row]:
-    """Return the published rows by their cells."""
-    return {row.cell: row for row in published()}
+    """Return the paper's rows by their cells."""
+    return {row.cell: row for row in rows()}
 
 
 def fill(layout: Layout, scores: Scores) -> Table:
@@ -81,7 +93,7 @@ def fill(layout: Layout, scores: Scores) -> Table:
     def mark(setting: Setting) -> str:
         return marks.setdefault(setting, _letter(len(marks) - 1))
 
-    rows = tuple(
+    filled = tuple(
         (
             header.words,
             tuple(
@@ -91,7 +103,7 @@ def fill(layout: Layout, scores: Scores) -> Table:
         )
         for header in layout.rows
     )
-    return Table(layout, rows, {letter: setting_in_words(name) for name, letter in marks.items() if letter})
+    return Table(layout, filled, {letter: setting_in_words(name) for name, letter in marks.items() if letter})
 
 
 def _letter(index: int) -> str:

@@ -179,7 +179,7 @@ def _printed(claim: Claim, where: str, comparisons: Iterable[Comparison]) -> Fin
 
 def _published(quantity: Quantity) -> Score | None:
     row = rows_by_cell().get(quantity.cell) if quantity.metric == ACCURACY else None
-    return Score(row.mean, row.std, tuple(range(row.seeds)), ()) if row else None
+    return Score(row.mean, row.std, tuple(range(row.seeds)), ()) if row and row.mean is not None else None
 
 
 def _compare(claim: Claim, comparisons: Iterable[Comparison], known: Measure) -> tuple[Compared, ...]:

@@ -14,7 +14,7 @@ import wandb_workspaces.workspaces as ws
 from rich.console import Console
 
 from fglight.cell import Cell
-from fglight.paper import TABLES, published
+from fglight.paper import TABLES, rows
 from fglight.paper.figures import FIGURES
 
 COMPONENTS = ("data", "blocks", "width", "target", "guess", "aux", "perturb")
@@ -31,7 +31,7 @@ def table_workspace(entity: str, project: str, number: int) -> ws.Workspace:
         project: on Weights & Biases.
         number: of the table, 2 to 12.
     """
-    cells = [row.cell for row in published() if row.table == number]
+    cells = [row.cell for row in rows() if row.table == number]
     accuracy = [
         panels.BarPlot(
             title=f"Test accuracy by {component}",

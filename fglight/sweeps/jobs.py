@@ -9,10 +9,10 @@ from pathlib import PurePath
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
-from fglight.paper import published, unprinted
+from fglight.paper import rows
 from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import MODELS, recipe
-from fglight.paper.searches import HOLDOUT, aux_sizes, learning_rates
+from fglight.paper.searches import HOLDOUT, aux_sizes, schedules
 from fglight.runs.settings import has_effect, within
 from fglight.sweeps.request import Request
 
@@ -113,9 +113,9 @@ def plan_jobs(request: Request) -> list[Job]:
     entries = _in_place(_matching(list(_entries(request)), request), request)
     if request.search == "lr":
         entries = [
-            replace(entry, settings={**entry.settings, **rate, "data.holdout": HOLDOUT}, group="search-lr")
+            replace(entry, settings={**entry.settings, **schedule, "data.holdout": HOLDOUT}, group="search-lr")
             for entry in entries
-            for rate in ([{}] if "optim.lr" in request.settings else _rates(entry.cell))
+            for schedule in schedules(entry.cell)
         ]
     jobs: dict[tuple[str, int], Job] = {}
     for entry in entries:
@@ -130,10 +130,10 @@ def _entries(request: Request) -> Iterator[Entry]:
     if request.search == "aux_size":
         for cell, settings in aux_sizes():
             yield Entry(cell, 1, "search-aux_size", settings)
-    for row in published():
+    for row in rows():
         if row.table in request.tables:
             yield Entry(row.cell, row.seeds, f"table{row.table}")
-    seeds = {row.cell: row.seeds for row in published() + unprinted()}
+    seeds = {row.cell: row.seeds for row in rows()}
     for number in request.figures:
         for curve in FIGURES[number].curves:
             probe = {"probe": "true", "aux": curve.probe} if curve.probe else {}
@@ -185,19 +185,22 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
     lr_step = None
     if "trainer.max_epochs" in chosen and "optim.lr_step" not in chosen:
         paper = recipe(cell)
-        of, step = (
-            int(entry.settings.get(key, default))
-            for key, default in (("trainer.max_epochs", paper.epochs), ("optim.lr_step", paper.lr_step))
-        )
-        lr_step = max(1, round(step * _number("trainer.max_epochs", chosen["trainer.max_epochs"]) / of))
-        settings.pop("optim.lr_step", None)
+        of = int(entry.settings.get("trainer.max_epochs", paper.epochs))
+        lr_step = shrunk(int(settings.get("optim.lr_step", paper.lr_step)), of, chosen["trainer.max_epochs"])
+        if "optim.lr_step" in settings:
+            settings["optim.lr_step"] = str(lr_step)
     ordered = tuple(sorted(settings.items()))
     told = tuple((key, value) for key, value in ordered if has_effect(plain(key)))
     return Job(cell, seed, ordered, lr_step, entry.group, told)
 
 
-def _rates(cell: Cell) -> list[dict[str, str]]:
-    return [{"optim.lr": rate} for rate in learning_rates(cell)]
+def shrunk(lr_step: int, epochs: int, max_epochs: str) -> int:
+    """Epochs between decays, at least 1, that are to ``max_epochs`` what ``lr_step`` is to ``epochs``.
+
+    Raises:
+        ConfigError: ``max_epochs`` is no number above 0.
+    """
+    return max(1, round(lr_step * _number("trainer.max_epochs", max_epochs) / epochs))
 
 
 def _number(key: str, value: str) -> float:

@@ -7,22 +7,34 @@ from statistics import mean
 from omegaconf import DictConfig
 from rich.table import Table
 
-from fglight.cell import Cell
 from fglight.paper.recipes import recipe
-from fglight.paper.searches import LARGEST_SHARE
+from fglight.paper.searches import LARGEST_SHARE, LR_AXES, SIZE_AXES
 from fglight.runs.folder import read_result
-from fglight.sweeps.jobs import Job
+from fglight.sweeps.jobs import Job, shrunk
+
+Point = tuple[str, ...]
+"""A value of each setting that is searched."""
 
 
 def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
-    """The accuracy of each learning rate by cell, the best one marked, and the paper's choice beside."""
-    accuracies = _accuracies(jobs, sweep_dir, ("optim.lr",))
-    rates = sorted({rate for by_rate in accuracies.values() for (rate,) in by_rate}, key=float, reverse=True)
-    table = Table("cell", *rates, "best", "paper's", title="held-out accuracy in % by learning rate")
-    for cell, by_rate in accuracies.items():
-        best = max(by_rate, key=by_rate.__getitem__)
-        cells = [f"{100 * by_rate[(rate,)]:.1f}" if (rate,) in by_rate else "" for rate in rates]
-        table.add_row(str(cell), *cells, best[0], f"{recipe(cell).lr:g}")
+    """The accuracy of each learning rate and step size by cell, the best ones and the paper's choice beside.
+
+    The paper's step is shrunk with the number of epochs, as those of the runs are.
+    """
+    found = _by_point(jobs, LR_AXES)
+    rates = sorted({rate for points in found.values() for rate, _ in points}, key=float, reverse=True)
+    table = Table("cell", "step", *rates, "best", "paper's", title="held-out accuracy in % by learning rate and step")
+    for name, points in found.items():
+        accuracies = {point: _accuracy(runs, sweep_dir) for point, runs in points.items()}
+        best = max(accuracies, key=accuracies.__getitem__)
+        (job, *_), *_ = points.values()
+        paper = recipe(job.cell)
+        epochs = dict(job.settings).get("trainer.max_epochs", str(paper.epochs))
+        words = [name, ", ".join(best), f"{paper.lr:g}, {shrunk(paper.lr_step, paper.epochs, epochs)}"]
+        for step in sorted({step for _, step in points}, key=float):
+            line = [f"{accuracies[rate, step]:.1f}" if (rate, step) in points else "" for rate in rates]
+            table.add_row(words[0], step, *line, *words[1:])
+            words = ["", "", ""]
     return table
 
 
@@ -30,32 +42,33 @@ def aux_table(jobs: Sequence[Job], sweep_dir: Path, configs: Mapping[str, DictCo
     """For each kind of auxiliary network, the sizes from the best to the worst, with their share of FLOPs."""
     from fglight.sweeps.planning.size import aux_share  # loads torch
 
-    shares = {_key(job, _SIZE): aux_share(configs[job.name]) for job in jobs}
-    table = Table("aux", "depth", "hidden", "accuracy %", "FLOPs %", "", title="held-out accuracy by auxiliary size")
-    for cell, by_size in _accuracies(jobs, sweep_dir, _SIZE).items():
-        within = [size for size in by_size if shares[cell, size] < LARGEST_SHARE]
-        best = max(within, key=by_size.__getitem__, default=None)
-        for size in sorted(by_size, key=by_size.__getitem__, reverse=True):
+    table = Table("cell", "depth", "hidden", "accuracy %", "FLOPs %", "", title="held-out accuracy by auxiliary size")
+    for name, sizes in _by_point(jobs, SIZE_AXES).items():
+        accuracies = {size: _accuracy(runs, sweep_dir) for size, runs in sizes.items()}
+        shares = {size: aux_share(configs[runs[0].name]) for size, runs in sizes.items()}
+        within = [size for size in sizes if shares[size] < LARGEST_SHARE]
+        best = max(within, key=accuracies.__getitem__, default=None)
+        for size in sorted(sizes, key=accuracies.__getitem__, reverse=True):
             mark = f"best under {LARGEST_SHARE:.0%}" if size == best else ""
-            table.add_row(cell.aux, *size, f"{100 * by_size[size]:.1f}", f"{100 * shares[cell, size]:.1f}", mark)
+            table.add_row(name, *size, f"{accuracies[size]:.1f}", f"{100 * shares[size]:.1f}", mark)
     return table
 
 
-_SIZE = ("aux.depth", "aux.hidden")
+def _by_point(jobs: Sequence[Job], axes: Sequence[str]) -> dict[str, dict[Point, list[Job]]]:
+    """The runs of each row and point of a grid, which differ in their seeds alone.
 
-
-def _key(job: Job, names: Sequence[str]) -> tuple[Cell, tuple[str, ...]]:
-    return job.cell, tuple(dict(job.settings)[name] for name in names)
-
-
-def _accuracies(jobs: Sequence[Job], sweep_dir: Path, names: Sequence[str]) -> dict[Cell, dict[tuple[str, ...], float]]:
-    """Mean accuracy over the finished seeds, by cell and by the values of the settings that are searched."""
-    found: dict[Cell, dict[tuple[str, ...], list[float]]] = {}
+    A row is named by its cell, and by those settings beside ``axes`` that not all runs share.
+    """
+    shared = set.intersection(*(set(job.settings) for job in jobs))
+    found: dict[str, dict[Point, list[Job]]] = {}
     for job in jobs:
-        result = read_result(sweep_dir / job.folder)
-        if result is not None:
-            cell, values = _key(job, names)
-            found.setdefault(cell, {}).setdefault(values, []).append(result["test_accuracy"])
-    return {
-        cell: {values: mean(accuracies) for values, accuracies in by_value.items()} for cell, by_value in found.items()
-    }
+        settings = dict(job.settings)
+        point = tuple(settings.pop(axis) for axis in axes)
+        own = [f"{key}={value}" for key, value in settings.items() if (key, value) not in shared]
+        found.setdefault(", ".join([str(job.cell), *own]), {}).setdefault(point, []).append(job)
+    return found
+
+
+def _accuracy(runs: Sequence[Job], sweep_dir: Path) -> float:
+    """The mean test accuracy of finished runs, in percent."""
+    return 100 * mean(read_result(sweep_dir / job.folder)["test_accuracy"] for job in runs)

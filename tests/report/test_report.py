@@ -23,6 +23,7 @@ def runs(tmp_path):
     for seed, accuracy in enumerate((0.915, 0.925)):
         write_metrics(write_run(root / f"full{seed}", result(LOCAL, accuracy, seed)), curves(8, 4, seed))
     write_run(root / "scaled", result(replace(LOCAL, perturb="activity"), 0.5, settings={"aux.hidden": 8}))
+    write_run(root / "unprinted", result(replace(LOCAL, guess="gaussian", aux=""), 0.5))
     write_metrics(write_run(root / "unfinished"), curves(8, 2))
     write_run(root / "failed", {"error": "CUDA <out> of | memory"}, "failure.json")
     (write_run(root / "damaged") / "result.json").write_text("{")
@@ -45,14 +46,17 @@ def test_a_report_is_written_at_any_stage_of_a_sweep(runs, tmp_path, capsys):
         "figures/figure3.pdf",
     }
     said = capsys.readouterr().out
-    assert "3 runs finished (1 scaled down), 1 unfinished, 1 failed" in said
-    assert "table 3: 1 of 26 cells, 1 more scaled down" in said
+    assert "4 runs finished (1 scaled down), 1 unfinished, 1 failed" in said
+    assert "table 3: 2 of 34 cells, 1 more scaled down" in said
     assert "figure 4: not drawn; missing: CNN: run without train/local_loss/block0; MLP: not run" in said
     assert f"skipped: {runs / 'damaged/result.json'}: not valid JSON" in said
     page = (out / "index.html").read_text()
     for words in ("92.0 ± 0.7", "paper 92.0 ± 0.3", "≈ +0.0", "CUDA &lt;out&gt; of | memory", "not valid JSON"):
         assert words in page
     assert "50.0<sup>a</sup>" in page
+    ((_, unprinted),) = re.findall(r'<td class="(alone)"(.*?)</td>', page, re.DOTALL)
+    assert "not printed" in unprinted
+    assert not re.search("difference|paper [0-9]", unprinted)
     assert "CUDA <out>" not in page
     assert not re.search(r"(src|href)=[\"'](?!#|data:|figures/)", page)
 
@@ -60,17 +64,20 @@ def test_a_report_is_written_at_any_stage_of_a_sweep(runs, tmp_path, capsys):
 def test_markdown_has_ours_the_difference_and_the_papers(runs, tmp_path):
     assert main([str(runs), "--out", str(tmp_path / "report"), "--table", "3"]) == 0
     lines = (tmp_path / "report/tables.md").read_text().splitlines()
-    header = lines.index(
-        "| Guess | CIFAR-10, Activity | CIFAR-10, Weight | ImageNet32, Activity | ImageNet32, Weight |"
-    )
+    header = lines.index("| Dataset | CIFAR-10 | CIFAR-10 | ImageNet32 | ImageNet32 |")
     assert lines[header + 1] == "| --- | :-: | :-: | :-: | :-: |"
     assert lines[header + 2] == "| End-to-End | not run [94.5 ± 0.2] | ← | not run [54.6] | ← |"
-    assert lines[header + 3] == (
+    assert lines[header + 3] == "| **Guess** | **Activ.** | **Weight** | **Activ.** | **Weight** |"
+    assert lines[header + 4] == (
         "| Local, CNN | *50.0*<sup>a</sup> (1) [90.4 ± 0.2] | **92.0 ± 0.7** (2) ≈ +0.0 [92.0 ± 0.3] "
         "| not run [33.1] | not run [38.3] |"
     )
+    assert lines[header + 10] == (
+        "| Gaussian | not run [not printed] | **50.0** (1) [not printed] | not run [not printed] "
+        "| not run [not printed] |"
+    )
     assert "<sup>a</sup> Scaled down: aux.hidden 8." in lines
-    assert "3 runs finished (1 scaled down, 2 seeds)," in lines
+    assert "4 runs finished (1 scaled down, 2 seeds)," in lines
     assert "1 file skipped. Of the paper's 462 cells, 1 at full scale and 1" in lines
     assert "- `" + str(runs / "failed") + "` (): CUDA &lt;out&gt; of \\| memory" in lines
 
@@ -80,7 +87,7 @@ def test_everything_is_in_a_report_of_no_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 0
     frame = pd.read_csv("report/tables.csv", keep_default_na=False)
-    assert (len(frame), set(frame["status"])) == (462, {"missing"})
+    assert (len(frame), set(frame["status"])) == (470, {"missing"})
     page = (tmp_path / "report/index.html").read_text()
     assert all(f'id="table{number}"' in page for number in TABLES)
     assert page.count("Not drawn") == 8

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from written_runs import LOCAL, cell, result, scores_of, write_run
 
-from fglight.paper import TABLES, published, unprinted
+from fglight.paper import TABLES, published, rows, unprinted
 from fglight.paper.layouts import LAYOUTS
 from fglight.report.scores import score, setting_in_words
 from fglight.report.tables import USUAL_STD, as_frame, fill
@@ -21,7 +21,8 @@ def entry_of(number, scores, wanted=LOCAL):
 def test_the_462_published_rows_have_462_cells_and_1524_runs():
     assert len({row.cell for row in published()}) == len(published()) == 462
     assert sum(row.seeds for row in published()) == 1524
-    assert not {row.cell for row in unprinted()} & {row.cell for row in published()}
+    assert len({row.cell for row in rows()}) == len(rows()) == 462 + len(unprinted())
+    assert {(row.mean, row.std) for row in unprinted()} == {(None, None)}
     assert pd.Series([row.std for row in published()]).median() == USUAL_STD
 
 
@@ -29,17 +30,26 @@ def test_the_462_published_rows_have_462_cells_and_1524_runs():
 def test_a_layout_has_each_row_of_its_table_exactly_once(number):
     layout = LAYOUTS[number]
     shown = Counter(cell for header in layout.rows for cell, _ in layout.cells(header))
-    assert shown == Counter(row.cell for row in published() if row.table == number)
+    assert shown == Counter(row.cell for row in rows() if row.table == number)
     assert all(sum(span for _, span in layout.cells(header)) == len(layout.columns) for header in layout.rows)
     assert all(len(header.words) == len(layout.corner) for header in layout.rows)
+    assert {len(words) for words in layout.corner} == {len(column.words) for column in layout.columns}
 
 
 def test_headers_span_the_columns_below_them():
-    assert LAYOUTS[7].column_words()[:2] == [
-        [("CIFAR-100", 4), ("Fashion-MNIST", 4), ("Imagenette", 4)],
-        [("16 blocks", 2), ("8 blocks", 2)] * 3,
+    assert LAYOUTS[7].header_lines() == [
+        (["Dataset"], [("CIFAR-100", 4), ("Fashion-MNIST", 4), ("Imagenette", 4)]),
+        ([""], [("16 blocks", 2), ("8 blocks", 2)] * 3),
+        (["Guess"], [("Activity", 1), ("Weight", 1)] * 6),
     ]
     assert [span for _, span in LAYOUTS[7].cells(LAYOUTS[7].rows[0])] == [2] * 6
+
+
+def test_what_stands_above_the_last_line_of_headers_has_no_perturbation():
+    above = {number: layout.rows[: layout.above] for number, layout in LAYOUTS.items() if layout.above}
+    assert set(above) == {3, 7, 8}  # in Table 2 end-to-end training stands below it
+    for number, headers in above.items():
+        assert {cell.perturb for header in headers for cell, _ in LAYOUTS[number].cells(header)} == {""}
 
 
 def test_full_scale_runs_are_averaged_over_seeds_and_compared(tmp_path):
@@ -92,6 +102,23 @@ def test_runs_away_from_the_papers_setting_are_marked_and_not_compared(tmp_path,
     assert (entry.status, entry.full, entry.difference) == ("scaled", None, None)
     assert entry.ours["a"].mean == pytest.approx(80.0)
     assert table.notes == {"a": words}
+
+
+def test_what_the_paper_does_not_print_is_compared_with_nothing(tmp_path):
+    gaussian = cell("cifar10 8 1 global gaussian - weight")
+    scores = scores_of(tmp_path, result(gaussian, 0.5, 0), result(gaussian, 0.6, 1))
+    entry = entry_of(3, scores, gaussian)
+    assert (entry.full.mean, entry.difference, entry.status, entry.paper) == (
+        pytest.approx(55),
+        None,
+        "alone",
+        "not printed",
+    )
+    scaled = entry_of(3, scores_of(tmp_path / "scaled", result(gaussian, 0.5, epochs=2)), gaussian)
+    assert (scaled.full, scaled.difference, scaled.status) == (None, None, "scaled")
+    (line,) = (line for _, line in as_frame([fill(LAYOUTS[3], scores)]).iterrows() if line["status"] == "alone")
+    assert line[["paper_mean", "paper_std", "difference"]].isna().all()
+    assert (line["mean"], line["seeds"], line["paper_seeds"]) == (55, 2, 4)
 
 
 def test_a_run_stopped_early_is_scaled_down(tmp_path):
@@ -150,8 +177,8 @@ def test_cells_that_the_paper_does_not_have_are_kept_apart(tmp_path):
 def test_the_csv_has_a_line_for_each_cell_and_setting(tmp_path):
     scores = scores_of(tmp_path, result(LOCAL, 0.93), result(replace(LOCAL, aux="mlp"), 0.5, epochs=2))
     frame = as_frame([fill(LAYOUTS[3], scores)])
-    assert len(frame) == 26
-    assert frame["status"].value_counts().to_dict() == {"missing": 24, "above": 1, "scaled": 1}
+    assert len(frame) == 34
+    assert frame["status"].value_counts().to_dict() == {"missing": 32, "above": 1, "scaled": 1}
     full = frame[frame["status"] == "above"].iloc[0]
     assert (full["mean"], full["difference"], full["paper_mean"], full["seeds"]) == (93.0, 1.0, 92.0, 1)
     scaled = frame[frame["status"] == "scaled"].iloc[0]

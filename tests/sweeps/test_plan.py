@@ -1,7 +1,7 @@
 """What a sweep runs: the paper's tables row by row, filtered, moved to other data and scaled down."""
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, product
 from typing import ClassVar
 
 import pytest
@@ -18,10 +18,10 @@ from fglight.config import check_config
 from fglight.config.settings import CONFIG_DIR
 from fglight.errors import ConfigError
 from fglight.estimators import GaussianGuess, LocalGuess
-from fglight.paper import TABLES, published
+from fglight.paper import TABLES, rows
 from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import recipe
-from fglight.paper.searches import aux_sizes
+from fglight.paper.searches import aux_sizes, schedules
 from fglight.runs.folder import State
 from fglight.runs.settings import run_settings
 from fglight.sweeps.composing import Composer
@@ -50,20 +50,28 @@ def runs(jobs: list[Job]) -> Counter[tuple[Cell, int]]:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_is_its_rows_times_their_seeds(table):
-    rows = [row for row in published() if row.table == table]
+    of_table = [row for row in rows() if row.table == table]
     jobs = plan(f"table={table}")
-    assert runs(jobs) == Counter((row.cell, seed) for row in rows for seed in range(row.seeds))
+    assert runs(jobs) == Counter((row.cell, seed) for row in of_table for seed in range(row.seeds))
     assert {job.group for job in jobs} == {f"table{table}"}
 
 
-def test_all_tables_are_462_cells_and_1524_runs_each_in_a_folder_of_its_own():
+def test_all_tables_are_470_cells_and_1544_runs_each_in_a_folder_of_its_own():
     jobs = plan("table=all")
-    assert len({job.cell for job in jobs}) == 462
-    assert len(jobs) == len({job.folder for job in jobs}) == 1524
+    assert len({job.cell for job in jobs}) == 462 + 8
+    assert len(jobs) == len({job.folder for job in jobs}) == 1524 + 4 * 4 + 4
+    assert [job.group for job in jobs] == sorted((job.group for job in jobs), key=lambda group: int(group[5:]))
+
+
+def test_table_3_has_the_random_guesses_that_its_caption_speaks_of():
+    jobs = plan("table=3", "guess=gaussian,rademacher")
+    seeds = Counter((job.cell.data, job.cell.guess, job.cell.perturb) for job in jobs)
+    cells = product(("gaussian", "rademacher"), ("activity", "weight"))
+    assert seeds == {(data, *cell): count for cell in cells for data, count in (("cifar10", 4), ("imagenet32", 1))}
 
 
 def test_planned_runs_are_trained_as_their_row_says():
-    for row in published()[::23]:
+    for row in rows()[::23]:
         job = next(job for job in plan(f"table={row.table}") if job.cell == row.cell)
         cfg = load_config(job.overrides)
         assert Cell.from_config(cfg) == row.cell
@@ -105,8 +113,8 @@ def test_a_figure_has_its_curves_with_the_probes_they_need(figure):
     ],
 )
 def test_filters_keep_the_cells_they_name(overrides, keeps):
-    rows = [row for row in published() if row.table in (2, 3) and keeps(row.cell)]
-    assert runs(plan("table=2,3", *overrides)) == Counter((row.cell, seed) for row in rows for seed in range(row.seeds))
+    kept = [row for row in rows() if row.table in (2, 3) and keeps(row.cell)]
+    assert runs(plan("table=2,3", *overrides)) == Counter((row.cell, seed) for row in kept for seed in range(row.seeds))
 
 
 def test_number_of_seeds_and_their_names():
@@ -118,8 +126,8 @@ def test_other_data_takes_the_paper_s_place_and_duplicates_run_once():
     jobs = plan("table=3", "data=digits")
     cells = {job.cell for job in jobs}
     assert {cell.data for cell in cells} == {"digits"}
-    assert len(cells) == 13  # 26 rows on two data sets
-    assert len(jobs) == 13 * 4
+    assert len(cells) == 17  # 34 rows on two data sets
+    assert len(jobs) == 17 * 4
     cfg = load_config(jobs[0].overrides)
     assert (cfg.data.num_classes, cfg.data.in_channels, cfg.trainer.max_epochs) == (10, 1, recipe(jobs[0].cell).epochs)
     assert {job.cell.data for job in plan("table=3", "data=digits,fashion_mnist")} == {"digits", "fashion_mnist"}
@@ -164,12 +172,38 @@ def test_several_values_of_another_setting_are_several_runs():
 
 def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test_set_alone():
     jobs = plan("search=lr", "table=3", "guess=exact", "seeds=1")
-    rates = {data: [] for data in ("cifar10", "imagenet32")}
+    grids = {data: [] for data in ("cifar10", "imagenet32")}
     for job in jobs:
         cfg = load_config(job.overrides)
-        rates[job.cell.data].append(cfg.optim.lr)
+        grids[job.cell.data].append((cfg.optim.lr, cfg.optim.lr_step))
         assert cfg.data.holdout > 0
-    assert rates == {"cifar10": [0.05, 0.01, 0.005], "imagenet32": [0.1, 0.05, 0.01, 0.005, 0.0001]}
+    assert grids == {
+        "cifar10": [(0.05, 30), (0.01, 30), (0.005, 30)],
+        "imagenet32": [(rate, step) for rate in (0.1, 0.05, 0.01, 0.005, 0.001, 0.0001) for step in (20, 30)],
+    }
+
+
+def test_what_the_paper_chose_is_in_the_grid_that_it_searched():
+    for row in rows():
+        grid = [{name: float(value) for name, value in point.items()} for point in schedules(row.cell)]
+        assert {"optim.lr": row.lr, "optim.lr_step": row.lr_step} in grid, row
+
+
+@pytest.mark.parametrize(
+    ("overrides", "grid"),
+    [
+        (["optim.lr=0.2"], [("0.2", "20"), ("0.2", "30")]),
+        (["optim.lr=0.2", "optim.lr_step=5,6"], [("0.2", "5"), ("0.2", "6")]),
+        (["optim.lr=0.2", "trainer.max_epochs=35"], [("0.2", "10"), ("0.2", "15")]),
+        (["optim.lr=0.2", "trainer.max_epochs=2"], [("0.2", "1")]),
+        (["optim.lr=0.2", "trainer.max_epochs=2", "optim.lr_step=20"], [("0.2", "20")]),
+    ],
+)
+def test_a_search_has_the_axes_given_and_shrinks_the_others(overrides, grid):
+    jobs = plan("search=lr", "table=3", "guess=exact", "data=imagenet32", *overrides)
+    assert [(dict(job.settings)["optim.lr"], dict(job.settings)["optim.lr_step"]) for job in jobs] == grid
+    for job in jobs:
+        assert str(load_config(job.overrides).optim.lr_step) == dict(job.settings)["optim.lr_step"]
 
 
 def test_the_search_for_auxiliary_sizes():
@@ -212,7 +246,7 @@ def test_without_table_figure_or_search_it_is_an_ordinary_sweep():
         (["table=3", "seeds=0"], ["seeds=0", "1 on"]),
         (["table=3", "seeds=many"], ["seeds=many", "1 on"]),
         (["table=3", "seeds=2", "seed=1"], ["seed", "seeds"]),
-        (["table=3", "guess=gaussian"], ["Table 3", "guess=gaussian", "exact, local, ntk"]),
+        (["table=3", "guess=fixed_ntk"], ["Table 3", "guess=fixed_ntk", "exact, gaussian, local, ntk, rademacher"]),
         (["table=3", "guess=exact", "aux=cnn"], ["guess=exact and aux=cnn"]),
         (["table=3", "blocks=4"], ["blocks=4", "accepted is blocks=8"]),
         (["table=3", "model.width=0"], ["model.width=0"]),

@@ -105,7 +105,7 @@ def test_the_plan_of_an_ordinary_sweep_starts_nothing(tmp_path):
 def test_what_cannot_be_is_told_in_one_line(tmp_path):
     for overrides, words in (
         (["table=13"], "table=13 is not possible: accepted are 2 to 12"),
-        (["table=3", "guess=gaussian"], "no cell of Table 3 has guess=gaussian: accepted is guess=exact, local, ntk"),
+        (["table=3", "guess=fixed_ntk"], "no cell of Table 3 has guess=fixed_ntk: accepted is guess=exact, gaussian,"),
         (["seeds=2", "guess=local,ntk"], "seeds=2 belongs to a sweep of the paper's cells"),
         (["table=3", "+foo=1"], "foo=1 is not possible, nothing reads it"),
         (["table=3", "guess=exact", "optim.nesterov=true"], "optim.nesterov=True is not possible, nothing reads it"),
@@ -129,7 +129,7 @@ def test_ordinary_sweeps_work_as_hydra_s_own(tmp_path):
 def test_a_search_ends_with_the_best(tmp_path):
     rates = sweep(tmp_path, "search=lr", "table=3", "guess=exact", "seeds=1", *SMALL, "optim.lr=0.05,0.01")
     assert rates.returncode == 0, rates.stderr
-    assert "held-out accuracy in % by learning rate" in rates.stdout
+    assert "held-out accuracy in % by learning rate and step" in rates.stdout
     sizes = sweep(tmp_path, "search=aux_size", "aux=cnn", *SMALL, "aux.depth=1", "aux.hidden=1,4")
     assert sizes.returncode == 0, sizes.stderr
     assert "held-out accuracy by auxiliary size" in sizes.stdout
