@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	$(PY) -m pip install --quiet -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## train six cells on digits, three seeds each, and print them as one table (about 3 minutes)
+demo: $(READY)  ## train six cells on digits, two seeds each, and print them as one table (about 3 minutes)
 	$(PY) -m fglight.demo
 
 demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs

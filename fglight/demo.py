@@ -27,8 +27,8 @@ CELLS = [
     ("gaussian guess, activity", ["guess=gaussian", "perturb=activity"]),
     ("control: blocks left untrained", ["guess=frozen"]),
 ]
-SEEDS = range(3)
-DEFAULTS = ["target=global", "model.width=0.25", "logger.mode=disabled"]
+SEEDS = range(2)
+DEFAULTS = ["target=global", "model.width=0.5", "logger.mode=disabled"]
 
 
 def main(overrides: list[str]) -> int:
