@@ -12,6 +12,7 @@ from torch import nn
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import auxiliaries  # noqa: E402
 import cases  # noqa: E402
 import depth  # noqa: E402
 import flops  # noqa: E402
@@ -163,3 +164,8 @@ def test_gpu_script_refuses_to_do_without_one(tmp_path, monkeypatch, capsys):
         gpu.main()
     assert "torch finds no GPU here" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", auxiliaries.FORMS)
+def test_what_the_docs_say_of_auxiliaries_is_what_they_cost(form):
+    assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/method.md").read_text().splitlines()

@@ -48,7 +48,7 @@ def result(trained: Cell, accuracy: float, seed: int = 0, like: Cell | None = No
 def write_run(folder: Path, words: dict | None = None, name: str = "result.json") -> Path:
     """A run directory with a configuration and, unless ``words`` is None, its end."""
     (folder / "metrics").mkdir(parents=True)
-    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "config.yaml").write_text("seed: 0\naux: {full_conv: true}\n")
     if words is not None:
         (folder / name).write_text(json.dumps(words))
     return folder

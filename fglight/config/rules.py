@@ -46,7 +46,7 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("cosine", _flag, "true or false"),
     ("compile", _flag, "true or false"),
     ("channels_last", _flag, "true or false"),
-    ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the paper's) or a whole number from 1 on"),
+    ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the default) or a whole number from 1 on"),
     ("aux.trained", _flag, "true or false"),
     ("data.num_classes", _whole(2), "a whole number from 2 on"),
     ("data.in_channels", _whole(1), "a whole number from 1 on"),

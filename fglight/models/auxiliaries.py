@@ -2,8 +2,8 @@
 
 Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``. The constructors of the
 paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the network is cut into),
-``width`` (the network's width factor) and ``hidden`` (None: the paper's), so that a network builds any of them in the
-same way. ``PooledAuxiliary`` takes outputs of any shape.
+``width`` (the network's width factor) and ``hidden`` (None: the default for these), so that a network builds any of
+them in the same way. ``PooledAuxiliary`` takes outputs of any shape.
 """
 
 import math
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _paper_hidden(eight: int, sixteen: int, blocks: int, width: float) -> int:
-    """The paper's hidden width for 8 or 16 blocks, scaled with the network, at least 1."""
+def _default_hidden(eight: int, sixteen: int, blocks: int, width: float) -> int:
+    """The hidden width for 8 blocks (App. A.2) or 16 (the released code), scaled with the network, at least 1."""
     return max(1, int((eight if blocks <= 8 else sixteen) * width))
 
 
@@ -24,9 +24,10 @@ class CNNAuxiliary(nn.Sequential):
     Args:
         channels: channels of the block's output.
         num_classes: number of classes.
-        blocks: number of blocks of the network (selects the paper's hidden width: 32 with 8 blocks, 16 with 16).
-        width: width factor of the network, scales the paper's hidden width.
-        hidden: hidden channels; None takes the paper's.
+        blocks: number of blocks of the network, which selects the hidden width: 32 with 8 (App. A.2), 16 with 16
+            (the released code).
+        width: width factor of the network, scales the hidden width.
+        hidden: hidden channels; None takes as many as said above.
         depth: number of strided convolutions.
     """
 
@@ -39,7 +40,7 @@ class CNNAuxiliary(nn.Sequential):
         hidden: int | None = None,
         depth: int = 3,
     ) -> None:
-        hidden = hidden or _paper_hidden(32, 16, blocks, width)
+        hidden = hidden or _default_hidden(32, 16, blocks, width)
         layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
         for _ in range(depth):
             layers += [nn.Conv2d(hidden, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
@@ -52,9 +53,10 @@ class MLPAuxiliary(nn.Sequential):
     Args:
         channels: channels of the block's output.
         num_classes: number of classes.
-        blocks: number of blocks of the network (selects the paper's hidden width: 1024 with 8 blocks, 512 with 16).
-        width: width factor of the network, scales the paper's hidden width.
-        hidden: hidden units; None takes the paper's.
+        blocks: number of blocks of the network, which selects the hidden width: 1024 with 8 (App. A.2), 512 with 16
+            (the released code).
+        width: width factor of the network, scales the hidden width.
+        hidden: hidden units; None takes as many as said above.
         depth: number of hidden layers.
     """
 
@@ -67,7 +69,7 @@ class MLPAuxiliary(nn.Sequential):
         hidden: int | None = None,
         depth: int = 3,
     ) -> None:
-        hidden = hidden or _paper_hidden(1024, 512, blocks, width)
+        hidden = hidden or _default_hidden(1024, 512, blocks, width)
         layers: list[nn.Module] = []
         for inputs in [4 * channels] + [hidden] * (depth - 1):
             layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(True)]
@@ -104,7 +106,7 @@ class LinearAuxiliary(nn.Sequential):
 
 
 class Head(LinearAuxiliary):
-    """The classifier of the last block: batch norm, global average pooling, linear."""
+    """The classifier of the last block: batch norm (as in the released code), global average pooling, linear."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__(channels, num_classes, pool=1)
@@ -145,17 +147,17 @@ class PredSimAuxiliary(nn.Module):
     output (per-channel spatial standard deviations) and that of the one-hot labels, plus 0.01 times the cross-entropy
     of a linear decoder on the average-pooled block output (2048 inputs). Its logits are the decoder's.
 
-    A convolution that keeps all channels costs half of an 8-block network's block and all of a 16-block one's. By
-    default it therefore has stride 2 and 3/8 (8 blocks) or 1/8 (16 blocks) of the channels, which keeps it under
-    the 10 % of its block's FLOPs that App. A.2 asks of auxiliaries; ``full_conv`` restores the original.
+    The convolution keeps all channels at stride 1, as in the paper, and so costs half as much as an 8-block network's
+    block or more, and as much as a 16-block one's or more: App. A.2's 10 % of a block's FLOPs are of the other
+    auxiliaries. Without ``full_conv`` it has stride 2 and 3/8 (8 blocks) or 1/8 (16) of the channels, and stays below.
 
     Args:
         channels: channels of the block's output.
         num_classes: number of classes.
         blocks: number of blocks of the network.
         width: accepted for uniformity, unused (``channels`` carries it).
-        hidden: output channels of the convolution; None takes the default above.
-        full_conv: stride 1 and as many output as input channels, as Nøkland & Eidnes have it.
+        hidden: output channels of the convolution; None takes as many as said above.
+        full_conv: stride 1 and, unless ``hidden`` says otherwise, as many output as input channels.
     """
 
     similarity_weight = 0.99
@@ -168,7 +170,7 @@ class PredSimAuxiliary(nn.Module):
         blocks: int = 8,
         width: float = 1.0,
         hidden: int | None = None,
-        full_conv: bool = False,
+        full_conv: bool = True,
     ) -> None:
         super().__init__()
         default = channels if full_conv else channels * 3 // 8 if blocks <= 8 else channels // 8

@@ -68,7 +68,7 @@ class BlockwiseResNet(BlockNetwork):
 
     With 8 blocks, block 0 is the stem and the first BasicBlock, and each further BasicBlock is a block. With 16 there
     are no skip connections and a block is one conv-BN-ReLU, block 0 two of them (stem included); with the ImageNet stem
-    block 0 is the stem alone.
+    block 0 is the stem alone, as in the released code.
 
     Args:
         blocks: 8 or 16.

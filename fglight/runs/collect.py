@@ -22,8 +22,9 @@ from fglight.runs.record import RECIPE
 class Run:
     """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
 
-    ``differences`` are the settings that depart from the paper's. A run of an earlier version did not record them all,
-    and says so among them. ``probe`` is the auxiliary network that only logs, empty where none was recorded.
+    ``differences`` are the settings that depart from the paper's. Where a run of an earlier version did not record one,
+    its ``config.yaml`` tells, or else it is among them as not known. ``probe`` is the auxiliary network that only logs,
+    empty where none was recorded.
     """
 
     path: Path
@@ -143,7 +144,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             cell=cell_of(words["cell"]),
             seed=int(words["seed"]),
             recipe={name: float(words["recipe"][name]) for name in RECIPE},
-            differences=_differences(words),
+            differences=_differences(path.parent, words),
             epoch=int(words["epoch"]),
             test_accuracy=float(words["test_accuracy"]),
             probe=str(words.get("probe", "")),
@@ -159,10 +160,22 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
     return run
 
 
-def _differences(words: Mapping[str, Any]) -> dict[str, Any]:
-    if "differences" in words:
-        return dict(words["differences"])
-    return {**(words.get("options") or {}), "other settings": "not known"}
+def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
+    if "differences" not in words:
+        return {**(words.get("options") or {}), "other settings": "not known"}
+    found = dict(words["differences"])
+    if words["cell"]["aux"] == "predsim":  # earlier versions took its thinned form for the paper's
+        found["aux.full_conv"] = _full_conv(folder)
+        if found["aux.full_conv"] is True:
+            del found["aux.full_conv"]
+    return found
+
+
+def _full_conv(folder: Path) -> bool | str:
+    try:
+        return OmegaConf.load(folder / "config.yaml").aux.full_conv
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException, AttributeError):
+        return "not known"
 
 
 def _unfinished(path: Path) -> Unfinished:

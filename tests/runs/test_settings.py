@@ -16,6 +16,7 @@ from fglight.paper import published
 from fglight.paper.recipes import MODELS, nearest
 from fglight.report.contents import build
 from fglight.runs import differences
+from fglight.runs.folder import write_config
 from fglight.runs.record import build_result
 from fglight.runs.settings import flat, has_effect, paper_config, run_settings
 
@@ -165,15 +166,20 @@ def test_a_component_that_the_paper_does_not_have_differs_in_all_that_it_sets():
         assert {f"{group}._target_", f"{group}.name", f"{group}.strength"} <= differences(own).keys()
 
 
-def statuses(cfg, folder):
+def statuses(cfg, folder, of=LOCAL):
     """How the report compares the cell of a run of this configuration, whose accuracy is the paper's."""
-    accuracy = ROWS[LOCAL].mean / 100
+    accuracy = ROWS[of].mean / 100
     metrics = {f"{split}/{name}": accuracy for split in ("test", "train") for name in ("accuracy", "loss")}
     result = build_result(cfg, epochs_done=100, steps=1, metrics=metrics, seconds=1, device="cpu")
     (folder / "run").mkdir(exist_ok=True)
+    write_config(run_settings(cfg), folder / "run")
     (folder / "run/result.json").write_text(json.dumps(result))
-    tables = build([folder], [3], []).tables
-    return {entry.status for table in tables for entry in table.entries if entry.row.cell == LOCAL}
+    return reported(folder, of)
+
+
+def reported(folder, of):
+    tables = build([folder], [ROWS[of].table], []).tables
+    return {entry.status for table in tables for entry in table.entries if entry.row.cell == of}
 
 
 def test_a_result_without_a_record_of_its_differences_is_read_and_marked(tmp_path):
@@ -186,6 +192,31 @@ def test_a_result_without_a_record_of_its_differences_is_read_and_marked(tmp_pat
     (table,) = report.tables
     assert {entry.status for entry in table.entries} == {"scaled", "missing"}
     assert list(table.notes.values()) == ["aux.hidden 8, other settings not known"]
+
+
+PREDSIM = replace(LOCAL, aux="predsim")
+
+
+def test_predsim_is_the_paper_s_with_all_channels_alone(tmp_path):
+    assert differences(compose(data="cifar10", aux="predsim")) == {}
+    assert statuses(compose(data="cifar10", aux="predsim"), tmp_path, PREDSIM) == {"near"}
+    thinned = compose({"aux.full_conv": False}, data="cifar10", aux="predsim")
+    assert differences(thinned) == {"aux.full_conv": False}
+    assert statuses(thinned, tmp_path, PREDSIM) == {"scaled"}
+
+
+@pytest.mark.parametrize(("full_conv", "recorded"), [(False, {}), (True, {"aux.full_conv": True})])
+def test_which_predsim_an_earlier_version_trained_its_configuration_tells(full_conv, recorded, tmp_path):
+    """Its default was the thinned one, and the other one counted as a difference."""
+    statuses(compose({"aux.full_conv": full_conv}, data="cifar10", aux="predsim"), tmp_path, PREDSIM)
+    written = json.loads((tmp_path / "run/result.json").read_text())
+    (tmp_path / "run/result.json").write_text(json.dumps({**written, "differences": recorded}))
+    assert reported(tmp_path, PREDSIM) == {"near" if full_conv else "scaled"}
+    for unknown in ("seed: 0\n", "seed: [\n", None):
+        (tmp_path / "run/config.yaml").unlink()
+        if unknown is not None:
+            (tmp_path / "run/config.yaml").write_text(unknown)
+        assert reported(tmp_path, PREDSIM) == {"scaled"}
 
 
 def test_another_network_of_as_many_blocks_fills_no_cell(tmp_path):

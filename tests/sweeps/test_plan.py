@@ -29,7 +29,7 @@ from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.planning import costs, timing
 from fglight.sweeps.planning import plan as planning
 from fglight.sweeps.planning.kinds import Kind
-from fglight.sweeps.planning.size import aux_share
+from fglight.sweeps.planning.size import aux_share, flops
 from fglight.sweeps.planning.timing import Seconds
 from fglight.sweeps.request import Request, parse
 
@@ -226,6 +226,17 @@ def test_the_sizes_that_the_paper_chose_cost_less_than_a_tenth():
             sizes = [f"aux={cell.aux}", "aux.depth=3", f"aux.hidden={settings['aux.hidden']}", "data=cifar10"]
             share = aux_share(load_config(["target=local", "guess=exact", *sizes]))
             assert (share < 0.1) == (settings["aux.hidden"] == chosen)
+
+
+def test_flops_of_a_local_loss_are_of_all_that_it_runs():
+    """Predsim's loss is more than its logits: a convolution of all channels, and two matrices of similarities."""
+    cfg = compose(aux="predsim")
+    batch, classes = cfg.data.batch_size, cfg.data.num_classes
+    outputs = zip((64, 64, 128, 128, 256, 256, 512), (32, 32, 16, 16, 8, 8, 4))
+    for (_, aux), (channels, side) in zip(flops(cfg), outputs, strict=True):
+        convolution = 2 * batch * 9 * channels**2 * side**2
+        similarities = 2 * batch**2 * (channels + classes)
+        assert aux == convolution + similarities + 2 * batch * 2048 * classes
 
 
 def test_without_table_figure_or_search_it_is_an_ordinary_sweep():

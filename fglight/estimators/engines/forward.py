@@ -42,11 +42,7 @@ class ForwardMode(Engine):
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
 
     def check(self, guess: Guess, perturbation: Perturbation) -> None:
-        """See ``Engine``: only directional derivatives are known, and of activities those of one block.
-
-        Raises:
-            ValueError: for an exact guess, or one that needs the next block.
-        """
+        """See ``Engine``: a guess needs a direction, and must do without the next block."""
         if not guess.projects:
             raise ValueError(
                 f"engine=forward knows only directional derivatives, and {type(guess).__name__} has no direction: "

@@ -26,7 +26,7 @@ from fglight.estimators.units import Granularity
 class WeightPerturbation(Perturbation):
     """The batch gradient with respect to theta_j projected on the guess in the same space (Eq. 4).
 
-    One coefficient stands for a parameter ``tensor`` (as in the paper's code), a ``block`` (all of theta_j, Eq. 4 read
+    One coefficient stands for a parameter ``tensor`` (as in the released code), a ``block`` (all of theta_j, Eq. 4 read
     literally), the whole ``network`` (Baydin et al. 2022), or as little as a ``filter``: an output channel of a
     convolution, a row of a linear layer's weight, an entry of a bias or scale.
 

@@ -15,14 +15,20 @@ def parameter_count(cfg: DictConfig) -> int:
 
 def aux_share(cfg: DictConfig) -> float:
     """The largest share, over blocks, of an auxiliary network's FLOPs in its block's, in a forward pass."""
+    return max(aux / body for body, aux in flops(cfg))
+
+
+def flops(cfg: DictConfig) -> list[tuple[int, int]]:
+    """Those of a batch's forward pass through each block and through its local loss, for all blocks but the last."""
     with torch.device("meta"):
         model = build_model(cfg)
-        hidden = torch.empty(2, cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size)
-    shares = []
+        hidden = torch.empty(cfg.data.batch_size, cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size)
+        labels = torch.zeros(cfg.data.batch_size, dtype=torch.long)
+    counted = []
     for block in model.blocks[:-1]:
         with FlopCounterMode(display=False) as body:
             hidden = block.body(hidden)
         with FlopCounterMode(display=False) as aux:
-            block.aux(hidden)
-        shares.append(aux.get_total_flops() / body.get_total_flops())
-    return max(shares)
+            block.loss(hidden, labels)
+        counted.append((body.get_total_flops(), aux.get_total_flops()))
+    return counted
