@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
+from fglight.config.settings import NOT_ARGUMENTS
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
@@ -107,7 +112,23 @@ def build_data(cfg: DictConfig) -> "LightningDataModule":
         raise
 
 
+def build_optimizer(cfg: DictConfig, device: torch.device) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """What makes the optimizer of a configuration's run.
+
+    Args:
+        cfg: the configuration.
+        device: where its parameters are; ``optim.fused=null`` is true on a GPU.
+    """
+    fused = {"fused": device.type == "cuda"} if cfg.optim.get("fused", False) is None else {}
+    return partial(_component(cfg, "optim"), **fused)
+
+
+def build_scheduler(cfg: DictConfig) -> Callable[[Optimizer], LRScheduler]:
+    """What makes the scheduler of the learning rate of a configuration's run."""
+    return _component(cfg, "scheduler")
+
+
 def _component(cfg: DictConfig, group: str) -> Callable:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
-    said = FACTS.get(group, ()) if group == "data" else ("name", "trained", *FACTS.get(group, ()))
+    said = FACTS.get(group, ()) if group == "data" else (*NOT_ARGUMENTS, *FACTS.get(group, ()))
     return instantiate({key: value for key, value in cfg[group].items() if key not in said}, _partial_=True)

@@ -17,6 +17,9 @@ def _number(accepts: Callable[[float], bool]) -> Callable[[object], bool]:
     return lambda value: type(value) in (int, float) and math.isfinite(value) and accepts(value)
 
 
+_positive = _number(lambda value: value > 0)
+
+
 def _flag(value: object) -> bool:
     return type(value) is bool
 
@@ -52,12 +55,8 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("data.in_channels", _whole(1), "a whole number from 1 on"),
     ("data.image_size", _whole(1), "a whole number from 1 on"),
     ("data.batch_size", _whole(2), "a whole number from 2 on (batch norm needs two)"),
-    ("optim.lr", _number(lambda value: value > 0), "a positive number"),
-    ("optim.lr_step", _whole(1), "a whole number of epochs from 1 on"),
-    ("optim.lr_gamma", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
-    ("optim.momentum", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
-    ("optim.weight_decay", _number(lambda value: value >= 0), "a number from 0 on"),
-    ("optim.fused", lambda value: value is None or _flag(value), "true, false or null"),
+    ("clip_norm", lambda value: value is None or _positive(value), "null or a positive number"),
+    ("scheduler.interval", _one_of("epoch", "step"), "epoch or step"),
     ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
     ("trainer.accelerator", _one_of("auto", "cpu", "gpu", "cuda", "mps"), "auto, cpu, gpu, cuda or mps"),
     (
@@ -96,6 +95,14 @@ OPTIONAL: list[tuple[str, Callable[[object], bool], str]] = [
     ("model.blocks", _whole(1), "a whole number from 1 on"),
     ("model.width", _number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
     ("model.stem", _one_of("cifar", "imagenet"), "cifar or imagenet"),
+    ("optim.lr", _positive, "a positive number"),
+    ("optim.momentum", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
+    ("optim.weight_decay", _number(lambda value: value >= 0), "a number from 0 on"),
+    ("optim.fused", lambda value: value is None or _flag(value), "true, false or null"),
+    ("scheduler.step_size", _whole(1), "a whole number from 1 on"),
+    ("scheduler.gamma", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
+    ("scheduler.T_max", _whole(1), "a whole number from 1 on"),
+    ("scheduler.factor", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
     ("aux.depth", _whole(1), "a whole number from 1 on"),
     ("aux.pool", _whole(1), "a whole number from 1 on"),
     ("data.augment", _flag, "true or false"),
@@ -112,8 +119,8 @@ FIXED: dict[str, tuple[Any, str]] = {
     "default_root_dir": (None, "hydra.run.dir is where a run goes, hydra.sweep.dir where a sweep does"),
     "enable_autolog_hparams": (True, "the complete configuration is logged whenever logger.mode is not disabled"),
     "enable_checkpointing": (True, "checkpoints/last.ckpt is what an interrupted run goes on from"),
-    "gradient_clip_algorithm": (None, "a smaller optim.lr makes steps smaller"),
-    "gradient_clip_val": (None, "a smaller optim.lr makes steps smaller"),
+    "gradient_clip_algorithm": (None, "clip_norm clips the gradients' total norm"),
+    "gradient_clip_val": (None, "clip_norm clips the gradients' total norm"),
     "limit_predict_batches": (None, "trainer.limit_val_batches is for the test set"),
     "limit_test_batches": (None, "trainer.limit_val_batches is for the test set"),
     "logger": (None, "logger.mode chooses whether Weights & Biases is beside the CSV files"),

@@ -30,10 +30,15 @@ GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.i
 SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
 """Settings that say which runs a sweep has; no run has them."""
 
+NOT_ARGUMENTS = ("name", "trained", "interval")
+"""Settings of components that are no arguments of their classes."""
+
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
     "model": {"auxiliary", "num_classes", "in_channels"},
+    "optim": {"params"},
+    "scheduler": {"optimizer"},
 }
 """Arguments that components are given by others, and so do not have as settings."""
 
@@ -132,7 +137,7 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     if shipped:  # their files list all that there is; to import a class takes seconds
         return frozenset().union(*shipped)
     arguments = _arguments(group, target)
-    said = {"name", "trained"}.intersection(_default(group)).union(FACTS.get(group, ()))
+    said = set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()))
     return None if arguments is None else (arguments - _GIVEN.get(group, set())) | said
 
 

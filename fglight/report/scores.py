@@ -11,6 +11,7 @@ from fglight.cell import Cell
 from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, rows
 from fglight.runs.collect import Problem, Run
 from fglight.runs.record import RECIPE
+from fglight.runs.settings import in_short
 from fglight.words import counted
 
 Setting = tuple[tuple[str, str], ...]
@@ -128,9 +129,10 @@ def setting(run: Run, row: Row) -> Setting:
         "momentum": MOMENTUM,
         "weight_decay": WEIGHT_DECAY,
     }
-    differs = {name: f"{run.recipe[name]:g}" for name, value in paper.items() if not isclose(run.recipe[name], value)}
+    there = run.recipe.keys() & paper.keys()
+    differs = {name: f"{run.recipe[name]:g}" for name in there if not isclose(run.recipe[name], paper[name])}
     proportional = row.lr_step * run.recipe["epochs"] / row.epochs
-    if abs(run.recipe["lr_step"] - proportional) >= 1:
+    if abs(run.recipe.get("lr_step", proportional) - proportional) >= 1:
         differs["lr_step"] = f"{run.recipe['lr_step']:g}"
     if run.epoch + 1 < run.recipe["epochs"]:
         differs["stopped after epoch"] = str(run.epoch + 1)
@@ -167,10 +169,10 @@ def _architecture(cell: Cell) -> tuple[object, ...]:
 
 def _beside_recipe(run: Run) -> dict[str, str]:
     """The differences that the recipe and the names of components do not tell."""
-    named = (name.removesuffix(".name") for name in run.differences if name.endswith(".name"))
-    told = {*RECIPE.values(), *(f"{component}._target_" for component in named)}
-    return {name: str(value) for name, value in run.differences.items() if name not in told}
+    told = {RECIPE[name] for name in run.recipe}
+    return {name: str(value) for name, value in in_short(run.differences).items() if name not in told}
 
 
 def _same_rate(run: Run, row: Row) -> bool:
-    return isclose(run.recipe["lr"], row.lr) and isclose(run.recipe["lr_gamma"], row.lr_gamma)
+    paper = {"lr": row.lr, "lr_gamma": row.lr_gamma}
+    return all(name in run.recipe and isclose(run.recipe[name], value) for name, value in paper.items())

@@ -16,15 +16,16 @@ from fglight.cell import Cell, cell_of
 from fglight.config.settings import choices
 from fglight.errors import ConfigError
 from fglight.runs.record import RECIPE
+from fglight.runs.settings import MOVED
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
 
-    ``differences`` are the settings that depart from the paper's. Where a run of an earlier version did not record one,
-    its ``config.yaml`` tells, or else it is among them as not known. ``probe`` is the auxiliary network that only logs,
-    empty where none was recorded.
+    ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a run
+    of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known. ``probe``
+    is the auxiliary network that only logs, empty where none was recorded.
     """
 
     path: Path
@@ -143,7 +144,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             path=path.parent,
             cell=cell_of(words["cell"]),
             seed=int(words["seed"]),
-            recipe={name: float(words["recipe"][name]) for name in RECIPE},
+            recipe={name: float(words["recipe"][name]) for name in RECIPE if words["recipe"][name] is not None},
             differences=_differences(path.parent, words),
             epoch=int(words["epoch"]),
             test_accuracy=float(words["test_accuracy"]),
@@ -163,7 +164,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
 def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
     if "differences" not in words:
         return {**(words.get("options") or {}), "other settings": "not known"}
-    found = dict(words["differences"])
+    found = {MOVED.get(name, name): value for name, value in words["differences"].items()}
     if words["cell"]["aux"] == "predsim":  # earlier versions took its thinned form for the paper's
         found["aux.full_conv"] = _full_conv(folder)
         if found["aux.full_conv"] is True:

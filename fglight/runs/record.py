@@ -11,19 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from fglight.cell import Cell, cell_of
-from fglight.runs.settings import differences
+from fglight.runs.settings import differences, in_short
 from fglight.words import counted
 
 RECIPE = {
     "lr": "optim.lr",
-    "lr_step": "optim.lr_step",
-    "lr_gamma": "optim.lr_gamma",
+    "lr_step": "scheduler.step_size",
+    "lr_gamma": "scheduler.gamma",
     "epochs": "trainer.max_epochs",
     "batch_size": "data.batch_size",
     "momentum": "optim.momentum",
     "weight_decay": "optim.weight_decay",
 }
-"""What a record has of a run's training in any case, and the settings that it is."""
+"""What a record has of a run's training, and the settings that it is; None where the run has no such setting."""
 
 
 def build_result(
@@ -70,15 +70,14 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     table.add_row("test accuracy", f"[bold]{100 * result['test_accuracy']:.1f} %[/bold]")
     table.add_row("train accuracy", f"{100 * result['train_accuracy']:.1f} %")
     table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
-    table.add_row(
-        "learning rate",
-        f"{recipe['lr']:g}, times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}, "
-        f"{counted(recipe['epochs'], 'epoch')}",
-    )
+    schedule = [] if recipe["lr"] is None else [f"{recipe['lr']:g}"]
+    if recipe["lr_step"] is not None and recipe["lr_gamma"] is not None:
+        schedule.append(f"times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}")
+    table.add_row("learning rate", ", ".join([*schedule, counted(recipe["epochs"], "epoch")]))
     if "steps" in result:  # earlier versions did not count them
         reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
         table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
-    for setting, value in result.get("differences", {}).items():
+    for setting, value in in_short(result.get("differences", {})).items():
         table.add_row(setting, str(value))
     table.add_row("run directory", os.path.relpath(run_dir))
     return table

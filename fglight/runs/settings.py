@@ -48,6 +48,9 @@ _NEUTRAL = {
 }
 """Values that are as if nothing were given."""
 
+MOVED = {"optim.lr_step": "scheduler.step_size", "optim.lr_gamma": "scheduler.gamma"}
+"""Settings by the names that runs of earlier versions have on disk."""
+
 _RENAMED = {
     "fglight.models.ResNet18": "fglight.models.BlockwiseResNet",
     "fglight.estimators.GradientEstimator": "fglight.estimators.ReverseMode",
@@ -94,6 +97,16 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
     return {name: value for name, value in departures(cfg).items() if not within(name, unused)}
 
 
+def in_short(differing: Mapping[str, Any]) -> dict[str, Any]:
+    """Differences for people: a component's name tells its class, and that it lacks settings of the paper's."""
+    named = [name.removesuffix(".name") for name in differing if name.endswith(".name")]
+    return {
+        name: value
+        for name, value in differing.items()
+        if not within(name, named) or (value is not None and not name.endswith("._target_"))
+    }
+
+
 def departures(cfg: DictConfig) -> dict[str, Any]:
     """As ``differences``, with the settings of components that the cell makes no use of."""
     settings, paper = flat(run_settings(cfg)), _paper(cfg)
@@ -122,7 +135,10 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
-    before = {name: _RENAMED.get(value, value) if isinstance(value, str) else value for name, value in before.items()}
+    before = {
+        MOVED.get(name, name): _RENAMED.get(value, value) if isinstance(value, str) else value
+        for name, value in before.items()
+    }
     now, paper = flat(run_settings(cfg)), _paper(cfg)
     before = paper | before  # an earlier version had not yet all settings
     differing = [

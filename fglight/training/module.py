@@ -1,12 +1,16 @@
 """The Lightning module: manual optimization around a gradient estimator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import lightning as L
 import numpy as np
 import torch
 import torchmetrics
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.errors import NonFiniteLossError
 from fglight.estimators import GradientEstimator
@@ -48,7 +52,7 @@ class BlockMetrics(torchmetrics.Metric):
 
 
 class ForwardGradientModule(L.LightningModule):
-    """Trains a blockwise network with estimated gradients, SGD and a step schedule.
+    """Trains a blockwise network with estimated gradients.
 
     Everything random in a step is drawn from torch's default generator, seeded by (seed, step), so that a run resumed
     from a checkpoint draws what an uninterrupted one would have. Several processes draw the same, but for directions
@@ -57,12 +61,12 @@ class ForwardGradientModule(L.LightningModule):
     Args:
         model: the network.
         estimator: leaves the gradients.
-        lr: initial learning rate.
-        lr_step: epochs between decays.
-        lr_gamma: factor of a decay.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        fused: whether SGD is one kernel; None: on a GPU.
+        optimizer: makes an optimizer of the parameters that get a gradient, such as ``partial(SGD, lr=0.1)``.
+        scheduler: makes a scheduler of the optimizer, such as ``partial(StepLR, step_size=30)``; None for a constant
+            learning rate.
+        interval: when the scheduler moves on, after each ``epoch`` or each ``step``.
+        clip_norm: the largest total norm of the gradients of all trained parameters; longer ones are scaled down to it.
+            None: any.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
         channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
@@ -76,12 +80,10 @@ class ForwardGradientModule(L.LightningModule):
         model: BlockNetwork,
         estimator: GradientEstimator,
         *,
-        lr: float,
-        lr_step: int,
-        lr_gamma: float,
-        momentum: float,
-        weight_decay: float,
-        fused: bool | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        interval: Literal["epoch", "step"] = "epoch",
+        clip_norm: float | None = None,
         seed: int = 0,
         cosine: bool = True,
         channels_last: bool = False,
@@ -90,9 +92,10 @@ class ForwardGradientModule(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.estimator = estimator
         self.estimator.channels_last = channels_last
-        self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        self.fused = fused
-        self.schedule = {"step_size": lr_step, "gamma": lr_gamma}
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.interval = interval
+        self.clip_norm = clip_norm
         self.seed = seed
         self.cosine = cosine
         self.train_metrics = BlockMetrics(len(model.blocks))
@@ -100,10 +103,11 @@ class ForwardGradientModule(L.LightningModule):
         self.first_bad_step = torch.tensor(-1)
 
     def configure_optimizers(self) -> dict:
-        """SGD over the parameters that get a gradient, decayed every ``lr_step`` epochs."""
-        fused = self.device.type == "cuda" if self.fused is None else self.fused
-        optimizer = torch.optim.SGD(self.estimator.trained_parameters(self.model), **self.sgd, fused=fused)
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, **self.schedule)}
+        """The optimizer of the parameters that get a gradient, and its scheduler."""
+        optimizer = self.optimizer(self.estimator.trained_parameters(self.model))
+        if self.scheduler is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_start(self) -> None:
         """Put what is noted on the device there."""
@@ -117,7 +121,12 @@ class ForwardGradientModule(L.LightningModule):
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
-        self.optimizers().step()
+        optimizer = self.optimizers()
+        if self.clip_norm is not None:  # every process has the gradients of the whole batch
+            clip_grad_norm_(self.estimator.trained_parameters(self.model), self.clip_norm)
+        optimizer.step()
+        if self.scheduler is not None and self.interval == "step":
+            self.lr_schedulers().step()
 
         used = [local for local in step.local if local is not None]
         losses = [local.loss for local in used] + [step.loss]
@@ -134,10 +143,10 @@ class ForwardGradientModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
         self._stop_on_bad_loss()
-        scheduler = self.lr_schedulers()
-        self.log("lr", scheduler.get_last_lr()[0])
+        self.log("lr", self._lr)
         self._log_metrics("train", self.train_metrics)
-        scheduler.step()
+        if self.scheduler is not None and self.interval == "epoch":
+            self.lr_schedulers().step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Losses and accuracies of the network and of the auxiliary networks in use on a batch of test images."""
@@ -172,5 +181,10 @@ class ForwardGradientModule(L.LightningModule):
         if step >= 0:
             raise NonFiniteLossError(
                 f"the training loss is no longer finite since step {step} (epoch {self.current_epoch}): "
-                f"a smaller optim.lr than {self.sgd['lr']:g} may help"
+                f"a smaller optim.lr than {self._lr:g} may help"
             )
+
+    @property
+    def _lr(self) -> float:
+        """The learning rate, of the first group of parameters."""
+        return float(self.optimizers().param_groups[0]["lr"])

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from fglight.build import build_data, build_estimator, build_model
+from fglight.build import build_data, build_estimator, build_model, build_optimizer, build_scheduler
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.rules import FIXED, LIGHTNING
@@ -25,7 +25,7 @@ from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, summary
-from fglight.runs.settings import check_unchanged, differences, run_settings
+from fglight.runs.settings import check_unchanged, differences, in_short, run_settings
 from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
@@ -91,9 +91,6 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     data.prepare_data()
     data.setup()
     model = build_model(cfg)
-    module = ForwardGradientModule(
-        model, estimator, **cfg.optim, seed=cfg.seed, cosine=cfg.cosine, channels_last=cfg.channels_last
-    )
     checkpoint = LastCheckpoint(run_dir / "checkpoints")
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0
@@ -123,13 +120,24 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         raise _refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
-    other = (f"{name}={value}" for name, value in differences(cfg).items() if name != "trainer.max_epochs")
+    other = (f"{name}={value}" for name, value in in_short(differences(cfg)).items() if name != "trainer.max_epochs")
     length = [counted(trainer.max_epochs, "epoch"), *other]
     Console(quiet=not first).print(
         f"[bold]{cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}"
         f"{', compiling a step on the way, which may take minutes' if cfg.compile else ''}",
         soft_wrap=True,
+    )
+    module = ForwardGradientModule(
+        model,
+        estimator,
+        optimizer=build_optimizer(cfg, trainer.strategy.root_device),
+        scheduler=build_scheduler(cfg),
+        interval=cfg.scheduler.interval,
+        clip_norm=cfg.clip_norm,
+        seed=cfg.seed,
+        cosine=cfg.cosine,
+        channels_last=cfg.channels_last,
     )
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
