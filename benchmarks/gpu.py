@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import flops
@@ -155,7 +156,9 @@ def loop(setting: Setting) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        module = ForwardGradientModule(model, estimator, **SGD, lr_step=30, lr_gamma=0.2, cosine=False)
+        module = ForwardGradientModule(
+            model, estimator, optimizer=partial(torch.optim.SGD, **SGD, fused=True), cosine=False
+        )
         trainer.fit(module, data)
         wrapped = timer.epochs[-1] / count
         each = seconds(lambda: sum(len(labels) for _, labels in data), setting.device) / count

@@ -1,7 +1,7 @@
 """Small networks in double precision, the definitions computed the long way, and the comparisons that tests share."""
 
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -57,9 +57,14 @@ def estimator_of(settings=None, **choices):
     return build_estimator(compose(settings, **choices))
 
 
-def module_of(model, estimator, **settings):
-    sgd = {"lr": 0.05, "lr_step": 2, "lr_gamma": 0.5, "momentum": 0.9, "weight_decay": 5e-4}
-    return ForwardGradientModule(model, estimator, **{**sgd, **settings})
+def module_of(model, estimator, lr=0.05, weight_decay=5e-4, **settings):
+    return ForwardGradientModule(
+        model,
+        estimator,
+        optimizer=partial(torch.optim.SGD, lr=lr, momentum=0.9, weight_decay=weight_decay),
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5),
+        **settings,
+    )
 
 
 class Tap(nn.Module):

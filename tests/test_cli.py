@@ -86,7 +86,7 @@ def test_a_run_on_digits(tmp_path):
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     for group in ("target", "guess", "perturb", "aux", "model", "data"):
         assert config[group]._target_.encode() in content
-    for setting in (b"weight_decay", b"lr_gamma", b"batch_size", b"max_epochs", b"precision"):
+    for setting in (b"weight_decay", b"gamma", b"batch_size", b"max_epochs", b"precision"):
         assert setting in content
     assert str(config.logger.name).encode() in content
     assert str(config.logger.group).encode() in content

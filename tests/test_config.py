@@ -56,7 +56,7 @@ def test_every_published_cell_composes_with_its_recipe():
         cfg = compose({"model.width": float(row["width"])}, **choices_of(row))
         check_config(cfg)
         recipe_of_row = [float(row[key]) for key in ("lr", "lr_step", "lr_gamma", "epochs")]
-        composed = [cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma, cfg.trainer.max_epochs]
+        composed = [cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma, cfg.trainer.max_epochs]
         if composed != recipe_of_row:
             wrong.append(f"{name_of(row)}: {composed} for {recipe_of_row}")
         if Cell.from_config(cfg) != cell_of(row):
@@ -94,9 +94,9 @@ def test_cells_that_the_paper_did_not_run_have_a_recipe_too():
 
 
 def test_any_part_of_the_recipe_can_be_overridden():
-    recipe = ["optim.lr=0.3", "optim.lr_step=2", "optim.lr_gamma=0.7", "trainer.max_epochs=4"]
+    recipe = ["optim.lr=0.3", "scheduler.step_size=2", "scheduler.gamma=0.7", "trainer.max_epochs=4"]
     cfg = load_config([*recipe, "model.stem=imagenet", "data.image_size=32"])
-    assert (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma, cfg.trainer.max_epochs) == (0.3, 2, 0.7, 4)
+    assert (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma, cfg.trainer.max_epochs) == (0.3, 2, 0.7, 4)
     assert cfg.model.stem == "imagenet"
 
 
@@ -121,10 +121,12 @@ OUT_OF_RANGE = {
     "data.image_size": (0, 7, -8, "large"),
     "data.batch_size": (0, 1, -128, 12.5),
     "optim.lr": (0, -0.1, float("nan"), float("inf"), "high"),
-    "optim.lr_step": (0, -1, 1.5),
-    "optim.lr_gamma": (0, -0.1, 1.1),
+    "scheduler.step_size": (0, -1, 1.5),
+    "scheduler.gamma": (0, -0.1, 1.1),
     "optim.momentum": (-0.1, 1, "much"),
     "optim.weight_decay": (-1e-4, float("inf")),
+    "clip_norm": (0, -1.0, float("inf"), "short"),
+    "scheduler.interval": ("batch", None),
     "trainer.max_epochs": (0, -1, 2.5, "all"),
     "trainer.log_every_n_steps": (0, -1),
     "trainer.precision": ("16-mixed", "16-true", 8),
@@ -169,7 +171,19 @@ def test_a_group_without_a_choice_is_refused_with_what_can_be_chosen(group, over
 
 
 def test_groups_are_those_of_the_configuration():
-    assert set(GROUPS) == {"aux", "data", "engine", "guess", "logger", "model", "optim", "perturb", "target", "trainer"}
+    assert set(GROUPS) == {
+        "aux",
+        "data",
+        "engine",
+        "guess",
+        "logger",
+        "model",
+        "optim",
+        "perturb",
+        "scheduler",
+        "target",
+        "trainer",
+    }
 
 
 def test_settings_that_may_be_null_still_may():
@@ -269,7 +283,7 @@ def refusal(*overrides):
         ("guess.trained=1", "did you mean aux.trained?"),
         ("+callbacks=early_stopping", "there are aux, blocks, "),
         ("foo=1", "there are aux, blocks, "),
-        ("+optim.nesterov=1", "there are optim.fused, optim.lr, optim.lr_gamma, optim.lr_step, optim.momentum, "),
+        ("+optim.foo=1", "there are optim.dampening, optim.differentiable, "),
         ("+model.foo=1", "there are model.blocks, model.name, model.stem, model.width"),
         ("+data.foo=1", "there are data.augment, data.batch_size, "),
         ("data.source.foo=1", "there are data.augment, data.batch_size, "),
@@ -373,8 +387,8 @@ NOT_HONOURED = {  # what to use instead
     "default_root_dir=runs": "hydra.run.dir",
     "enable_autolog_hparams=false": "logger.mode",
     "enable_checkpointing=false": "last.ckpt",
-    "gradient_clip_algorithm=norm": "optim.lr",
-    "gradient_clip_val=1.0": "optim.lr",
+    "gradient_clip_algorithm=norm": "clip_norm",
+    "gradient_clip_val=1.0": "clip_norm",
     "limit_predict_batches=2": "trainer.limit_val_batches",
     "limit_test_batches=2": "trainer.limit_val_batches",
     "logger=false": "logger.mode",

@@ -133,9 +133,9 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     if group == "trainer":
         return frozenset(_default(group)) | LIGHTNING.keys()
     target = settings.get("_target_")
-    shipped = [choice for choice in choices(group).values() if choice.get("_target_") == target]
-    if shipped:  # their files list all that there is; to import a class takes seconds
-        return frozenset().union(*shipped)
+    listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_") == target))
+    if listed and (group not in ("optim", "scheduler") or settings.keys() <= listed):
+        return listed  # to import a class takes seconds, and those of the package have no more than their files list
     arguments = _arguments(group, target)
     said = set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()))
     return None if arguments is None else (arguments - _GIVEN.get(group, set())) | said

@@ -32,8 +32,8 @@ DEPARTURES = [
     "model.stem=imagenet",
     "model._target_=fglight.models.BlockNetwork",
     "optim.lr=0.1",
-    "optim.lr_step=20",
-    "optim.lr_gamma=0.1",
+    "scheduler.step_size=20",
+    "scheduler.gamma=0.1",
     "optim.momentum=0.8",
     "optim.weight_decay=0",
     "trainer.max_epochs=90",
@@ -52,6 +52,10 @@ DEPARTURES = [
     "aux.trained=false",
     "perturb.granularity=filter",
     "engine=forward",
+    "optim=adam",
+    "scheduler=cosine",
+    "scheduler.interval=step",
+    "clip_norm=1.0",
 ]
 
 WITHOUT = [
@@ -110,7 +114,7 @@ def test_every_cell_of_the_paper_is_trained_as_in_the_paper(table):
         assert Cell.from_config(cfg) == cell
         assert differences(cfg) == {}
         recipe = ROWS[cell]
-        settings = (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma, cfg.trainer.max_epochs)
+        settings = (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma, cfg.trainer.max_epochs)
         assert settings == (recipe.lr, recipe.lr_step, recipe.lr_gamma, recipe.epochs)
 
 

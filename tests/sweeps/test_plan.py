@@ -75,7 +75,7 @@ def test_planned_runs_are_trained_as_their_row_says():
         job = next(job for job in plan(f"table={row.table}") if job.cell == row.cell)
         cfg = load_config(job.overrides)
         assert Cell.from_config(cfg) == row.cell
-        assert (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma) == (row.lr, row.lr_step, row.lr_gamma)
+        assert (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma) == (row.lr, row.lr_step, row.lr_gamma)
         assert cfg.trainer.max_epochs == row.epochs
 
 
@@ -137,12 +137,12 @@ def test_other_data_takes_the_paper_s_place_and_duplicates_run_once():
 def test_the_schedule_shrinks_with_the_epochs(epochs, lr_step):
     (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", f"trainer.max_epochs={epochs}")
     cfg = load_config(job.overrides)
-    assert (cfg.trainer.max_epochs, cfg.optim.lr_step, cfg.optim.lr_gamma) == (epochs, lr_step, 0.2)
+    assert (cfg.trainer.max_epochs, cfg.scheduler.step_size, cfg.scheduler.gamma) == (epochs, lr_step, 0.2)
 
 
 def test_a_schedule_that_is_given_is_kept():
-    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", "trainer.max_epochs=10", "optim.lr_step=7")
-    assert load_config(job.overrides).optim.lr_step == 7
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", "trainer.max_epochs=10", "scheduler.step_size=7")
+    assert load_config(job.overrides).scheduler.step_size == 7
 
 
 def test_a_width_scales_every_cell_s_own():
@@ -211,12 +211,12 @@ def test_the_search_for_auxiliary_sizes():
     assert Counter(job.cell.aux for job in jobs) == {"mlp": 8 * 7, "cnn": 8 * 5}
     cfg = load_config(jobs[0].overrides)
     assert (cfg.target.name, cfg.guess.name, cfg.model.blocks, cfg.data.name) == ("local", "exact", 8, "cifar10")
-    assert (cfg.optim.lr, cfg.optim.lr_step, cfg.optim.lr_gamma) == (0.1, 30, 0.2)
+    assert (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma) == (0.1, 30, 0.2)
     assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (256, 90)
     assert cfg.data.holdout > 0
     scaled = plan("search=aux_size", "aux=cnn", "trainer.max_epochs=9", "model.width=0.5")
     cfg = load_config(scaled[-1].overrides)
-    assert (cfg.optim.lr_step, cfg.aux.hidden, cfg.aux.depth) == (3, 32, 8)
+    assert (cfg.scheduler.step_size, cfg.aux.hidden, cfg.aux.depth) == (3, 32, 8)
 
 
 def test_the_sizes_that_the_paper_chose_cost_less_than_a_tenth():

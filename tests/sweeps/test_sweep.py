@@ -108,7 +108,7 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path):
         (["table=3", "guess=fixed_ntk"], "no cell of Table 3 has guess=fixed_ntk: accepted is guess=exact, gaussian,"),
         (["seeds=2", "guess=local,ntk"], "seeds=2 belongs to a sweep of the paper's cells"),
         (["table=3", "+foo=1"], "foo=1 is not possible, nothing reads it"),
-        (["table=3", "guess=exact", "optim.nesterov=true"], "optim.nesterov=True is not possible, nothing reads it"),
+        (["table=3", "guess=exact", "optim.foo=1"], "optim.foo=1 is not possible, nothing reads it"),
         (["guess=local,ntk", "trainer.max_epoch=3"], "trainer.max_epoch=3 is not possible, nothing reads it: did you"),
         (["guess=exact", "trainer.gradient_clip_val=0,1"], "trainer.gradient_clip_val=0 is not possible: accepted is"),
     ):

@@ -2,6 +2,7 @@
 
 import csv
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fglight import load_config
 from fglight.errors import ConfigError, NonFiniteLossError
-from fglight.training.module import BlockMetrics
+from fglight.training.module import BlockMetrics, ForwardGradientModule
 from fglight.training.run import LastCheckpoint, train
 
 BATCHES, BATCH, CLASSES = 3, 8, 10
@@ -218,6 +219,51 @@ def test_fixed_ntk_auxiliaries_stay_through_training(tmp_path):
         assert torch.equal(parameter, before[name]) == fixed, name
 
 
+# Optimizer and schedule
+
+
+class Trace(L.Callback):
+    """The learning rate of every step, and how far it moved the parameters."""
+
+    def __init__(self):
+        self.rates, self.moves = [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.before = [p.detach().clone() for p in module.model.parameters()]
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, module, *_):
+        gone = [p.detach() - before for p, before in zip(module.model.parameters(), self.before)]
+        self.moves.append(float(torch.stack([move.norm() for move in gone]).norm()))
+
+
+def traced(folder, epochs=2, **settings):
+    model, estimator, _ = build(TINY, dtype=torch.float32)
+    trace = Trace()
+    fit(ForwardGradientModule(model, estimator, **settings), folder, epochs, callbacks=[trace], validate=False)
+    return trace
+
+
+def test_gradients_are_clipped_to_a_total_norm(tmp_path):
+    sgd = partial(torch.optim.SGD, lr=1e-3)
+    free = traced(tmp_path / "free", optimizer=sgd).moves
+    assert min(free) > 1e-3
+    clipped = traced(tmp_path / "clipped", optimizer=sgd, clip_norm=1.0).moves
+    assert clipped == pytest.approx([1e-3] * 2 * BATCHES, rel=1e-3)
+    assert traced(tmp_path / "high", optimizer=sgd, clip_norm=1e6).moves == free
+
+
+@pytest.mark.parametrize(("interval", "halvings"), [("epoch", [0, 0, 0, 1, 1, 1]), ("step", [0, 1, 2, 3, 4, 5])])
+def test_a_schedule_moves_on_when_it_is_asked_to(interval, halvings, tmp_path):
+    scheduler = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    settings = {"optimizer": partial(torch.optim.Adam, lr=1e-3), "scheduler": scheduler, "interval": interval}
+    assert traced(tmp_path, **settings).rates == [1e-3 / 2**count for count in halvings]
+
+
+def test_without_a_scheduler_the_learning_rate_stays(tmp_path):
+    assert set(traced(tmp_path, optimizer=partial(torch.optim.AdamW, lr=1e-3)).rates) == {1e-3}
+
+
 # A loss that is no longer finite
 
 
@@ -331,7 +377,7 @@ def test_a_shortened_run_ends_normally_and_says_so(option, steps, epochs, tmp_pa
 
 def test_max_steps_trains_the_same_steps_and_tests_what_came_of_them(tmp_path):
     short = train(load_config([*QUICK, f"trainer.max_steps={2 * STEPS}"]), tmp_path / "short")
-    whole = train(load_config([*QUICK, "trainer.max_epochs=2", "optim.lr_step=4"]), tmp_path / "whole")
+    whole = train(load_config([*QUICK, "trainer.max_epochs=2", "scheduler.step_size=4"]), tmp_path / "whole")
     for name in ("test_accuracy", "test_loss", "train_accuracy", "train_loss", "epoch", "steps"):
         assert short[name] == whole[name]
     assert beyond_quick(whole) == {}

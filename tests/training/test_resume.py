@@ -35,7 +35,6 @@ SMALL = (
     "trainer.log_every_n_steps=1",
     "trainer.enable_progress_bar=false",
     "trainer.accelerator=cpu",
-    "optim.lr_step=1",
     "logger.mode=disabled",
 )
 STEPS = 3
@@ -47,12 +46,15 @@ KINDS = {
     "gaussian": ["guess=gaussian", "perturb=activity"],
     "rademacher": ["target=local", "guess=rademacher", "perturb=weight", "aux=linear"],
     "exact": ["target=local", "guess=exact", "aux=predsim"],
+    "adam": ["optim=adam", "scheduler=cosine", "scheduler.interval=step", "scheduler.T_max=6", "clip_norm=0.1"],
+    "adamw": ["guess=gaussian", "optim=adamw", "scheduler=constant"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
 }
 
 
 def config(*overrides):
-    return load_config([*SMALL, *overrides])
+    other = any(text.startswith("scheduler=") for text in overrides)
+    return load_config([*SMALL, *([] if other else ["scheduler.step_size=1"]), *overrides])
 
 
 def die(*_):
