@@ -140,7 +140,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
         for name, value in before.items()
     }
     now, paper = flat(run_settings(cfg)), _paper(cfg)
-    before = paper | before  # an earlier version had not yet all settings
+    before = {name: value for name, value in paper.items() if _has(before, paper, name)} | before
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
         for name in sorted(before.keys() | now.keys())
@@ -151,6 +151,12 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
             f"{os.path.relpath(run_dir)} holds a run with other settings ({'; '.join(differing)}): "
             "restore these settings, or move the folder away"
         )
+
+
+def _has(before: Mapping[str, Any], paper: Mapping[str, Any], name: str) -> bool:
+    """Whether a run that says nothing of a setting has it as the paper does: an earlier version had not yet all."""
+    target = f"{name.partition('.')[0]}._target_"
+    return before.get(target, paper.get(target)) == paper.get(target)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -118,8 +118,8 @@ def killed(overrides: list[str], folder: Path, where: str, count: int) -> None:
 
 def weights(folder: Path) -> dict:
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    momenta = content["optimizer_states"][0]["state"]
-    tensors = {f"momentum {key}": value["momentum_buffer"] for key, value in momenta.items()}
+    (optimizer,) = content["optimizer_states"]
+    tensors = {f"{name} {key}": value for key, state in optimizer["state"].items() for name, value in state.items()}
     return {**content["state_dict"], **tensors, "schedule": content["lr_schedulers"]}
 
 
