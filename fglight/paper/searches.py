@@ -12,7 +12,7 @@ HOLDOUT = "0.1"
 LARGEST_SHARE = 0.1
 """What an auxiliary network may cost of its block's FLOPs (App. A.2)."""
 
-LR_AXES = ("optim.lr", "optim.lr_step")
+LR_AXES = ("optim.lr", "scheduler.step_size")
 """What a point of ``schedules`` sets."""
 
 SIZE_AXES = ("aux.depth", "aux.hidden")
@@ -38,8 +38,8 @@ def aux_sizes() -> Iterator[tuple[Cell, dict[str, str]]]:
         "data.batch_size": "256",
         "data.holdout": HOLDOUT,
         "optim.lr": "0.1",
-        "optim.lr_step": "30",
-        "optim.lr_gamma": "0.2",
+        "scheduler.step_size": "30",
+        "scheduler.gamma": "0.2",
         "trainer.max_epochs": "90",
     }
     for aux, smallest, largest in (("mlp", 64, 4096), ("cnn", 4, 64)):

@@ -94,7 +94,7 @@ class Job:
             "model": MODELS[cell.blocks],
             "data": cell.data,
             "model.width": "" if cell.width == 1 else repr(cell.width),
-            "optim.lr_step": "" if self.lr_step is None else str(self.lr_step),
+            "scheduler.step_size": "" if self.lr_step is None else str(self.lr_step),
             "logger.group": self.group,
         }
         return [
@@ -183,12 +183,14 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
     if "aux.hidden" in entry.settings and "aux.hidden" not in chosen:
         settings["aux.hidden"] = str(max(1, round(int(entry.settings["aux.hidden"]) * width)))
     lr_step = None
-    if "trainer.max_epochs" in chosen and "optim.lr_step" not in chosen:
+    if settings.get("scheduler", "step") != "step":
+        settings = {key: value for key, value in settings.items() if key != "scheduler.step_size" or key in chosen}
+    elif "trainer.max_epochs" in chosen and "scheduler.step_size" not in chosen:
         paper = recipe(cell)
         of = int(entry.settings.get("trainer.max_epochs", paper.epochs))
-        lr_step = shrunk(int(settings.get("optim.lr_step", paper.lr_step)), of, chosen["trainer.max_epochs"])
-        if "optim.lr_step" in settings:
-            settings["optim.lr_step"] = str(lr_step)
+        lr_step = shrunk(int(settings.get("scheduler.step_size", paper.lr_step)), of, chosen["trainer.max_epochs"])
+        if "scheduler.step_size" in settings:
+            settings["scheduler.step_size"] = str(lr_step)
     ordered = tuple(sorted(settings.items()))
     told = tuple((key, value) for key, value in ordered if has_effect(plain(key)))
     return Job(cell, seed, ordered, lr_step, entry.group, told)

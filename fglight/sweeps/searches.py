@@ -31,7 +31,7 @@ def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
         paper = recipe(job.cell)
         epochs = dict(job.settings).get("trainer.max_epochs", str(paper.epochs))
         words = [name, ", ".join(best), f"{paper.lr:g}, {shrunk(paper.lr_step, paper.epochs, epochs)}"]
-        for step in sorted({step for _, step in points}, key=float):
+        for step in sorted({step for _, step in points}, key=lambda step: float(step or 0)):
             line = [f"{accuracies[rate, step]:.1f}" if (rate, step) in points else "" for rate in rates]
             table.add_row(words[0], step, *line, *words[1:])
             words = ["", "", ""]
@@ -63,7 +63,7 @@ def _by_point(jobs: Sequence[Job], axes: Sequence[str]) -> dict[str, dict[Point,
     found: dict[str, dict[Point, list[Job]]] = {}
     for job in jobs:
         settings = dict(job.settings)
-        point = tuple(settings.pop(axis) for axis in axes)
+        point = tuple(settings.pop(axis, "") for axis in axes)
         own = [f"{key}={value}" for key, value in settings.items() if (key, value) not in shared]
         found.setdefault(", ".join([str(job.cell), *own]), {}).setdefault(point, []).append(job)
     return found

@@ -175,7 +175,7 @@ def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test
     grids = {data: [] for data in ("cifar10", "imagenet32")}
     for job in jobs:
         cfg = load_config(job.overrides)
-        grids[job.cell.data].append((cfg.optim.lr, cfg.optim.lr_step))
+        grids[job.cell.data].append((cfg.optim.lr, cfg.scheduler.step_size))
         assert cfg.data.holdout > 0
     assert grids == {
         "cifar10": [(0.05, 30), (0.01, 30), (0.005, 30)],
@@ -186,24 +186,24 @@ def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test
 def test_what_the_paper_chose_is_in_the_grid_that_it_searched():
     for row in rows():
         grid = [{name: float(value) for name, value in point.items()} for point in schedules(row.cell)]
-        assert {"optim.lr": row.lr, "optim.lr_step": row.lr_step} in grid, row
+        assert {"optim.lr": row.lr, "scheduler.step_size": row.lr_step} in grid, row
 
 
 @pytest.mark.parametrize(
     ("overrides", "grid"),
     [
         (["optim.lr=0.2"], [("0.2", "20"), ("0.2", "30")]),
-        (["optim.lr=0.2", "optim.lr_step=5,6"], [("0.2", "5"), ("0.2", "6")]),
+        (["optim.lr=0.2", "scheduler.step_size=5,6"], [("0.2", "5"), ("0.2", "6")]),
         (["optim.lr=0.2", "trainer.max_epochs=35"], [("0.2", "10"), ("0.2", "15")]),
         (["optim.lr=0.2", "trainer.max_epochs=2"], [("0.2", "1")]),
-        (["optim.lr=0.2", "trainer.max_epochs=2", "optim.lr_step=20"], [("0.2", "20")]),
+        (["optim.lr=0.2", "trainer.max_epochs=2", "scheduler.step_size=20"], [("0.2", "20")]),
     ],
 )
 def test_a_search_has_the_axes_given_and_shrinks_the_others(overrides, grid):
     jobs = plan("search=lr", "table=3", "guess=exact", "data=imagenet32", *overrides)
-    assert [(dict(job.settings)["optim.lr"], dict(job.settings)["optim.lr_step"]) for job in jobs] == grid
+    assert [(dict(job.settings)["optim.lr"], dict(job.settings)["scheduler.step_size"]) for job in jobs] == grid
     for job in jobs:
-        assert str(load_config(job.overrides).optim.lr_step) == dict(job.settings)["optim.lr_step"]
+        assert str(load_config(job.overrides).scheduler.step_size) == dict(job.settings)["scheduler.step_size"]
 
 
 def test_the_search_for_auxiliary_sizes():
@@ -540,3 +540,12 @@ def test_the_plan_of_an_ordinary_sweep_has_a_line_for_each_configuration(machine
     assert sum("guess=" in line for line in lines) == len(GUESSES)
     assert sum("0,1" in line and "2 new" in line for line in lines) == len(GUESSES)
     assert lines[-1].startswith("6 configurations, 12 runs, 12 of them to do: about")
+
+
+def test_another_schedule_has_no_step_size():
+    jobs = plan("table=3", "guess=exact", "data=cifar10", "seeds=1", "trainer.max_epochs=10", "scheduler=cosine")
+    (cfg,) = (load_config(job.overrides) for job in jobs)
+    assert (cfg.scheduler.name, cfg.scheduler.T_max) == ("cosine", 10)
+    searched = plan("search=lr", "table=3", "guess=exact", "data=imagenet32", "seeds=1", "scheduler=cosine")
+    assert len(searched) == 6
+    assert all(load_config(job.overrides).scheduler.name == "cosine" for job in searched)

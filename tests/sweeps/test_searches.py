@@ -30,7 +30,7 @@ def lines(table: Table) -> list[dict[str, str]]:
 
 def rate_and_step(job: Job) -> tuple[float, float]:
     settings = dict(job.settings)
-    return float(settings["optim.lr"]), float(settings["optim.lr_step"])
+    return float(settings["optim.lr"]), float(settings["scheduler.step_size"])
 
 
 def test_both_axes_the_best_point_and_the_paper_s_are_shown(tmp_path):
