@@ -23,9 +23,9 @@ from fglight.runs.settings import MOVED
 class Run:
     """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
 
-    ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a run
-    of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known. ``probe``
-    is the auxiliary network that only logs, empty where none was recorded.
+    ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a
+    run of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known.
+    ``probe`` is the auxiliary network that only logs, empty where none was recorded.
     """
 
     path: Path
