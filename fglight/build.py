@@ -120,12 +120,28 @@ def build_optimizer(cfg: DictConfig, device: torch.device) -> Callable[[Iterable
         device: where its parameters are; ``optim.fused=null`` is true on a GPU.
     """
     fused = {"fused": device.type == "cuda"} if cfg.optim.get("fused", False) is None else {}
-    return partial(_component(cfg, "optim"), **fused)
+    return _from_one(cfg, "optim", **fused)
 
 
 def build_scheduler(cfg: DictConfig) -> Callable[[Optimizer], LRScheduler]:
     """What makes the scheduler of the learning rate of a configuration's run."""
-    return _component(cfg, "scheduler")
+    return _from_one(cfg, "scheduler")
+
+
+def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
+    """What makes a group's component from one argument that the settings do not have, and says what is wrong with them.
+
+    The function raises ConfigError.
+    """
+    component = partial(_component(cfg, group), **settings)
+
+    def make(argument: Any) -> Any:
+        try:
+            return component(argument)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{group}={cfg[group].name} is not possible with its settings: {error}") from error
+
+    return make
 
 
 def _component(cfg: DictConfig, group: str) -> Callable:

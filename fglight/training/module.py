@@ -10,9 +10,9 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from fglight.errors import NonFiniteLossError
+from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
@@ -103,11 +103,18 @@ class ForwardGradientModule(L.LightningModule):
         self.first_bad_step = torch.tensor(-1)
 
     def configure_optimizers(self) -> dict:
-        """The optimizer of the parameters that get a gradient, and its scheduler."""
+        """The optimizer of the parameters that get a gradient, and its scheduler.
+
+        Raises:
+            ConfigError: for a scheduler that waits for a metric.
+        """
         optimizer = self.optimizer(self.estimator.trained_parameters(self.model))
         if self.scheduler is None:
             return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ConfigError("scheduler=ReduceLROnPlateau waits for a metric: accepted is one that moves on by itself")
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_train_start(self) -> None:
         """Put what is noted on the device there."""

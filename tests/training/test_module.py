@@ -260,6 +260,24 @@ def test_a_schedule_moves_on_when_it_is_asked_to(interval, halvings, tmp_path):
     assert traced(tmp_path, **settings).rates == [1e-3 / 2**count for count in halvings]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["optim=any", "optim._target_=torch.optim.SGD", "optim.nesterov=true"],
+            "optim=torch.optim.SGD is not possible",
+        ),
+        (["scheduler=any", "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR"], "argument: 'gamma'"),
+        (["scheduler=any", "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"], "waits for a metric"),
+    ],
+)
+def test_what_an_optimizer_or_a_schedule_refuses_is_one_line(overrides, words, tmp_path):
+    cfg = load_config([*overrides, "model.width=0.0625", "logger.mode=disabled", "trainer.accelerator=cpu"])
+    with pytest.raises(ConfigError, match=words) as refused:
+        train(cfg, tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 def test_without_a_scheduler_the_learning_rate_stays(tmp_path):
     assert set(traced(tmp_path, optimizer=partial(torch.optim.AdamW, lr=1e-3)).rates) == {1e-3}
 
