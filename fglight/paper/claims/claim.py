@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from fglight.cell import Cell
-from fglight.paper import published, unprinted
+from fglight.paper import rows
 
 Parts = Mapping[str, Any]
 """Parts of a cell; a tuple stands for all its values."""
@@ -102,7 +102,7 @@ def _pairs(better: Parts, worse: Parts) -> Iterator[tuple[Cell, Cell]]:
 
 
 def _cells() -> dict[Cell, None]:
-    return {row.cell: None for row in published() + unprinted()}
+    return {row.cell: None for row in rows()}
 
 
 def _changes(parts: Parts) -> list[Parts]:
