@@ -20,10 +20,10 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## train six cells on digits, three seeds each, and print them as one table (about 3 minutes)
-	$(PY) -m fglight.demo
+	$(PY) -m fglight demo
 
 demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs
-	$(PY) -m fglight.demo model.width=0.125 trainer.max_epochs=2
+	$(PY) -m fglight demo model.width=0.125 trainer.max_epochs=2
 
 test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
 	$(PY) -m pytest -n 2 $(ARGS)
@@ -56,7 +56,7 @@ FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
 # the sweep, as in: make table3 ARGS="data=digits seeds=1 model.width=0.25" or ARGS="hydra/launcher=ray".
 # Where runs failed, the report has the others, and make fails after it; where the sweep was interrupted there is none.
 run_and_report = $(PY) train.py -m $(1) $(ARGS); status=$$?; \
-	test $$status -eq 130 || $(PY) -m fglight.report $(2) && exit $$status
+	test $$status -eq 130 || $(PY) -m fglight report $(2) && exit $$status
 
 $(TABLES): table%: $(READY)
 	$(call run_and_report,table=$*,--table $* --out reports/table$*)
@@ -71,7 +71,7 @@ figures: $(READY)  ## every figure of the paper (one: make figure4)
 	$(call run_and_report,figure=all)
 
 report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
-	$(PY) -m fglight.report
+	$(PY) -m fglight report
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist
