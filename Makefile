@@ -28,9 +28,10 @@ demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs
 test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
 	$(PY) -m pytest -n 2 $(ARGS)
 
-lint: $(READY)  ## check style with ruff
+lint: $(READY)  ## check style with ruff, types with mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(READY)  ## format the code
 	$(VENV)/bin/ruff format .

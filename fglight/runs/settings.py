@@ -124,7 +124,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
         raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
     before = {name: _RENAMED.get(value, value) if isinstance(value, str) else value for name, value in before.items()}
     now, paper = flat(run_settings(cfg)), _paper(cfg)
-    before = paper | before  # an earlier version had not yet all settings
+    before = {**paper, **before}  # an earlier version had not yet all settings
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
         for name in sorted(before.keys() | now.keys())

@@ -1,11 +1,13 @@
 """The Lightning module: manual optimization around a gradient estimator."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 import torchmetrics
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fglight.errors import NonFiniteLossError
@@ -22,6 +24,9 @@ class BlockMetrics(torchmetrics.Metric):
     """
 
     full_state_update = False
+    loss_sum: Tensor
+    correct: Tensor
+    images: Tensor
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -90,16 +95,16 @@ class ForwardGradientModule(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.estimator = estimator
         self.estimator.channels_last = channels_last
-        self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         self.fused = fused
-        self.schedule = {"step_size": lr_step, "gamma": lr_gamma}
+        self.schedule: dict[str, Any] = {"step_size": lr_step, "gamma": lr_gamma}
         self.seed = seed
         self.cosine = cosine
         self.train_metrics = BlockMetrics(len(model.blocks))
         self.test_metrics = BlockMetrics(len(model.blocks))
         self.first_bad_step = torch.tensor(-1)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD over the parameters that get a gradient, decayed every ``lr_step`` epochs."""
         fused = self.device.type == "cuda" if self.fused is None else self.fused
         optimizer = torch.optim.SGD(self.estimator.trained_parameters(self.model), **self.sgd, fused=fused)
@@ -113,11 +118,13 @@ class ForwardGradientModule(L.LightningModule):
         """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
         images, labels = batch
         number = self.global_step
-        report = (number + 1) % self.trainer.log_every_n_steps == 0
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        report = (number + 1) % every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
-        self.optimizers().step()
+        optimizer: Any = self.optimizers()
+        optimizer.step()
 
         used = [local for local in step.local if local is not None]
         losses = [local.loss for local in used] + [step.loss]
@@ -134,7 +141,7 @@ class ForwardGradientModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
         self._stop_on_bad_loss()
-        scheduler = self.lr_schedulers()
+        scheduler: Any = self.lr_schedulers()
         self.log("lr", scheduler.get_last_lr()[0])
         self._log_metrics("train", self.train_metrics)
         scheduler.step()
