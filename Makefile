@@ -1,4 +1,4 @@
-# `make help` lists the targets. PYTHON chooses the interpreter that makes .venv (3.11 or newer).
+# `make help` lists the targets. PYTHON chooses the interpreter that makes .venv (3.11 to 3.13).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -13,24 +13,25 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv and install fglight with everything its targets need
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, $(PYTHON) is {v}: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet -e '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## train six cells on digits, two seeds each, and print them as one table (about 3 minutes)
-	$(PY) -m fglight.demo
+	$(PY) -m fglight demo
 
 demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs
-	$(PY) -m fglight.demo model.width=0.125 trainer.max_epochs=2
+	$(PY) -m fglight demo model.width=0.125 trainer.max_epochs=2
 
 test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
 	$(PY) -m pytest -n 2 $(ARGS)
 
-lint: $(READY)  ## check style with ruff
+lint: $(READY)  ## check style with ruff, types with mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 format: $(READY)  ## format the code
 	$(VENV)/bin/ruff format .
@@ -56,7 +57,7 @@ FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
 # the sweep, as in: make table3 ARGS="data=digits seeds=1 model.width=0.25" or ARGS="hydra/launcher=ray".
 # Where runs failed, the report has the others, and make fails after it; where the sweep was interrupted there is none.
 run_and_report = $(PY) train.py -m $(1) $(ARGS); status=$$?; \
-	test $$status -eq 130 || $(PY) -m fglight.report $(2) && exit $$status
+	test $$status -eq 130 || $(PY) -m fglight report $(2) && exit $$status
 
 $(TABLES): table%: $(READY)
 	$(call run_and_report,table=$*,--table $* --out reports/table$*)
@@ -71,7 +72,7 @@ figures: $(READY)  ## every figure of the paper (one: make figure4)
 	$(call run_and_report,figure=all)
 
 report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
-	$(PY) -m fglight.report
+	$(PY) -m fglight report
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist

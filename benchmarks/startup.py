@@ -27,7 +27,7 @@ COMMANDS = {
     "train.py guess=nonsense": [TRAIN, "guess=nonsense"],
     "train.py optim.lr=-1": [TRAIN, "optim.lr=-1"],
     "train.py -m table=99": [TRAIN, "-m", "table=99"],
-    "a report of no runs": ["-m", "fglight.report", "runs", "--out", "report"],
+    "a report of no runs": ["-m", "fglight", "report", "runs", "--out", "report"],
     "import torch": ["-c", "import torch"],
     "import lightning": ["-c", "import lightning"],
     "one step and one test, logger.mode=disabled": [TRAIN, *STEP, "logger.mode=disabled"],

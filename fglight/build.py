@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # takes seconds, and plans do without
 
 
 def load_config(overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a configuration as ``train.py`` does, and check that its components go together.
+    """Compose a configuration as ``fglight train`` does, and check that its components go together.
 
     Args:
         overrides: Hydra overrides on ``conf/config.yaml``, such as ``["guess=ntk", "model.width=0.5"]``.

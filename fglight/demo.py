@@ -1,9 +1,7 @@
-"""A look at the method in a few minutes: six cells trained on digits in several seeds, side by side.
+"""A look at the method in a few minutes: six cells trained on digits in several seeds, side by side."""
 
-python -m fglight.demo [Hydra overrides for all cells]
-"""
-
-import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,12 +10,9 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from fglight import load_config
 from fglight.cell import Cell
 from fglight.errors import FglightError
-from fglight.processes import terminable
 from fglight.runs.folder import make_directory
-from fglight.training.run import train
 
 CELLS = [
     ("end-to-end backpropagation", ["guess=exact"]),
@@ -31,8 +26,14 @@ SEEDS = range(2)
 DEFAULTS = ["target=global", "model.width=0.5", "logger.mode=disabled"]
 
 
-def main(overrides: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Train the cells and print one table; returns the exit status."""
+    parser = ArgumentParser("fglight demo", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="settings of all cells, such as model.width=0.125")
+    overrides = parser.parse_args(arguments).overrides
+    from fglight.build import load_config  # load torch
+    from fglight.training.run import train
+
     console = Console()
     title = f"ResNet-18 in 8 blocks, global target: mean ± deviation of {len(SEEDS)} seeds"
     table = Table("cell", "test accuracy", "train accuracy", "time each", title=title)
@@ -50,14 +51,9 @@ def main(overrides: list[str]) -> int:
         Console(stderr=True).print(f"error: {error}", style="bold red")
         return 1
     console.print(table)
-    console.print(f"Runs: {folder}. All settings: python train.py --help")
+    console.print(f"Runs: {folder}. All settings: fglight train --help")
     return 0
 
 
 def _percent(fractions: list[float]) -> str:
     return f"{100 * mean(fractions):.1f} ± {100 * stdev(fractions):.1f} %"
-
-
-if __name__ == "__main__":
-    with terminable():
-        sys.exit(main(sys.argv[1:]))

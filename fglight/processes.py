@@ -14,11 +14,15 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
+TERMINATED = 128 + signal.SIGTERM
+"""The exit status that shells expect after SIGTERM."""
+
+
 class Terminated(SystemExit):
-    """SIGTERM came: the process ends with the status that shells expect."""
+    """SIGTERM came: the process ends with status ``TERMINATED``."""
 
     def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+        super().__init__(TERMINATED)
 
 
 def begin() -> None:
@@ -73,7 +77,7 @@ class _Raiser:
 
 def _end(*_: Any) -> None:
     _tell(" before anything was started")
-    os._exit(Terminated().code)
+    os._exit(TERMINATED)
 
 
 def _tell(rest: str) -> None:

@@ -135,7 +135,7 @@ class RayLauncher(Launcher):
         returned.return_value = CompactHydraException(words)
         return returned
 
-    def _stop(self, jobs: Sequence[Any]) -> None:
+    def _stop(self, jobs: list[Any]) -> None:
         """Interrupt jobs as Ctrl-C does, and end those that do not end by themselves."""
         for force in (False, True):
             for job in jobs:

@@ -33,7 +33,7 @@ class PaperSweeper(BasicSweeper):
         try:
             super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         except (ImportError, RuntimeError) as error:
-            needs = "hydra/launcher={} cannot be used ({}); pip install -e .[sweep] installs what it needs"
+            needs = "hydra/launcher={} cannot be used ({}); pip install 'fglight[sweep]' installs what it needs"
             raise CompactHydraException(needs.format(launcher, " ".join(str(error).split()))) from None
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:

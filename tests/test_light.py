@@ -18,6 +18,7 @@ except SystemExit as stop:
 print("torch" in sys.modules, "lightning" in sys.modules)
 """
 TRAIN = WITHOUT.format(how="runpy.run_path(sys.argv[0], run_name='__main__')")
+COMMAND = WITHOUT.format(how="runpy.run_module('fglight', run_name='__main__')")
 
 
 def last_lines(code, *arguments, folder):
@@ -50,6 +51,27 @@ def test_help_and_what_is_refused_need_no_torch(arguments, says, tmp_path):
     assert last == "False False", output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help"], "fglight COMMAND --help"),
+        (["--version"], "fglight 0."),
+        ([], "COMMAND"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["train", "--help"], "fglight train guess=gaussian"),
+        (["train", "--nonsense"], "fglight train: error: unrecognized arguments: --nonsense"),
+        (["train", "guess=nonsense"], "Could not find 'guess/nonsense'"),
+        (["demo", "--help"], "usage: fglight demo"),
+        (["report", "--help"], "usage: fglight report"),
+        (["workspace", "--help"], "usage: fglight workspace"),
+    ],
+)
+def test_the_command_answers_without_torch(arguments, says, tmp_path):
+    last, output = last_lines(COMMAND, "fglight", *arguments, folder=tmp_path)
+    assert says in output
+    assert last == "False False", output
+
+
 def test_a_report_needs_no_torch(tmp_path):
     write_metrics(write_run(tmp_path / "runs/a", result(LOCAL, 0.9)), curves(8, 3))
     write_run(tmp_path / "runs/b", result(replace(LOCAL, perturb="activity"), 0.8))
@@ -57,8 +79,7 @@ def test_a_report_needs_no_torch(tmp_path):
         "seed: 2\ndata: {name: digits}\nmodel: {name: resnet18_16, blocks: 16, width: 0.5}\ntarget: {name: global}\n"
         "guess: {name: ntk}\naux: {name: mlp}\nperturb: {name: activity}\n"
     )
-    code = WITHOUT.format(how="runpy.run_module('fglight.report', run_name='__main__')")
-    last, output = last_lines(code, "report", "runs", "--out", "page", folder=tmp_path)
+    last, output = last_lines(COMMAND, "fglight", "report", "runs", "--out", "page", folder=tmp_path)
     assert "wrote page/index.html" in output
     assert last == "False False", output
 

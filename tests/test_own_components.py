@@ -77,7 +77,7 @@ def block_after(comment: str) -> str:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *QUICK, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -90,7 +90,7 @@ def result(folder: Path) -> dict:
 def test_readmes_guess_is_two_files_and_nothing_else(tmp_path):
     (tmp_path / "my_conf/guess").mkdir(parents=True)
     (tmp_path / "my_guesses.py").write_text(block_after("# my_guesses.py"))
-    (tmp_path / "my_conf/guess/sparse.yaml").write_text(block_after("# conf/guess/sparse.yaml"))
+    (tmp_path / "my_conf/guess/sparse.yaml").write_text(block_after("# my_conf/guess/sparse.yaml"))
     done = run(tmp_path, "guess=sparse", "model.width=0.0625")
     assert done.returncode == 0, done.stdout + done.stderr
     written = result(tmp_path)
@@ -125,7 +125,7 @@ def test_a_component_is_two_files_and_nothing_else(group, tmp_path):
 def test_what_a_file_says_falsely_of_its_class_is_refused(tmp_path):
     (tmp_path / "my_conf/guess").mkdir(parents=True)
     (tmp_path / "my_guesses.py").write_text(block_after("# my_guesses.py"))
-    said = block_after("# conf/guess/sparse.yaml") + "random: false\n"
+    said = block_after("# my_conf/guess/sparse.yaml") + "random: false\n"
     (tmp_path / "my_conf/guess/sparse.yaml").write_text(said)
     done = run(tmp_path, "guess=sparse", "model.width=0.0625")
     assert done.returncode == 1

@@ -15,7 +15,8 @@ FLOORS = (
     ("runs",),
     ("build",),
     ("training", "sweeps", "report"),
-    ("demo",),
+    ("train", "demo"),
+    ("__main__",),
 )
 """The packages and modules of ``fglight``, from the ground up; those of one floor do not know each other."""
 

@@ -9,11 +9,11 @@ from typing import Any
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 
 
-def _whole(minimum: int) -> Callable[[object], bool]:
+def _whole(minimum: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value >= minimum
 
 
-def _number(accepts: Callable[[float], bool]) -> Callable[[object], bool]:
+def _number(accepts: Callable[[float], bool]) -> Callable[[Any], bool]:
     return lambda value: type(value) in (int, float) and math.isfinite(value) and accepts(value)
 
 
@@ -29,7 +29,7 @@ def _tag(value: object) -> bool:
     return type(value) in (str, int, float) and 1 <= len(str(value)) <= 64
 
 
-def _one_of(*values: object) -> Callable[[object], bool]:
+def _one_of(*values: object) -> Callable[[Any], bool]:
     return lambda value: any(type(value) is type(other) and value == other for other in values)
 
 
@@ -37,13 +37,13 @@ def _share(value: object) -> bool:
     return _whole(1)(value) or (type(value) is float and 0 < value <= 1)
 
 
-def _duration(value: object) -> bool:
+def _duration(value: Any) -> bool:
     if isinstance(value, dict):
         return timedelta(**value) > timedelta()
     return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value) is not None and re.search("[1-9]", value) is not None
 
 
-RULES: list[tuple[str, Callable[[object], bool], str]] = [
+RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("seed", lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 2**32 - 1"),
     ("probe", _flag, "true or false"),
     ("cosine", _flag, "true or false"),
@@ -91,7 +91,7 @@ RULES: list[tuple[str, Callable[[object], bool], str]] = [
 ]
 """Settings, whether a value of theirs is accepted, and what is, in words."""
 
-OPTIONAL: list[tuple[str, Callable[[object], bool], str]] = [
+OPTIONAL: list[tuple[str, Callable[[Any], bool], str]] = [
     ("model.blocks", _whole(1), "a whole number from 1 on"),
     ("model.width", _number(lambda value: value * 64 >= 1), "a number from 1/64 on, which leaves one channel"),
     ("model.stem", _one_of("cifar", "imagenet"), "cifar or imagenet"),
@@ -137,7 +137,7 @@ FIXED: dict[str, tuple[Any, str]] = {
 }
 """Options of Lightning's Trainer that a run decides on: how, and what to use instead of another value."""
 
-LIGHTNING: dict[str, tuple[Callable[[object], bool], str]] = {
+LIGHTNING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "benchmark": (_flag, "true or false"),
     "detect_anomaly": (_flag, "true or false"),
     "deterministic": (_one_of(True, False, "warn"), "true, false or warn"),

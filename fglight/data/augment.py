@@ -1,6 +1,6 @@
 """Random crop, horizontal flip and normalisation of whole batches, as a few tensor operations on any device."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def draw_crops(count: int, generator: torch.Generator) -> Crops:
     Returns:
         The draws, uniform over the (2·PADDING + 1)² windows.
     """
-    options = {"generator": generator, "device": generator.device}
+    options: dict[str, Any] = {"generator": generator, "device": generator.device}
     top, left = torch.randint(2 * PADDING + 1, (2, count), **options)
     return Crops(top, left, torch.randint(2, (count,), **options).bool())
 

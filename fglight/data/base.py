@@ -94,7 +94,7 @@ class DataModule(lightning.LightningDataModule):
         self.seed = seed
 
     @property
-    def processes(self) -> dict[str, int]:
+    def processes(self) -> dict[str, Any]:
         """How many processes the trainer has, and which one this is, as ``batch_shares`` takes them."""
         if self.trainer is None:
             return {"processes": 1, "rank": 0}
@@ -109,7 +109,7 @@ class DataModule(lightning.LightningDataModule):
         """
         if self.trainer is None:
             return 0
-        reload = self.trainer.reload_dataloaders_every_n_epochs
+        reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # Lightning sets it
         if reload != 1 and self.trainer.max_epochs != 1:
             raise ConfigError(
                 f"trainer.reload_dataloaders_every_n_epochs={reload} is not possible: accepted is 1, or an epoch would "

@@ -1,6 +1,6 @@
 """Imagenette, streamed from its folders of JPEG files by worker processes, as a Lightning data module."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class SeededImages(Dataset):
         images: Gives an image and its class for an index; its transforms use PyTorch's global generator.
     """
 
-    def __init__(self, images: Dataset) -> None:
+    def __init__(self, images: Any) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -99,8 +99,8 @@ class ImagenetteDataModule(DataModule):
         require(is_integer(num_workers, 0), "num_workers", num_workers, "an integer from 0 up")
         self.size = size
         self.num_workers = num_workers
-        self._train: Dataset | None = None
-        self._test: Dataset | None = None
+        self._train: SeededImages | None = None
+        self._test: Any = None
         self._train_loader: DataLoader | None = None
         self._test_loader: DataLoader | None = None
 
@@ -157,7 +157,7 @@ class ImagenetteDataModule(DataModule):
         if self._train_loader is None:
             shares = self._shares(self._train, training=True)
             self._train_loader = self._loader(self._train, EpochSampler(len(self._train), self.seed, shares))
-        self._train_loader.batch_sampler.set_epoch(self.epoch)
+        self._train_loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]  # an EpochSampler
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
@@ -169,13 +169,13 @@ class ImagenetteDataModule(DataModule):
         self.setup()
         if self._test_loader is None:
             shares = self._shares(self._test, training=False)
-            self._test_loader = self._loader(self._test, [range(*share) for share in shares])
+            self._test_loader = self._loader(self._test, [[*range(*share)] for share in shares])
         return self._test_loader
 
-    def _shares(self, images: Dataset, *, training: bool) -> list[tuple[int, int]]:
+    def _shares(self, images: Sized, *, training: bool) -> list[tuple[int, int]]:
         return batch_shares(len(images), self.batch_size, training=training, **self.processes)
 
-    def _loader(self, images: Dataset, batches: Iterable[Sequence]) -> DataLoader:
+    def _loader(self, images: Dataset, batches: Iterable[list[Any]]) -> DataLoader:
         # Lightning warns of memory pinned by workers that persist while loaders are reloaded, so none is. A generator
         # of its own keeps the loader from drawing from the global one.
         return DataLoader(

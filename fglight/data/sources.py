@@ -187,7 +187,7 @@ class CIFAR10(FileSource):
     shape = (3, 32, 32)
     train_parts: ClassVar = [(f"data_batch_{number}",) for number in range(1, 6)]
     test_parts: ClassVar = [("test_batch",)]
-    subfolders = ("cifar-10-batches-py",)
+    subfolders: ClassVar[tuple[str, ...]] = ("cifar-10-batches-py",)
     fetch = torchvision.datasets.CIFAR10
     remedy = (
         "Get cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html, unpack it and set "

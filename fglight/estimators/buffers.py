@@ -59,7 +59,8 @@ class Buffers:
                 only_statistics = only_statistics and not moved
                 swaps.append((module, name, current, copy.clone() if moved else copy))
         if on_graph:
-            swaps = [(*kept, copy) for (*kept, _), copy in zip(swaps, _copies([copy for *_, copy in swaps]))]
+            copies = _copies([copy for *_, copy in swaps])
+            swaps = [(module, name, current, copy) for (module, name, current, _), copy in zip(swaps, copies)]
         for module, name, _, copy in swaps:
             module._buffers[name] = copy
         try:

@@ -79,8 +79,7 @@ def pushforward_all(
     Returns:
         The output, ``(batch, ...)``, and its tangents, ``(count, batch, ...)``.
     """
-    of_input = isinstance(tangents, Tensor)
-    count = len(tangents if of_input else next(iter(tangents.values())))
+    count = len(tangents if isinstance(tangents, Tensor) else next(iter(tangents.values())))
     if count > 1:  # batching rules cost more than they save for one
         with again() as at_once:
             if at_once:
@@ -88,8 +87,10 @@ def pushforward_all(
     outputs = []
     for m in range(count):
         with again():
-            one = (tangents[m], None) if of_input else (None, {name: t[m] for name, t in tangents.items()})
-            outputs.append(pushforward(body, x, *one))
+            if isinstance(tangents, Tensor):
+                outputs.append(pushforward(body, x, tangents[m], None))
+            else:
+                outputs.append(pushforward(body, x, None, {name: t[m] for name, t in tangents.items()}))
     return outputs[0][0], torch.stack([tangent for _, tangent in outputs])
 
 
@@ -98,11 +99,12 @@ def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[
     values = _detached(body)
     start = x if of_input else {name: values[name] for name in tangents}
 
-    def function(moving: Tensor | Mapping[str, Tensor]) -> Tensor:
+    def function(moving: Any) -> Tensor:
         return functional_call(body, values if of_input else {**values, **moving}, (moving if of_input else x,))
 
     with _dual_numbers(x.device), _without_statistics(body):
-        output, moved = vmap(lambda tangent: jvp(function, (start,), (tangent,)), out_dims=(None, 0))(tangents)
+        at_once = vmap(lambda tangent: jvp(function, (start,), (tangent,))[:2], out_dims=(None, 0))
+        output, moved = at_once(tangents)
     _check_swapped(body, output)
     return output.detach(), moved.detach()
 

@@ -147,7 +147,7 @@ class GradientEstimator:
             ValueError: where a recorded step would not replay.
         """
         self.engine.check_compiled(self.guess, self.perturbation)
-        self._compute = CompiledEstimate(self._compute, compiler)
+        self._compute = CompiledEstimate(self._compute, compiler)  # type: ignore[method-assign]
 
     def _compute(
         self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
@@ -185,7 +185,8 @@ class ForwardModeEstimator(GradientEstimator):
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
-    return getattr(model, "blocks", model)
+    blocks: Any = getattr(model, "blocks", model)
+    return blocks
 
 
 def _check_apart(blocks: Sequence[Block]) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class LayerCall:
         again: a context in which the layer's block may run once more, as one does that keeps checkpoints only.
     """
 
-    layer: nn.Module
+    layer: Any  # torch takes every attribute of a module for a tensor or a module
     input: Tensor
     output: GradientEdge
     shape: torch.Size
@@ -69,7 +70,7 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     """
     calls: list[LayerCall] = []
 
-    def record(layer: nn.Module, inputs: tuple, output: object) -> object:
+    def record(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         one = isinstance(output, Tensor) and len(inputs) == 1 and isinstance(inputs[0], Tensor)
         if one and output.requires_grad and "forward" not in vars(layer):
             if output._is_view():  # an in-place operation on a view would move it elsewhere in the graph
@@ -90,7 +91,8 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
 
 def used_in(output: Tensor) -> tuple[set[Node], Counter[Tensor]]:
     """The operations in the graph of a tensor, and how often each parameter is used there."""
-    nodes, parameters = {output.grad_fn}, Counter()
+    nodes = {output.grad_fn}
+    parameters: Counter[Tensor] = Counter()
     waiting = [output.grad_fn]
     while waiting:
         for node, _ in waiting.pop().next_functions:
@@ -128,7 +130,7 @@ def unfold(layer: nn.Module, x: Tensor) -> Tensor | None:
     return x.permute(0, 1, 4, 5, 2, 3).reshape(batch, layer.groups, columns, height * width)
 
 
-def unfold_cotangent(layer: nn.Module, cotangent: Tensor) -> Tensor:
+def unfold_cotangent(layer: Any, cotangent: Tensor) -> Tensor:
     """D: the cotangent of a convolution's or linear layer's output, ``(batch, groups, O, P)``."""
     if isinstance(layer, nn.Linear):
         return cotangent.reshape(len(cotangent), 1, -1, layer.out_features).transpose(2, 3)
@@ -211,7 +213,7 @@ def per_sample_gradients(
     return [_by_loop(call, parameter, d) for d in cotangents]
 
 
-def _normalize(layer: nn.Module, x: Tensor) -> Tensor | None:
+def _normalize(layer: Any, x: Tensor) -> Tensor | None:
     """The output of a normalisation layer before its scale and shift; None for other layers."""
     if type(layer) in BATCH_NORMS:
         batch_statistics = layer.training or layer.running_mean is None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -196,7 +197,7 @@ class BlockPass:
         """
         if not inputs:
             return []
-        points = [point.output if isinstance(point, LayerCall) else point for point in inputs]
+        points: list[Any] = [point.output if isinstance(point, LayerCall) else point for point in inputs]
         keep = keep or self.network.keeps_graphs
         with self.again(on_graph=False):
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)

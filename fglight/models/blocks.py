@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,9 @@ class Block(nn.Module):
         Returns:
             The scalar loss L_j, a mean over the batch, and the logits ``(batch, classes)``.
         """
-        if hasattr(self.aux, "loss"):
-            return self.aux.loss(output, labels)
+        own = getattr(self.aux, "loss", None)
+        if own is not None:
+            return own(output, labels)
         logits = self.aux(output)
         return F.cross_entropy(logits, labels), logits
 
@@ -50,7 +52,7 @@ class BlockNetwork(nn.Module):
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the classifier head; the auxiliary networks take no part."""

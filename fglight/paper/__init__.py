@@ -8,8 +8,8 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from operator import attrgetter
+from pathlib import Path
 
 from fglight.cell import Cell, cell_of
 
@@ -50,7 +50,7 @@ class Row:
 @cache
 def published() -> tuple[Row, ...]:
     """Return the 462 rows of ``tables.csv``, in the order of the tables. No cell occurs twice."""
-    with (files(__package__) / "tables.csv").open(encoding="utf-8", newline="") as lines:
+    with Path(__file__).with_name("tables.csv").open(encoding="utf-8", newline="") as lines:
         return tuple(map(_row, csv.DictReader(lines)))
 
 

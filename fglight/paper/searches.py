@@ -25,10 +25,10 @@ def schedules(cell: Cell) -> Iterator[dict[str, str]]:
     On ImageNet32 the rate 0.001 is not in Sec. 4.1's grid, but App. A.3 names it and six published cells use it. Steps
     of 20 and of 30 epochs are App. A.3's. Data sets without a grid have CIFAR-10's rates, and the step of their recipe.
     """
+    rates: tuple[str, ...] = ("0.05", "0.01", "0.005")
+    steps: tuple[str, ...] = (str(recipe(cell).lr_step),)
     if cell.data == "imagenet32":
         rates, steps = ("0.1", "0.05", "0.01", "0.005", "0.001", "0.0001"), ("20", "30")
-    else:
-        rates, steps = ("0.05", "0.01", "0.005"), (str(recipe(cell).lr_step),)
     yield from (dict(zip(LR_AXES, point)) for point in product(rates, steps))
 
 

@@ -1,4 +1,4 @@
-"""Command line of the report: ``python -m fglight.report --help``."""
+"""Command line of the report: ``fglight report --help``."""
 
 import argparse
 import sys
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m fglight.report",
+        "fglight report",
         description="Put the results of runs beside the paper's: tables, claims and figures.",
         epilog="With --table or --figure, the report has only these.",
     )

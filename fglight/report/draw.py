@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +30,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "Linear": ("#009E73", "^"),
 }
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -119,7 +120,7 @@ def _legend(panel: Panel) -> list[Line2D]:
 
     handles = [handle(line) for line in panel.lines if not line.dashed]
     if any(line.dashed for line in panel.lines):
-        grey = {"color": "0.4", "marker": "o", "markersize": 4}
+        grey: dict[str, Any] = {"color": "0.4", "marker": "o", "markersize": 4}
         handles.append(Line2D([], [], **grey, label="train"))
         handles.append(Line2D([], [], **grey, markerfacecolor="white", linestyle=(0, (4, 2)), label="test"))
     return handles

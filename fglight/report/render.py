@@ -4,6 +4,7 @@ import html
 from base64 import b64encode
 from collections.abc import Callable
 from operator import attrgetter
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -49,7 +50,7 @@ def render(report: Report) -> dict[str, bytes]:
     return files
 
 
-def _environment(escape: Callable[[str], str], **options: object) -> Environment:
+def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
     """Templates whose values, other than what macros have rendered, go through ``escape``."""
 
     def finalize(value: object) -> Markup:

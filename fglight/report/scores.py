@@ -1,9 +1,10 @@
 """Which published cell each run stands for, what sets it apart from the paper's training, and means over seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import isclose
+from typing import Any
 
 import pandas as pd
 
@@ -145,7 +146,7 @@ def setting(run: Run, row: Row) -> Setting:
 
 def setting_in_words(name: Setting) -> str:
     """Write a setting for people, the data first: ``digits, 3 epochs``; the paper's own is ``full scale``."""
-    words = {"data": str, "epochs": lambda value: counted(value, "epoch")}
+    words: dict[str, Callable[[Any], str]] = {"data": str, "epochs": lambda value: counted(value, "epoch")}
     ordered = sorted(name, key=lambda item: (item[0] != "data", item))
     return ", ".join(words[key](value) if key in words else f"{key} {value}" for key, value in ordered) or "full scale"
 

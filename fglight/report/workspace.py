@@ -1,13 +1,12 @@
 """Saved workspaces on Weights & Biases: one for each table and figure of the paper.
 
-python -m fglight.report.workspace --entity ENTITY [--project fglight] [--table N ...] [--figure N ...] [--dry-run]
+fglight workspace --entity ENTITY [--project fglight] [--table N ...] [--figure N ...] [--dry-run]
 
 A workspace shows the runs whose cell belongs to the table or figure, whichever sweep made them, grouped by cell.
 """
 
 import argparse
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
@@ -109,11 +108,9 @@ def _workspace(entity: str, project: str, name: str, cells: Iterable[Cell], sect
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Make the workspaces that the command line asks for, and print their addresses; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fglight.report.workspace", description="Save workspaces on Weights & Biases."
-    )
+    parser = argparse.ArgumentParser(prog="fglight workspace", description="Save workspaces on Weights & Biases.")
     parser.add_argument("--entity", required=True, help="user or team that owns the project")
     parser.add_argument("--project", default="fglight")
     parser.add_argument("--table", type=int, nargs="*", choices=TABLES, help="default: all")
@@ -137,7 +134,3 @@ def main(arguments: list[str] | None = None) -> int:
             Console(stderr=True).print(f"{workspace.name} was not saved: {error}", soft_wrap=True, markup=False)
             return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

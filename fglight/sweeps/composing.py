@@ -69,12 +69,12 @@ class Composer:
         chosen: dict[str, str] = {}
         settings: list[Override] = []
         for override in overrides:
-            if override.package is not None or override.is_hydra_override() or "${hydra" in override.input_line:
+            if override.package is not None or override.is_hydra_override() or "${hydra" in str(override.input_line):
                 return None
             if override.key_or_group not in GROUPS:
                 settings.append(override)
             elif _is_choice(override):
-                chosen[override.key_or_group] = override.value()
+                chosen[override.key_or_group] = str(override.value())
             else:
                 return None
         if not self._alone:

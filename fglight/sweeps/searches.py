@@ -71,4 +71,5 @@ def _by_point(jobs: Sequence[Job], axes: Sequence[str]) -> dict[str, dict[Point,
 
 def _accuracy(runs: Sequence[Job], sweep_dir: Path) -> float:
     """The mean test accuracy of finished runs, in percent."""
-    return 100 * mean(read_result(sweep_dir / job.folder)["test_accuracy"] for job in runs)
+    results = filter(None, (read_result(sweep_dir / job.folder) for job in runs))
+    return 100 * mean(result["test_accuracy"] for result in results)

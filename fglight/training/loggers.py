@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
@@ -30,12 +31,13 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
 
         cell = Cell.from_config(cfg)
         words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
-        names = ("project", "entity", "group", "name")
+        given = {name: cfg.logger[name] for name in ("project", "entity", "group", "name")}
+        names: dict[str, Any] = {name: None if value is None else str(value) for name, value in given.items()}
         try:
             run = wandb.init(
                 dir=run_dir,
                 mode=cfg.logger.mode,
-                **{name: None if cfg.logger[name] is None else str(cfg.logger[name]) for name in names},
+                **names,
                 tags=list(dict.fromkeys(str(word) for word in words if word != "")),
                 config={**run_settings(cfg), "cell": asdict(cell)},
                 id=resumed or _new_wandb_id(run_dir),

@@ -1,12 +1,13 @@
 """The Lightning module: manual optimization around a gradient estimator."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 import torchmetrics
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -26,6 +27,9 @@ class BlockMetrics(torchmetrics.Metric):
     """
 
     full_state_update = False
+    loss_sum: Tensor
+    correct: Tensor
+    images: Tensor
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -102,7 +106,7 @@ class ForwardGradientModule(L.LightningModule):
         self.test_metrics = BlockMetrics(len(model.blocks))
         self.first_bad_step = torch.tensor(-1)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of the parameters that get a gradient, and its scheduler.
 
         Raises:
@@ -124,16 +128,17 @@ class ForwardGradientModule(L.LightningModule):
         """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
         images, labels = batch
         number = self.global_step
-        report = (number + 1) % self.trainer.log_every_n_steps == 0
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+        report = (number + 1) % every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         if self.clip_norm is not None:  # every process has the gradients of the whole batch
             clip_grad_norm_(self.estimator.trained_parameters(self.model), self.clip_norm)
         optimizer.step()
         if self.scheduler is not None and self.interval == "step":
-            self.lr_schedulers().step()
+            self._move_on()
 
         used = [local for local in step.local if local is not None]
         losses = [local.loss for local in used] + [step.loss]
@@ -153,7 +158,7 @@ class ForwardGradientModule(L.LightningModule):
         self.log("lr", self._lr)
         self._log_metrics("train", self.train_metrics)
         if self.scheduler is not None and self.interval == "epoch":
-            self.lr_schedulers().step()
+            self._move_on()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Losses and accuracies of the network and of the auxiliary networks in use on a batch of test images."""
@@ -191,7 +196,12 @@ class ForwardGradientModule(L.LightningModule):
                 f"a smaller optim.lr than {self._lr:g} may help"
             )
 
+    def _move_on(self) -> None:
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+
     @property
     def _lr(self) -> float:
         """The learning rate, of the first group of parameters."""
-        return float(self.optimizers().param_groups[0]["lr"])
+        optimizer: Any = self.optimizers()
+        return float(optimizer.param_groups[0]["lr"])

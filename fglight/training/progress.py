@@ -1,5 +1,7 @@
 """The progress bar of a run."""
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
@@ -14,7 +16,7 @@ class ProgressBar(RichProgressBar):
             column for column in super().configure_columns(trainer) if not isinstance(column, ProcessingSpeedColumn)
         ]
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, str]:
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """The figures one watches, in few characters."""
         metrics = trainer.progress_bar_metrics
         shown = {"loss": f"{metrics['loss']:.2f}"} if "loss" in metrics else {}

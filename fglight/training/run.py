@@ -58,7 +58,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     estimator = build_estimator(cfg)
     _share_cores()
     cell = Cell.from_config(cfg)
-    if rank_zero_only.rank > 0:  # the first of several processes keeps the directory
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # the first of several processes keeps the directory
         return _train(cfg, cell, estimator, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
@@ -89,11 +89,11 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     data.prepare_data()
-    data.setup()
+    data.setup("fit")
     model = build_model(cfg)
     checkpoint = LastCheckpoint(run_dir / "checkpoints")
     resumed = checkpoint.usable()
-    first = rank_zero_only.rank == 0
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     options = _trainer_options(cfg)
     max_steps = options.pop("max_steps")
     logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
@@ -148,7 +148,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         raise
     return build_result(
         cfg,
-        epochs_done=trainer.fit_loop.epoch_progress.current.processed,
+        epochs_done=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         steps=trainer.global_step,
         metrics=checkpoint.metrics,
         seconds=checkpoint.seconds,
@@ -177,7 +177,7 @@ def _last_checkpoint(run_dir: Path) -> str:
 
 def _end_processes(trainer: L.Trainer) -> None:
     """End the processes that Lightning has started for the run, as it does itself after Ctrl-C."""
-    launcher = trainer.strategy.launcher
+    launcher: Any = trainer.strategy.launcher
     if launcher is not None:
         launcher.kill(signal.SIGKILL)
         launcher.procs.clear()  # else Lightning's watch over them would kill this process as well

@@ -161,7 +161,7 @@ def test_bodies_without_parameters_leave_the_last_block_alone_to_train(granulari
 
 
 def test_an_exact_guess_is_refused():
-    with pytest.raises(ConfigError, match="guess=exact"):
+    with pytest.raises(ConfigError, match="ExactGuess has none"):
         estimator_of(engine="forward", guess="exact")
 
 

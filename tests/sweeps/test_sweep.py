@@ -228,7 +228,7 @@ def test_make_reports_what_is_there_and_tells_of_failed_runs(tmp_path, status, r
         )
         assert (made.returncode != 0) == (status != 0)
         ran = [line for line in made.stdout.splitlines() if line.startswith("ran ")]
-        assert ran == [f"ran train.py -m {sweep}", *([f"ran -m fglight.report{report}"] if reported else [])]
+        assert ran == [f"ran train.py -m {sweep}", *([f"ran -m fglight report{report}"] if reported else [])]
 
 
 def test_durations_in_words():

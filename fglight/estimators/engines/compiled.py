@@ -115,7 +115,7 @@ class CompiledEstimate:
             with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # the record has its casts
                 results = compiled(images, labels, *inputs)
             loss, logits, local, similarity = pytree.tree_unflatten(results[len(parameters) :], structure[0])
-            local = [None if part is None else LocalLoss(*part, None) for part in local]
+            local = [None if part is None else LocalLoss(part[0], part[1], None) for part in local]
             return Step(loss, logits, local, similarity), dict(zip(parameters, results))
 
         return (step, gradients), replay

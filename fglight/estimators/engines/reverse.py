@@ -1,5 +1,6 @@
 """Reverse mode: one forward pass, and vector-Jacobian products within one block at a time."""
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -9,7 +10,7 @@ from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.targets import Target
+from fglight.estimators.targets import Target, TargetGradient
 
 
 class ReverseMode(Engine):
@@ -25,7 +26,7 @@ class ReverseMode(Engine):
         """See ``Engine``."""
         aims = guess.trains_blocks and (cosine or perturbation.uses_target(guess))
         passes = _run(network, guess, crosses=guess.needs_next_block or (aims and target.crosses_blocks))
-        targets = ((here, None) for here in reversed(passes[:-1]))
+        targets: Iterable[tuple[BlockPass, TargetGradient]] = ((here, None) for here in reversed(passes[:-1]))
         if aims:
             points = partial(perturbation.points, guess=guess, cosine=cosine)
             targets = target(passes, points, keep=perturbation.reuses_graph(guess))
@@ -49,7 +50,7 @@ def _run(network: NetworkPass, guess: Guess, *, crosses: bool) -> list[BlockPass
         guess: whether blocks need to know the next one.
         crosses: whether gradients of blocks' inputs will be asked for.
     """
-    passes = []
+    passes: list[BlockPass] = []
     hidden = network.batch.images
     for index in range(len(network.blocks)):
         here = network.enter(index, hidden.detach().requires_grad_(crosses and index > 0))

@@ -57,10 +57,10 @@ class ActivityPerturbation(Perturbation):
             channels = guesses.shape[2] if self.units.dimensions == 2 else 1
             masks = torch.eye(channels, dtype=guesses.dtype, device=guesses.device)
             masks = masks.view(channels, 1, channels, *[1] * (guesses.dim() - 3))  # what moves by itself
-            products = [
+            rows = [
                 torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in guesses
             ]  # k of (channels, batch)
-            products = torch.stack(products).mT.flatten(1).mT  # (units, k)
+            products = torch.stack(rows).mT.flatten(1).mT  # (units, k)
         coefficients = self._coefficients(here, products, linalg.gram(self.units.cut(guesses)), guess)
         return _to_parameters(here, self.project(here, None, guesses, coefficients))
 
@@ -77,8 +77,8 @@ class ActivityPerturbation(Perturbation):
     def _cosine(self, here: BlockPass, target: Tensor, products: Tensor, gram: Tensor, coefficients: Tensor) -> Tensor:
         by_sample = (len(here.output), -1)
         squares = linalg.products(target, target.unsqueeze(1)).view(by_sample).sum(1)
-        units = (x.view(*by_sample, *x.shape[1:]) for x in (products, gram, coefficients))
-        return here.network.batch.mean([linalg.cosine(*units, squares).mean()])[0]
+        products, gram, coefficients = (x.view(*by_sample, *x.shape[1:]) for x in (products, gram, coefficients))
+        return here.network.batch.mean([linalg.cosine(products, gram, coefficients, squares).mean()])[0]
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):

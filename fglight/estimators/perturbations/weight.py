@@ -143,8 +143,8 @@ class WeightPerturbation(Perturbation):
     ) -> list[list[Tensor]]:
         """See ``Perturbation``."""
         products = []
-        for tensors, known in zip(guesses, sums or []):
-            known = list(known.view(-1, 1, guess.directions))
+        for tensors, summed in zip(guesses, sums or []):
+            known = list(summed.view(-1, 1, guess.directions))
             # Where one coefficient stands for several tensors, the first has the sum over all.
             products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
         grams = [[linalg.gram(g) for g in tensors] for tensors in guesses]

@@ -107,10 +107,10 @@ class WeightPerSamplePerturbation(Perturbation):
                 estimate += (factors[-1].to(g.dtype) @ g).view_as(estimate)
             if cosine:
                 cosines.append(inner.cosines())
-        factors = torch.cat(factors)
+        joined = torch.cat(factors)
         if use.by_gram:
-            estimate = use.pull_back(factors)
-        scale = self.coefficient_of(guess).scale(factors, here.network.batch)
+            estimate = use.pull_back(joined)
+        scale = self.coefficient_of(guess).scale(joined, here.network.batch)
         return (estimate * scale).to(estimate.dtype), torch.cat(cosines).mean() if cosines else None
 
 

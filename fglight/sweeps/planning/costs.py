@@ -1,7 +1,7 @@
 """The times of many kinds of cell from few measurements."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -26,7 +26,7 @@ class Times:
     testing: float
 
 
-def by_model(kinds: Sequence[Kind]) -> list[list[Kind]]:
+def by_model(kinds: Collection[Kind]) -> list[list[Kind]]:
     """The kinds of each model, the largest first, and of each one on the network that most of them have.
 
     Those that cannot be taken apart stand alone.
@@ -107,7 +107,7 @@ def _together(
             other, like = smaller[-1]
             bases[kind.network] = like.scaled(size / other)
         else:
-            network = None  # before the next one takes memory
+            del network  # before the next one takes memory
             network = Network(configs[kind])
             larger = configs[kind].data.image_size / configs[first].data.image_size
             bases[kind.network] = network.backpropagation(max(1.0, larger) * enough)  # large images need memory anew

@@ -144,7 +144,7 @@ def _batches(cfg: DictConfig) -> tuple[float, float]:
     if "images" not in cfg.data:
         data = build_data(cfg)
         data.prepare_data()
-        data.setup()
+        data.setup("fit")
         return len(data.train_dataloader()), len(data.val_dataloader())
     training, testing = cfg.data.images
     if cfg.data.get("holdout"):

@@ -134,7 +134,7 @@ class Network:
             estimator.guess.prepare(blocks)
             for block, output in zip(blocks, outputs):
                 output.requires_grad_(estimator.needs_auxiliaries)
-                own = [*block.parameters()] if trained else []
+                own: list[Tensor] = [*block.parameters()] if trained else []
                 loss, _ = block.loss(output, labels)
                 gradients = torch.autograd.grad(loss, [output] * output.requires_grad + own, allow_unused=True)
                 for parameter, gradient in zip(reversed(own), reversed(gradients)):

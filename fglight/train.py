@@ -1,0 +1,68 @@
+"""Train one cell, or with -m a sweep: ``fglight train -m table=3``, ``fglight train -m guess=gaussian,local``."""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from fglight.config import devices
+from fglight.config.settings import CONFIG_DIR, check_overrides
+from fglight.errors import ConfigError, FglightError, RunBusyError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what a command line says, as Hydra's decorator would, but with the command line given.
+
+    Lightning and Ray start this process's own command line again, so ``sys.argv`` must stay as it is.
+
+    Args:
+        arguments: overrides and Hydra's options.
+
+    Returns:
+        The exit status; Hydra ends the process by itself after an error.
+    """
+    # Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+    version.setbase("1.3")
+    parser = get_args_parser()
+    parser.prog = "fglight train"
+    options = parser.parse_args(arguments)
+    if options.experimental_rerun is not None:
+        parser.error("--experimental-rerun is not possible: hydra.run.dir=FOLDER goes on with the run that is there")
+    try:
+        check_overrides(options.overrides)
+    except FglightError as error:
+        print(error, file=sys.stderr)
+        return 1
+    _run_hydra(args=options, args_parser=parser, task_function=job, config_path=str(CONFIG_DIR), config_name="config")
+    return 0
+
+
+def job(cfg: DictConfig) -> float | None:
+    """Run one job and return its test accuracy; None where another process is running it."""
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if sweep and devices(cfg) > 1:
+            raise ConfigError(
+                f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
+                "sweep anew: accepted is 1 (hydra/launcher=ray puts one run on each GPU)"
+            )
+        if sweep:
+            os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs
+        from fglight.training.run import train  # loads torch, which help and errors do without
+
+        return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
+    except FglightError as error:
+        if sweep and isinstance(error, RunBusyError):
+            print(error)
+            return None
+        # Hydra prints an exception of this class as one line, without a traceback.
+        raise CompactHydraException(str(error)) from None
