@@ -20,6 +20,10 @@ class RunDirectory(Callback):
 
         try:
             check_config(config)
+            if config.check:
+                from fglight.training.checking import show_check  # loads torch
+
+                sys.exit(not show_check(config))
             folder = Path(config.hydra.run.dir)
             timed = is_timed(config.hydra.run)
             # The first process of torchrun's or SLURM's makes one, under a name of its time; the others use none.

@@ -48,6 +48,7 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("probe", _flag, "true or false"),
     ("cosine", _flag, "true or false"),
     ("compile", _flag, "true or false"),
+    ("check", _flag, "true or false"),
     ("channels_last", _flag, "true or false"),
     ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the default) or a whole number from 1 on"),
     ("aux.trained", _flag, "true or false"),

@@ -30,6 +30,9 @@ GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.i
 SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
 """Settings that say which runs a sweep has; no run has them."""
 
+NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
+"""Settings of the command line: they ask for something else than a run."""
+
 NOT_ARGUMENTS = ("name", "trained", "interval")
 """Settings of components that are no arguments of their classes."""
 

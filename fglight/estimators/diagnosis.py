@@ -23,18 +23,30 @@ class _Calls:
     outputs: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
 
 
-def name_culprit(
-    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[[nn.Module, Tensor, bool], object]
-) -> str | None:
-    """Find the first layer that cannot be differentiated, by running blocks 0..J-1 again; nothing moves.
+def name_culprit(blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]) -> str | None:
+    """The first layer that cannot be differentiated, its block and why, in words; None where all can.
+
+    Arguments as for ``culprits``.
+    """
+    for index, name, kind, why in culprits(blocks, inputs, differentiate):
+        where = f"{name} of block {index}" if name else f"the body of block {index}"
+        return f"{where}, a {kind} ({why})"
+    return None
+
+
+def culprits(
+    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]
+) -> Iterator[tuple[int, str, str, str]]:
+    """Find the layers that cannot be differentiated, by running blocks 0..J-1 again; nothing moves.
 
     Args:
         blocks: the network.
         inputs: of block 0.
-        differentiate: does with a body and its input what the engine does, and is told whether it is the last.
+        differentiate: does with a body and its input what the engine does, and is told whether it is the ``last``.
 
-    Returns:
-        The layer, its block and why, in words; None where all can be differentiated, or not even be run.
+    Yields:
+        For the first such layer of each block: the block, the layer's name in its body, its class and the reason. None
+        from a block on that cannot even be run.
     """
     buffers = Buffers(blocks)
     devices = [] if inputs.device.type == "cpu" else [inputs.device]
@@ -44,17 +56,16 @@ def name_culprit(
                 with torch.no_grad(), buffers.again(block.body):
                     output = block.body(inputs)
             except RuntimeError:
-                return None
+                return
             try:
                 with buffers.again(block.body), _watched(block.body) as calls:
-                    differentiate(block.body, inputs, block is blocks[-1])
+                    differentiate(block.body, inputs, last=block is blocks[-1])
             except RuntimeError as error:
                 layer = calls.running[-1] if calls.running else _without_gradient(calls)
                 names = {module: name for name, module in block.body.named_modules()}
-                where = f"{names[layer]} of block {index}" if names.get(layer) else f"the body of block {index}"
-                return f"{where}, a {type(layer or block.body).__name__} ({first_sentence(error)})"
+                kind = type(layer or block.body).__name__
+                yield index, names.get(layer, ""), kind, first_sentence(error)
             inputs = output
-    return None
 
 
 def first_sentence(error: Exception) -> str:

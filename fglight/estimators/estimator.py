@@ -1,6 +1,7 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from fglight.errors import BlockError
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
+from fglight.estimators.checking import LayerCheck, check_apart, check_kernels, check_layers
 from fglight.estimators.diagnosis import name_culprit
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
@@ -21,9 +23,6 @@ from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
 from fglight.layout import laid_out
 from fglight.models.blocks import Block
-
-LANES = 16
-"""How many single-precision numbers the vector registers of CPUs hold at most."""
 
 
 class GradientEstimator:
@@ -129,13 +128,48 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(blocks, images, self.engine.differentiate)
+            culprit = name_culprit(
+                blocks, images, partial(self.engine.differentiate, parameters=self.perturbation.in_parameters)
+            )
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         return step
+
+    def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[LayerCheck]:
+        """Tell, before any training, what a step will do with each layer: nothing is trained, and no buffer moves.
+
+        Args:
+            model: as for ``estimate``.
+            images: an example batch, best of another size than any dimension that is not the sample.
+
+        Returns:
+            For each layer with trained parameters, in the order of the blocks: fast, slow (why, at what cost), or
+            refused (why, and what is accepted).
+        """
+        blocks, images = _blocks(model), laid_out(images, self.channels_last)
+        try:
+            self._check_network(blocks, images.device)
+        except BlockError as error:
+            return [LayerCheck(None, "", type(model).__name__, "refused", str(error))]
+        return check_layers(blocks, images, self.guess, self.perturbation, self.engine)
+
+    def _check_network(self, blocks: Sequence[Block], device: torch.device) -> None:
+        """Refuse a network on which a step would be wrong.
+
+        Args:
+            blocks: the network.
+            device: where it is.
+
+        Raises:
+            BlockError: naming the layer.
+        """
+        check_apart(blocks)
+        if self.channels_last and device.type == "cpu":
+            check_kernels(blocks)
+        self.engine.check_blocks(blocks)
 
     def compile(self, compiler: Compiler = inductor) -> None:
         """Compile ``estimate`` in place, as ``nn.Module.compile`` compiles a module; see ``CompiledEstimate``.
@@ -153,9 +187,7 @@ class GradientEstimator:
         self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
     ) -> tuple[Step, dict[nn.Parameter, Tensor]]:
         """What the step computes, and the gradients."""
-        _check_apart(blocks)
-        if self.channels_last and images.device.type == "cpu":
-            _check_kernels(blocks)
+        self._check_network(blocks, images.device)
         self.guess.prepare(blocks)
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         network = NetworkPass(
@@ -187,39 +219,3 @@ class ForwardModeEstimator(GradientEstimator):
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
     blocks: Any = getattr(model, "blocks", model)
     return blocks
-
-
-def _check_apart(blocks: Sequence[Block]) -> None:
-    """Refuse parameters that have more than one estimate.
-
-    Raises:
-        BlockError: naming the blocks.
-    """
-    owners: dict[nn.Parameter, int] = {}
-    for index, block in enumerate(blocks):
-        for part in [block] if block is blocks[-1] else [block.body, block.aux]:
-            for parameter in trainable(part):
-                if parameter in owners:
-                    name = next(name for name, p in part.named_parameters() if p is parameter)
-                    raise BlockError(
-                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: accepted are "
-                        "bodies and auxiliary networks with parameters of their own"
-                    )
-                owners[parameter] = index
-
-
-def _check_kernels(blocks: Sequence[Block]) -> None:
-    """Refuse convolutions whose weight gradient is wrong on CPUs with channels last (oneDNN issue 6035).
-
-    Raises:
-        BlockError: naming the layer.
-    """
-    for index, block in enumerate(blocks):
-        for name, module in block.named_modules():
-            strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
-            if strided and module.in_channels < LANES:
-                raise BlockError(
-                    f"channels_last=true is not possible with {name} of block {index} on CPUs, whose gradient of a "
-                    f"strided 1x1 convolution of fewer than {LANES} channels is wrong: accepted is "
-                    "channels_last=false, or a convolution without stride of every second pixel"
-                )

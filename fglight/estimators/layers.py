@@ -22,6 +22,9 @@ from fglight.estimators import linalg
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
+NO_SINGLE_USE = "no single use of a layer stands for it (used twice, outside of its layer, or by a method of one's own)"
+"""Why a parameter is treated as one of the whole block."""
+
 
 @dataclass(eq=False)
 class LayerCall:

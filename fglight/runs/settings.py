@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import FACTS, Cell, says
 from fglight.config.rules import FIXED
-from fglight.config.settings import SWEEP_SETTINGS, choices, defaults, root_file
+from fglight.config.settings import NO_RUN_HAS, choices, defaults, root_file
 from fglight.errors import ConfigError
 from fglight.paper.recipes import MODELS, nearest
 
@@ -69,7 +69,7 @@ def run_settings(cfg: DictConfig) -> dict[str, Any]:
     settings = {
         key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         for key, value in cfg.items()
-        if key not in ("hydra", *SWEEP_SETTINGS)
+        if key not in ("hydra", *NO_RUN_HAS)
     }
     for group in ("guess", "target"):  # so that who reads them needs no class
         settings[group] |= {fact: says(cfg[group], fact) for fact in FACTS[group]}
@@ -187,7 +187,7 @@ def paper_config(cell: Cell) -> DictConfig:
     """
     chosen = defaults() | {"data": cell.data, "model": MODELS[cell.blocks], "target": cell.target, "guess": cell.guess}
     chosen |= {group: getattr(cell, group) for group in ("aux", "perturb") if getattr(cell, group)}
-    root = {name: value for name, value in root_file().items() if name not in ("defaults", "hydra", *SWEEP_SETTINGS)}
+    root = {name: value for name, value in root_file().items() if name not in ("defaults", "hydra", *NO_RUN_HAS)}
     cfg = OmegaConf.create({**root, **{group: choices(group)[choice] for group, choice in chosen.items()}})
     cfg.model.width = cell.width
     return cfg

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from itertools import product
 from types import MethodType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from helpers import Definition, assert_all_close, assert_close, body_gradients, 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from fglight.errors import BlockError
 from fglight.estimators import (
     ActivityPerturbation,
     ActivitySpanPerturbation,
@@ -28,6 +30,7 @@ from fglight.estimators import (
     ReverseMode,
     WeightPerSamplePerturbation,
     WeightPerturbation,
+    layers,
 )
 from fglight.models import Block, BlockNetwork
 
@@ -228,6 +231,14 @@ def without_gradient():
         return gate * self.layer(x)
 
     return Body(forward, layer=linear())
+
+
+def dropout():
+    return nn.Sequential(linear(), nn.Dropout(0.5))
+
+
+def reentrant():
+    return Body(lambda s, x: checkpoint(s.layer, x, use_reentrant=True), layer=linear())
 
 
 BODIES = [
@@ -561,3 +572,46 @@ def test_an_error_of_the_body_s_own_is_left_as_it_is():
             GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=engine()).estimate(
                 blocks, torch.randn(2, 4), torch.ones(2)
             )
+
+
+# What ``check`` tells beforehand.
+
+
+def checked(make, engine, way):
+    """What ``check`` says of layers, by path, whether a step refused, and which layers it looped over samples for."""
+    blocks, inputs, labels = network(make)
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WAYS[way](), engine=engine())
+    before = deepcopy([*blocks[0].state_dict().values()]), torch.get_rng_state()
+    found = {}
+    for layer in estimator.check(blocks, inputs):
+        found.setdefault(layer.path, set()).add((layer.block, layer.layer))
+        assert bool(layer.why) == (layer.path != "fast")
+    assert all(map(torch.equal, before[0], blocks[0].state_dict().values()))
+    assert torch.equal(before[1], torch.get_rng_state())
+    owners = {p: (j, name.rpartition(".")[0]) for j, b in enumerate(blocks) for name, p in b.body.named_parameters()}
+    looped = set()
+    loop = layers._by_loop
+
+    def noted(call, parameter, cotangent):
+        looped.add(owners[parameter])
+        return loop(call, parameter, cotangent)
+
+    with patch.object(layers, "_by_loop", noted):
+        try:
+            estimator.estimate(blocks, inputs, labels)
+        except BlockError:
+            return found, True, looped
+    return found, False, looped
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*nested tensors.*:UserWarning")
+@pytest.mark.parametrize("way", ["activity", "tensor", "weight_per_sample"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("make", [*BODIES, dropout, reentrant])
+def test_check_tells_what_a_step_does(make, engine, way):
+    found, refused, looped = checked(make, engine, way)
+    assert ("refused" in found) == refused
+    if not refused and way == "weight_per_sample" and engine is ReverseMode:
+        assert found.get("slow", set()) == looped
+    if way == "activity":
+        assert "slow" not in found

@@ -1,6 +1,7 @@
 """What every engine is: a way to compute inner products with a target."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from fglight.estimators.layers import used_in
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.targets import Target
+from fglight.models.blocks import Block
 
 
 class Engine(ABC):
@@ -48,6 +50,13 @@ class Engine(ABC):
             ValueError: in one line.
         """
 
+    def check_blocks(self, blocks: Sequence[Block]) -> None:  # noqa: B027
+        """Refuse a network that cannot be computed with.
+
+        Raises:
+            BlockError: naming the layer.
+        """
+
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027
         """Refuse what would not replay as it was recorded.
 
@@ -56,13 +65,14 @@ class Engine(ABC):
         """
 
     @torch.enable_grad()
-    def differentiate(self, body: nn.Module, x: Tensor, last: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
         """Do to a body what a step does: here, take gradients of its output.
 
         Args:
             body: a block's layers, which may run once more.
             x: what they take in.
             last: whether the block is the last one.
+            parameters: whether derivatives along parameters are needed.
 
         Raises:
             RuntimeError: it cannot be done.

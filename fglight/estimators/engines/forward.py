@@ -16,6 +16,7 @@ from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import BlockDerivative, Perturbation
 from fglight.estimators.step import GRADIENT_ALONE, Auxiliaries
 from fglight.estimators.targets import Target
+from fglight.models.blocks import Block
 
 
 class ForwardMode(Engine):
@@ -44,15 +45,16 @@ class ForwardMode(Engine):
     def check(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``: a guess needs a direction, and must do without the next block."""
         if not guess.projects:
-            raise ValueError(
-                f"engine=forward knows only directional derivatives, and {type(guess).__name__} has no direction: "
-                "accepted is engine=reverse"
-            )
+            raise ValueError(f"engine=forward needs a direction, {type(guess).__name__} has none: accepted is reverse")
         if guess.needs_next_block:
             raise ValueError(
                 f"engine=forward is not possible with {type(guess).__name__}, which needs the next block before that "
                 "has run: accepted is engine=reverse"
             )
+
+    def check_blocks(self, blocks: Sequence[Block]) -> None:
+        """See ``Engine``: bodies that draw random numbers."""
+        check_deterministic(blocks)
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``.
@@ -72,22 +74,21 @@ class ForwardMode(Engine):
         self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        check_deterministic(network.blocks)
         step = _ForwardStep(network, target, guess, perturbation)
         return (step.in_one_run() if perturbation.in_one_run else step.in_two_runs()), None
 
     @torch.no_grad()
     @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, last: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
         """See ``Engine``: push tangents through it, one and several, unless it is the last."""
         if last:
-            return super().differentiate(body, x, last)
+            return super().differentiate(body, x, last=last, parameters=parameters)
         buffers = Buffers([body])
         body(x)  # which buffers it moves tells how many tangents it takes at once
         again = partial(buffers.again, body)
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
-            if moves:
+            if moves and parameters:
                 pushforward_all(body, x, moves, again)
             if x.is_floating_point():
                 pushforward_all(body, x, torch.ones_like(x).expand(count, *x.shape), again)

@@ -21,6 +21,7 @@ class ActivityPerturbation(Perturbation):
     """
 
     granularities: ClassVar = {"sample": Granularity(dimensions=1), "channel": Granularity(dimensions=2)}
+    in_parameters = False
     several_directions = True
 
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:

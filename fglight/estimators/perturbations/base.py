@@ -49,6 +49,7 @@ class Perturbation(ABC):
 
     Attributes:
         granularities: what it can be.
+        in_parameters: whether it projects in the space of theta_j, not of h_j.
         by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
         several_directions: whether it can project on several directions of a guess.
         spans: whether it projects on directions of several samples at once.
@@ -59,6 +60,7 @@ class Perturbation(ABC):
     """
 
     granularities: ClassVar[Mapping[str, Granularity]] = {"sample": Granularity(1)}
+    in_parameters = True
     by_sample = True
     several_directions = False
     spans = False
@@ -116,6 +118,15 @@ class Perturbation(ABC):
                 f"perturb.coefficient={chosen.name} is not possible with {where}: "
                 f"accepted is {', '.join(name for name, kind in COEFFICIENTS.items() if fits(kind))}"
             )
+
+    def slow(self, here: BlockPass, parameter: nn.Parameter) -> str:
+        """Why a parameter has no fast path, and what that costs; empty where it has.
+
+        Args:
+            here: its block, which has run with ``record_calls``.
+            parameter: one of ``here.parameters``.
+        """
+        return ""
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """A context in which ``body`` runs once; its value is what the perturbation wants to know of its layers."""

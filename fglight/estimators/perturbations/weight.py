@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fglight.estimators import linalg
 from fglight.estimators.duals import TANGENTS
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import LayerCall, record_calls, weight_output
+from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, record_calls, weight_output
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import (
     BlockDerivative,
@@ -44,6 +44,13 @@ class WeightPerturbation(Perturbation):
     }
     by_sample = False
     several_directions = True
+
+    def slow(self, here: BlockPass, parameter: nn.Parameter) -> str:
+        """See ``Perturbation``: where no single use of a layer stands for a weight."""
+        weights = [module.weight for module in here.block.body.modules() if type(module) in (nn.Linear, *CONVOLUTIONS)]
+        if parameter in here.weight_calls or not any(parameter is weight for weight in weights):
+            return ""
+        return f"{NO_SINGLE_USE}: its target is computed, as much as a weight gradient in backpropagation"
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import CONVOLUTIONS, LayerCall, knows_layer, record_calls
+from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, knows_layer, record_calls
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.per_sample import InnerProducts, ParameterUse
 from fglight.estimators.perturbations.base import BlockDerivative, Estimate, Perturbation
@@ -35,6 +35,18 @@ class WeightPerSamplePerturbation(Perturbation):
 
     granularities: ClassVar = {"tensor": Granularity()}
     draws_twice = True
+
+    def slow(self, here: BlockPass, parameter: nn.Parameter) -> str:
+        """See ``Perturbation``."""
+        call, name = here.owners.get(parameter, (None, ""))
+        cost = "a backward pass through the block for each sample"
+        if call is None:
+            return f"{NO_SINGLE_USE}: {cost}"
+        if not call.by_sample(len(here.input)):
+            return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
+        if not knows_layer(call, name):
+            return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
+        return ""
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""

@@ -1,0 +1,118 @@
+"""What an estimator will do with each layer of a network, told before any training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fglight.errors import BlockError
+from fglight.estimators.batch import Batch
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import culprits
+from fglight.estimators.engines.base import Engine
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.layers import record_calls
+from fglight.estimators.passes import NetworkPass, trainable
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.step import Auxiliaries
+from fglight.models.blocks import Block
+
+LANES = 16
+"""How many single-precision numbers the vector registers of CPUs hold at most."""
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """What becomes of one layer.
+
+    Attributes:
+        block: its block j; None for what concerns the whole network.
+        layer: its name in the block's body, empty for the body itself.
+        kind: its class.
+        path: ``fast``; ``slow``, the right way at a price; or ``refused``: the first step would end with an error.
+        why: why it is slow and what that costs, or why it is refused and what is accepted; empty where it is fast.
+    """
+
+    block: int | None
+    layer: str
+    kind: str
+    path: Literal["fast", "slow", "refused"]
+    why: str = ""
+
+
+def check_layers(
+    blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation, engine: Engine
+) -> list[LayerCheck]:
+    """What becomes of every layer with trained parameters; see ``GradientEstimator.check``."""
+    found = []
+    buffers = Buffers(blocks)
+    devices = [] if images.device.type == "cpu" else [images.device]
+    differentiate = partial(engine.differentiate, parameters=perturbation.in_parameters)
+    with torch.random.fork_rng(devices, device_type=images.device.type):
+        refused = {
+            index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
+            for index, name, kind, why in culprits(blocks, images, differentiate)
+        }
+        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        nothing = Auxiliaries(evaluated=False, differentiated=False, trained=False)
+        network = NetworkPass(blocks, Batch.of(images, labels), buffers, nothing, record_calls)
+        hidden = images
+        for index, block in enumerate(blocks):
+            if index in refused:
+                found.append(refused[index])
+                with torch.no_grad(), buffers.again(block.body):
+                    hidden = block.body(hidden)
+                continue
+            here = network.enter(index, hidden.detach())
+            slow: dict[str, str] = {}
+            with torch.enable_grad(), buffers.again(block.body):
+                here.run()
+                for name, parameter in zip(here.names, here.parameters):
+                    exact = block is blocks[-1] or not guess.projects
+                    layer = name.rpartition(".")[0]
+                    slow[layer] = slow.get(layer) or ("" if exact else perturbation.slow(here, parameter))
+            for layer, why in slow.items():
+                kind = type(block.body.get_submodule(layer)).__name__
+                found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))
+            hidden = here.output
+            here.release()
+    return found
+
+
+def check_apart(blocks: Sequence[Block]) -> None:
+    """Refuse parameters that have more than one estimate.
+
+    Raises:
+        BlockError: naming the blocks.
+    """
+    owners: dict[nn.Parameter, int] = {}
+    for index, block in enumerate(blocks):
+        for part in [block] if block is blocks[-1] else [block.body, block.aux]:
+            for parameter in trainable(part):
+                if parameter in owners:
+                    name = next(name for name, p in part.named_parameters() if p is parameter)
+                    raise BlockError(
+                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: accepted are "
+                        "bodies and auxiliary networks with parameters of their own"
+                    )
+                owners[parameter] = index
+
+
+def check_kernels(blocks: Sequence[Block]) -> None:
+    """Refuse convolutions whose weight gradient is wrong on CPUs with channels last (oneDNN issue 6035).
+
+    Raises:
+        BlockError: naming the layer.
+    """
+    for index, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
+            if strided and module.in_channels < LANES:
+                raise BlockError(
+                    f"channels_last=true is not possible with {name} of block {index} on CPUs, whose gradient of a "
+                    f"strided 1x1 convolution of fewer than {LANES} channels is wrong: accepted is "
+                    "channels_last=false, or a convolution without stride of every second pixel"
+                )

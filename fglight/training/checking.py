@@ -1,0 +1,33 @@
+"""What a run would do with each layer of its network, as a table; ``check=true``."""
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from fglight.build import build_estimator, build_model
+from fglight.words import counted
+
+SAMPLES = 5
+"""Images of the example: few, and no other dimension of the networks that ship has as many."""
+
+
+def show_check(cfg: DictConfig) -> bool:
+    """Print what a step does with each layer, on random images; nothing is trained.
+
+    Returns:
+        Whether nothing is refused.
+    """
+    torch.manual_seed(cfg.seed)
+    data = cfg.data
+    images = torch.randn(SAMPLES, data.in_channels, data.image_size, data.image_size)
+    found = build_estimator(cfg).check(build_model(cfg), images)
+    table = Table("block", "layer", "class", "path", "why, and at what cost")
+    for layer in found:
+        block = "" if layer.block is None else str(layer.block)
+        table.add_row(block, layer.layer or "(all of it)", layer.kind, layer.path, layer.why)
+    console = Console()
+    console.print(table)
+    counts = ", ".join(f"{sum(layer.path == path for layer in found)} {path}" for path in ("fast", "slow", "refused"))
+    console.print(f"{counted(len(found), 'layer')}: {counts}. Nothing was trained.")
+    return not any(layer.path == "refused" for layer in found)
