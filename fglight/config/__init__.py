@@ -1,6 +1,7 @@
 """Composing a configuration, and checking it. Needs no torch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,6 +18,12 @@ def _recipe(key: str, _root_: DictConfig) -> Any:
     return getattr(recipe(nearest(Cell.from_config(_root_), random=says(_root_.guess, "random"))), key)
 
 
+def _folder(fact: str, _parent_: DictConfig) -> Any:
+    from fglight.data.image_files import found  # PIL is needed for folders alone
+
+    return found(Path(_parent_.root).expanduser(), fact)
+
+
 def _gpus() -> int:
     import torch  # takes seconds, and only launchers ask
 
@@ -26,6 +33,8 @@ def _gpus() -> int:
 # ${recipe:lr} is the paper's learning rate for the chosen cell, ${cell:} the cell's name.
 OmegaConf.register_new_resolver("recipe", _recipe, replace=True)
 OmegaConf.register_new_resolver("cell", lambda _root_: str(Cell.from_config(_root_)), replace=True)
+# ${folder:num_classes} is what data.root, a folder of images, tells of itself.
+OmegaConf.register_new_resolver("folder", _folder, replace=True)
 # ${gpus:} is what a job asks of a launcher: 1 where this machine has a GPU, else 0.
 OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
 

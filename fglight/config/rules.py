@@ -108,6 +108,9 @@ OPTIONAL: list[tuple[str, Callable[[Any], bool], str]] = [
     ("aux.pool", _whole(1), "a whole number from 1 on"),
     ("data.augment", _flag, "true or false"),
     ("data.download", _flag, "true or false"),
+    ("data.resize", _flag, "true or false"),
+    ("data.stream", lambda value: value is None or _flag(value), "true, false or null (false up to a gigabyte)"),
+    ("data.num_workers", _whole(0), "a whole number from 0 on"),
     ("data.holdout", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
 ]
 """The same for settings of components that ship, which components of one's own need not have."""

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fglight.cell import FACTS
 from fglight.config.rules import FIXED, LIGHTNING, OPTIONAL, RULES
-from fglight.errors import ConfigError
+from fglight.errors import ConfigError, FglightError
 
 PACKAGE = Path(__file__).parent.parent
 CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
@@ -94,6 +94,9 @@ def check_settings(cfg: DictConfig) -> None:
         root = {name: cfg[name] for name in cfg if name not in GROUPS}
         groups = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in GROUPS}
     except OmegaConfBaseException as error:  # of an interpolation
+        said = next((cause for cause in _causes(error) if isinstance(cause, FglightError)), None)
+        if said is not None:
+            raise ConfigError(str(said)) from error
         raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
     _check_names(root, groups)
     given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if groups["trainer"].get(name) is not None]
@@ -212,6 +215,12 @@ def _key(name: str) -> str:
 
 def _no_choice(group: str, text: str) -> ConfigError:
     return ConfigError(f"{text} is not possible, a run needs one: accepted is {group}={' or '.join(choices(group))}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The errors that led to an error, the latest first."""
+    while (error := error.__cause__ or error.__context__) is not None:
+        yield error
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,21 @@
-"""Images as batches: data sets in memory on the training device, and Imagenette from its folders."""
+"""Images as batches: data sets in memory on the training device, and folders that are read as training goes."""
 
-from fglight.data.batches import Batches
-from fglight.data.datamodule import ImageDataModule
-from fglight.data.imagenette import ImagenetteDataModule
+from importlib import import_module
+from typing import Any
 
-__all__ = ["Batches", "ImageDataModule", "ImagenetteDataModule"]
+_MODULES = {
+    "Batches": "batches",
+    "DataModule": "base",
+    "ImageDataModule": "datamodule",
+    "ImagenetteDataModule": "imagenette",
+    "image_folder": "class_folders",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch when it is asked for; what image files are needs none."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"fglight.data.{_MODULES[name]}"), name)

@@ -1,0 +1,247 @@
+"""Images in a folder for each class, streamed by worker processes, as a Lightning data module."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from fglight.data.augment import PADDING
+from fglight.data.base import DataModule, is_integer, require
+from fglight.data.batches import epoch_generator
+from fglight.data.image_files import is_image, read_image
+from fglight.data.shares import batch_shares
+from fglight.data.splits import holdout_split
+from fglight.errors import DataError
+from fglight.layout import laid_out
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of shuffled indices, each with a number of its own to draw the image's augmentation from.
+
+    Both follow from (seed, epoch), whichever worker process gets which image.
+
+    Args:
+        count: Number of images.
+        seed: The run's seed.
+        shares: Which places in the order make up each batch.
+    """
+
+    def __init__(self, count: int, seed: int, shares: Sequence[tuple[int, int]]) -> None:
+        self.count = count
+        self.seed = seed
+        self.shares = shares
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration give the order of another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = epoch_generator(self.seed, self.epoch)
+        order = torch.randperm(self.count, generator=generator)
+        draws = torch.randint(2**62, (self.count,), generator=generator)
+        keys = list(zip(order.tolist(), draws.tolist()))
+        return (keys[start:stop] for start, stop in self.shares)
+
+
+class SeededImages(Dataset):
+    """Images whose random transforms draw from the number that comes along with the index.
+
+    Args:
+        images: Gives an image and its class for an index; its transforms use PyTorch's global generator.
+    """
+
+    def __init__(self, images: Dataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, draw = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(draw)  # torch.manual_seed would also reset the GPU's generator
+            return self.images[index]
+
+
+class Stream(DataLoader):
+    """A loader that hands on what its worker processes say of a file, without their tracebacks.
+
+    Args:
+        images: Gives an image and its class for an element of a batch.
+        batches: Gives the elements of each batch.
+        num_workers: Processes that read and transform images, 0 for none.
+        **options: For `torch.utils.data.DataLoader`.
+    """
+
+    def __init__(self, images: Dataset, batches: Iterable[Sequence], num_workers: int, **options: Any) -> None:
+        # A generator of its own keeps the loader from drawing from the global one.
+        options |= {"batch_sampler": batches, "num_workers": num_workers, "generator": torch.Generator()}
+        super().__init__(images, collate_fn=_collate, **options)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (images, labels).
+
+        Raises:
+            DataError: A file is damaged, or another kind of image.
+        """
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            raise DataError(str(error).strip().splitlines()[-1].removeprefix("fglight.errors.DataError: ")) from error
+
+
+def open_folders(
+    folder: Path, *, channels: int, side: int | None, transforms: Sequence[v2.Transform]
+) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+    """Lists the images of `train/CLASS/` and `val/CLASS/`.
+
+    Args:
+        folder: Where `train` and `val` are.
+        channels: 1 or 3, of an image.
+        side: Width and height that every image must have, None for any.
+        transforms: What is done to training and to test images.
+
+    Raises:
+        DataError: A folder is missing or has no images, or `train` and `val` have different classes.
+    """
+    loader = partial(read_image, channels=channels, side=side)
+    found = []
+    for split, transform in zip(("train", "val"), transforms):
+        try:
+            images = datasets.ImageFolder(folder / split, transform, loader=loader, is_valid_file=is_image)
+        except FileNotFoundError as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{folder / split} is missing or incomplete ({reason})") from error
+        found.append(images)
+    train, val = found
+    if train.classes != val.classes:
+        only = {"val": set(val.classes) - set(train.classes), "train": set(train.classes) - set(val.classes)}
+        listed = ", ".join(f"only in {split}: {', '.join(sorted(names))}" for split, names in only.items() if names)
+        raise DataError(f"train and val of {folder} have different class folders ({listed})")
+    return train, val
+
+
+class FolderDataModule(DataModule):
+    """Images streamed from `train/CLASS/` and `val/CLASS/`.
+
+    Training crops are random, with padding 4, and half of them are mirrored; test images, and with `augment` off all,
+    are cropped centrally where they are not square. The order and the augmentation of an epoch follow from (seed,
+    epoch) alone, not from the number of workers.
+
+    Args:
+        resize: Whether images are of any size and scaled so that the shorter side fits; else all must have
+            `image_size`.
+        num_workers: Processes that read and transform images, 0 for none.
+        **settings: The settings of `DataModule`.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    def __init__(self, *, resize: bool = True, num_workers: int = 4, **settings: Any) -> None:
+        super().__init__(**settings)
+        require(is_integer(num_workers, 0), "num_workers", num_workers, "an integer from 0 up")
+        self.resize = resize
+        self.num_workers = num_workers
+        self._train: Dataset | None = None
+        self._test: Dataset | None = None
+        self._train_loader: DataLoader | None = None
+        self._test_loader: DataLoader | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder with `train` and `val`."""
+        return self.root
+
+    def setup(self, stage: str | None = None) -> None:
+        """Lists the images, once.
+
+        Args:
+            stage: Ignored, all stages share the lists.
+
+        Raises:
+            DataError: A folder is missing or has no images, or `train` and `val` have different classes.
+            ConfigError: `num_classes` is not the number of class folders, or `holdout` leaves a part without an
+                image of every class.
+        """
+        if self._train is not None:
+            return
+        evaluation = self._transform(train=False)
+        train, test = self._open(self._transform(train=True), evaluation)
+        check_classes(self.num_classes, train)
+        if self.holdout:
+            kept, held = holdout_split(train.targets, self.holdout)
+            test = Subset(self._open(evaluation, evaluation)[0], held.tolist())
+            train = Subset(train, kept.tolist())
+        self._train, self._test = SeededImages(train), test
+
+    def train_dataloader(self) -> DataLoader:
+        """Returns the training batches of the trainer's current epoch (of epoch 0 without a trainer).
+
+        It is the same loader every time, so that its worker processes live on; its epoch is set anew.
+        """
+        self.setup()
+        if self._train_loader is None:
+            shares = self._shares(self._train, training=True)
+            self._train_loader = self._loader(self._train, EpochSampler(len(self._train), self.seed, shares))
+        self._train_loader.batch_sampler.set_epoch(self.epoch)
+        return self._train_loader
+
+    def val_dataloader(self) -> DataLoader:
+        """Returns the batches of `test_dataloader`: the curves of a run are those of the set it is judged on."""
+        return self.test_dataloader()
+
+    def test_dataloader(self) -> DataLoader:
+        """Returns the images of `val`, or with `holdout` the images held out, in order and never augmented."""
+        self.setup()
+        if self._test_loader is None:
+            shares = self._shares(self._test, training=False)
+            self._test_loader = self._loader(self._test, [range(*share) for share in shares])
+        return self._test_loader
+
+    def _shares(self, images: Dataset, *, training: bool) -> list[tuple[int, int]]:
+        return batch_shares(len(images), self.batch_size, training=training, **self.processes)
+
+    def _loader(self, images: Dataset, batches: Iterable[Sequence]) -> DataLoader:
+        # Lightning warns of memory pinned by workers that persist while loaders are reloaded, so none is.
+        return Stream(images, batches, self.num_workers, persistent_workers=self.num_workers > 0)
+
+    def _open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+        side = None if self.resize else self.image_size
+        return open_folders(self.folder, channels=self.in_channels, side=side, transforms=transforms)
+
+    def _transform(self, train: bool) -> v2.Transform:
+        if train and self.augment:
+            crop = [v2.RandomCrop(self.image_size, padding=PADDING), v2.RandomHorizontalFlip()]
+        else:
+            crop = [v2.CenterCrop(self.image_size)]
+        scale = [v2.Resize(self.image_size, antialias=True)] if self.resize else []
+        floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+        return v2.Compose([v2.ToImage(), *scale, *crop, *floats, v2.ToPureTensor()])
+
+
+def check_classes(num_classes: int, images: datasets.ImageFolder) -> None:
+    """Checks a number of classes against the class folders.
+
+    Raises:
+        ConfigError: It is not their number.
+    """
+    count = len(images.classes)
+    accepted = f"{count}, the number of class folders in {images.root}"
+    require(num_classes == count, "num_classes", num_classes, accepted)
+
+
+def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """A batch, laid out as its shape says whatever the transforms leave."""
+    images, labels = default_collate(samples)
+    return laid_out(images), labels

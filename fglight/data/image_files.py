@@ -1,0 +1,90 @@
+"""Image files in a folder for each class: what they are, and reading one. Needs no torch."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fglight.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+_GREY = ("1", "L", "LA")  # PIL's names of what has a single channel, but for transparency
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is an image by its name; hidden files are none."""
+    name = os.path.basename(path)
+    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+
+
+def found(root: Path, fact: str) -> Any:
+    """Finds out what a configuration says of a data set.
+
+    Args:
+        root: Folder with `train/CLASS/` and `val/CLASS/`.
+        fact: `name`, the folder's own, in characters that names of runs may have; `num_classes`, the number of class
+            folders; or of the first training image `in_channels`, 1 or 3, and `image_size`, its shorter side.
+
+    Raises:
+        DataError: The folder has no classes or no images, or the first image is damaged.
+    """
+    if fact == "name":
+        return re.sub(r"[^\w.+-]+", "_", root.absolute().name)[:64]
+    try:
+        classes = sorted(entry.path for entry in os.scandir(root / "train") if entry.is_dir())
+    except OSError:
+        classes = []
+    if fact == "num_classes" and classes:
+        return len(classes)
+    path = next((path for folder in classes for path in _images(folder)), None)
+    if path is None:
+        raise DataError(
+            f"data.root={root} is not possible, there are no images in {root / 'train'}: accepted is a folder with "
+            "train/CLASS/*.png or *.jpg, and val/CLASS/"
+        )
+    image = _read(path)
+    return min(image.size) if fact == "image_size" else 1 if image.mode in _GREY else 3
+
+
+def read_image(path: str, channels: int = 3, side: int | None = None) -> Image.Image:
+    """Reads one image.
+
+    Args:
+        path: Its file.
+        channels: 1 for grey, or 3 for colour, which grey images are turned into.
+        side: Width and height that the image must have; None for any.
+
+    Raises:
+        DataError: The file is damaged, or another kind of image.
+    """
+    image = _read(path, whole=True)
+    if channels == 1 and image.mode not in _GREY:
+        raise DataError(f"{path} is in colour, which data.in_channels=1 cannot hold: accepted is 3, for all images")
+    if side is not None and image.size != (side, side):
+        raise DataError(
+            f"{path} has {image.width}x{image.height} pixels, not {side}x{side}: accepted are images of "
+            "data.image_size, or of any size with data.resize=true, which scales and crops them"
+        )
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _read(path: str, whole: bool = False) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            if whole:
+                image.load()
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise DataError(f"{path} is damaged ({error})") from error
+    if image.mode[0] in "IF":
+        raise DataError(f"{path} has more than 8 bits a pixel (PIL's mode {image.mode}): accepted are images of bytes")
+    return image
+
+
+def _images(folder: str) -> Iterator[str]:
+    """The images in a folder, in torchvision's order."""
+    for inside, _, names in sorted(os.walk(folder, followlinks=True)):
+        yield from (path for path in (os.path.join(inside, name) for name in sorted(names)) if is_image(path))
