@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
@@ -14,13 +14,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
-from fglight.config.settings import NOT_ARGUMENTS
+from fglight.config.settings import DATA, NOT_ARGUMENTS, arguments
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
 
 if TYPE_CHECKING:  # takes seconds, and plans do without
-    from lightning import LightningDataModule
+    from lightning import Callback, LightningDataModule
 
 
 def load_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -101,15 +101,68 @@ def build_data(cfg: DictConfig) -> "LightningDataModule":
     """The data module of a configuration.
 
     Raises:
-        ConfigError: a setting does not fit the data set.
+        ConfigError: a setting does not fit the data set, or its class is none that a run can use.
     """
+    from lightning import LightningDataModule
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    target = cfg.data._target_
+    takes = arguments("data", target)
+    given = {**cfg.data, "seed": cfg.seed}
+    left_out = {*FACTS["data"], *(() if takes is None else {*DATA, "seed"} - takes)}
     try:
-        return _component(cfg, "data")(seed=cfg.seed)
+        data = instantiate({name: value for name, value in given.items() if name not in left_out})
     except InstantiationException as error:
         # Hydra wraps what a constructor raises; the data set's own words are the better ones.
         if isinstance(error.__cause__, FglightError):
             raise error.__cause__ from None
         raise
+    loaders = ("train_dataloader", "val_dataloader")
+    if not isinstance(data, LightningDataModule) or not all(is_overridden(loader, data) for loader in loaders):
+        raise ConfigError(
+            f"data._target_={target} is not possible: accepted is a LightningDataModule with {' and '.join(loaders)}"
+        )
+    return data
+
+
+def build_callbacks(cfg: DictConfig) -> "list[Callback]":
+    """The callbacks of a configuration's run, beside those that every run has.
+
+    Raises:
+        ConfigError: one cannot be made, or does what a run does by itself.
+    """
+    from lightning import Callback
+    from lightning.pytorch.callbacks import (
+        BatchSizeFinder,
+        Checkpoint,
+        GradientAccumulationScheduler,
+        LearningRateFinder,
+        ProgressBar,
+        StochasticWeightAveraging,
+    )
+
+    instead = {
+        Checkpoint: "checkpoints/last.ckpt is what an interrupted run goes on from",
+        ProgressBar: "trainer.enable_progress_bar shows one",
+        (BatchSizeFinder, GradientAccumulationScheduler): "data.batch_size is how many images a step takes",
+        LearningRateFinder: "-m search=lr looks for learning rates",
+        StochasticWeightAveraging: "the scheduler decides on learning rates",
+    }
+    callbacks = []
+    for name, settings in cfg.callbacks.items():
+        try:
+            callback = instantiate(settings)
+        except HydraException as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise ConfigError(f"callbacks.{name} is not possible: {reason}") from error
+        chosen = f"callbacks.{name}._target_={settings._target_}"
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"{chosen} is not possible: accepted is a callback of Lightning's")
+        for kind, words in instead.items():
+            if isinstance(callback, kind):
+                raise ConfigError(f"{chosen} cannot go with what a run does by itself: leave it out, {words}")
+        callbacks.append(callback)
+    return callbacks
 
 
 def build_optimizer(cfg: DictConfig, device: torch.device) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
@@ -146,5 +199,5 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
 
 def _component(cfg: DictConfig, group: str) -> Callable:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
-    said = FACTS.get(group, ()) if group == "data" else (*NOT_ARGUMENTS, *FACTS.get(group, ()))
+    said = (*NOT_ARGUMENTS, *FACTS.get(group, ()))
     return instantiate({key: value for key, value in cfg[group].items() if key not in said}, _partial_=True)

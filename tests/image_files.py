@@ -32,6 +32,11 @@ def tensors(loader):
     return torch.cat(images), torch.cat(labels)
 
 
+def pixels(images):
+    """The bytes of images that are only divided by 255."""
+    return (images * 255).round().to(torch.uint8)
+
+
 def same(loader, other):
     return all(torch.equal(a, b) for a, b in zip(tensors(loader), tensors(other)))
 
@@ -119,6 +124,18 @@ def write_imagenette(root, folder="imagenette2-160", classes=3, train=8, val=2):
             for number in range(count):
                 pixels = random_images(1, (36 + number, 40, 3), seed=100 * label + number)[0]
                 Image.fromarray(pixels).resize((50, 36 + number)).save(path / f"{number:02}.JPEG")
+
+
+def write_image_folder(root, shape=(3, 16, 16), classes=("ape", "bee", "cat"), train=8, val=2, suffix=".png"):
+    """Pictures by class; returns the pixels of both splits, (images, *shape), in the order of their names."""
+    split = {}
+    for number, (name, count) in enumerate((("train", train), ("val", val))):
+        split[name] = random_images(count * len(classes), shape, seed=number)
+        for index, pixels in enumerate(split[name]):
+            path = root / name / classes[index // count] / f"{index % count:02}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+    return split
 
 
 def imagenette(root, seed=0, **settings):

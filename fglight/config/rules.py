@@ -118,7 +118,7 @@ OPTIONAL: list[tuple[str, Callable[[Any], bool], str]] = [
 FIXED: dict[str, tuple[Any, str]] = {
     "accumulate_grad_batches": (1, "data.batch_size is how many images a step takes"),
     "barebones": (False, "logger.mode=disabled and trainer.enable_progress_bar=false come near to it"),
-    "callbacks": (None, "fglight.training.module.ForwardGradientModule works with callbacks in a Trainer of your own"),
+    "callbacks": (None, "callbacks=early_stopping, or a file of yours in that group, adds some"),
     "check_val_every_n_epoch": (1, "trainer.limit_val_batches makes the evaluation after an epoch shorter"),
     "default_root_dir": (None, "hydra.run.dir is where a run goes, hydra.sweep.dir where a sweep does"),
     "enable_autolog_hparams": (True, "the complete configuration is logged whenever logger.mode is not disabled"),

@@ -36,6 +36,9 @@ NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
 NOT_ARGUMENTS = ("name", "trained", "interval")
 """Settings of components that are no arguments of their classes."""
 
+DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")
+"""What every data set's file says, whether or not its class takes it."""
+
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
@@ -114,8 +117,11 @@ def check_settings(cfg: DictConfig) -> None:
 
 def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
     read = {group: _read(group, settings) for group, settings in groups.items()}
+    for name, callback in groups["callbacks"].items():
+        target = callback.get("_target_") if isinstance(callback, dict) else callback
+        read[f"callbacks.{name}"] = arguments(f"callbacks.{name}", target)
     said = {f"{group}.{fact}" for group, facts in FACTS.items() for fact in facts}
-    names = (f"{group}.{name}" for group in GROUPS for name in read[group] or () if name[0] != "_")
+    names = (f"{node}.{name}" for node in read for name in read[node] or () if name[0] != "_")
     known = [*_root(), *(name for name in names if name not in said and name.removeprefix("trainer.") not in FIXED)]
     unread = chain(
         ((name, value) for name, value in root.items() if name not in _root()),
@@ -131,23 +137,25 @@ def _unread(node: str, settings: Mapping[str, Any], read: frozenset[str] | None)
         if read is not None and name not in read:
             yield f"{node}.{name}", value
         elif isinstance(value, dict) and value.keys() > {"_target_"}:
-            yield from _unread(f"{node}.{name}", value, _arguments(f"{node}.{name}", value["_target_"]))
+            yield from _unread(f"{node}.{name}", value, arguments(f"{node}.{name}", value["_target_"]))
 
 
 def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     """The settings of a group that something reads; None where its class takes any."""
+    if group == "callbacks":  # each has a name of the user's
+        return None
     if group == "trainer":
         return frozenset(_default(group)) | LIGHTNING.keys()
     target = settings.get("_target_")
     listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_") == target))
     if listed and (group not in ("optim", "scheduler") or settings.keys() <= listed):
         return listed  # to import a class takes seconds, and those of the package have no more than their files list
-    arguments = _arguments(group, target)
-    said = set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()))
-    return None if arguments is None else (arguments - _GIVEN.get(group, set())) | said
+    taken = arguments(group, target)
+    said = set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()), DATA if group == "data" else ())
+    return None if taken is None else (taken - _GIVEN.get(group, set())) | said
 
 
-def _arguments(node: str, target: Any) -> frozenset[str] | None:
+def arguments(node: str, target: Any) -> frozenset[str] | None:
     """The settings that instantiating a target reads; None for any."""
     if not isinstance(target, str):
         raise ConfigError(f"{node}._target_={target} is not possible: accepted is the name of a class")

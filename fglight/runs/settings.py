@@ -42,6 +42,7 @@ Every other setting counts: a run that departs from the paper in one is not comp
 """
 
 _NEUTRAL = {
+    "callbacks": {},
     "trainer.max_steps": -1,
     "trainer.fast_dev_run": False,
     **{f"trainer.{name}": value for name, (value, _) in FIXED.items()},

@@ -26,6 +26,7 @@ class LastCheckpoint(Checkpoint):
         metrics: of the last whole epoch, by the names they are logged under.
         seconds: that training took until then, interruptions left out.
         wandb_id: of the run on Weights & Biases, which goes on under the same one.
+        stopped: whether training was to end with that epoch, however many there might have been.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +34,7 @@ class LastCheckpoint(Checkpoint):
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self.wandb_id: str | None = None
+        self.stopped = False
         self._next = folder / "next.ckpt"
         self._since = time.perf_counter()
 
@@ -61,20 +63,23 @@ class LastCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the part before the interruption."""
-        return {"metrics": self.metrics, "seconds": self.seconds, "wandb_id": self.wandb_id}
+        names = ("metrics", "seconds", "wandb_id", "stopped")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
         self.metrics = state_dict["metrics"]
         self.seconds = state_dict["seconds"]
         self.wandb_id = state_dict["wandb_id"]
+        self.stopped = state_dict.get("stopped", False)  # which an earlier version did not say
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the first process's folder; the others need not know where it is."""
         self.path, self._next = trainer.strategy.broadcast((self.path, self._next))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the untrained network."""
+        """Save the untrained network, and do nothing more where an earlier process was at its end."""
+        trainer.should_stop |= self.stopped
         self._since = time.perf_counter()
         if trainer.is_global_zero:
             self._next.unlink(missing_ok=True)  # an earlier process may have been killed while it wrote this
@@ -88,6 +93,7 @@ class LastCheckpoint(Checkpoint):
         self.seconds += now - self._since
         self._since = now
         self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.stopped = trainer.should_stop
         trainer.save_checkpoint(self._next)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -16,10 +16,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from fglight.build import build_data, build_estimator, build_model, build_optimizer, build_scheduler
+from fglight.build import build_callbacks, build_data, build_estimator, build_model, build_optimizer, build_scheduler
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.rules import FIXED, LIGHTNING
+from fglight.data import DataModule
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
@@ -91,6 +92,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     data.prepare_data()
     data.setup("fit")
     model = build_model(cfg)
+    callbacks = build_callbacks(cfg)
     checkpoint = LastCheckpoint(run_dir / "checkpoints")
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
@@ -111,6 +113,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
                 StopAfter(max_steps),
                 checkpoint,
                 KeepSigterm(),
+                *callbacks,
                 *([progress] if cfg.trainer.enable_progress_bar else []),
             ],
             num_sanity_val_steps=0,
@@ -120,6 +123,11 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         raise _refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
+    if trainer.world_size > 1 and not isinstance(data, DataModule):
+        raise ConfigError(
+            f"trainer.devices={cfg.trainer.devices} cannot go with data._target_={cfg.data._target_}, of which each "
+            "process would have all batches: accepted is 1, or a fglight.data.DataModule, which shares them out"
+        )
     other = (f"{name}={value}" for name, value in in_short(differences(cfg)).items() if name != "trainer.max_epochs")
     length = [counted(trainer.max_epochs, "epoch"), *other]
     Console(quiet=not first).print(
@@ -143,6 +151,10 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as error:  # such as a fraction of the batches that is less than one
         raise _refusal(cfg, error) from error
+    except RuntimeError as error:
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
+        raise ConfigError(f"callbacks cannot be used: {' '.join(str(error).split())}") from error
     except Terminated:
         _end_processes(trainer)
         raise

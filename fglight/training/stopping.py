@@ -19,10 +19,6 @@ class StopAfter(L.Callback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do nothing where an earlier process had done it all."""
-        trainer.should_stop |= trainer.global_step == self.steps
-
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """End training where that was the last step."""
         trainer.should_stop |= trainer.global_step == self.steps

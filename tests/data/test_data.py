@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from PIL import Image
 
-from image_files import CONF, IN_MEMORY, DEBIAN, make, tensors, same, random_images, write_batch, flat, write_cifar10, write_cifar100, write_imagenet32, write_idx, write_fashion_mnist, write_imagenette, imagenette
+from image_files import CONF, IN_MEMORY, DEBIAN, make, pixels, tensors, same, random_images, write_batch, flat, write_cifar10, write_cifar100, write_imagenet32, write_idx, write_fashion_mnist, write_imagenette, imagenette
 
 from fglight.build import build_data
 from fglight.data import Batches, ImageDataModule, ImagenetteDataModule
@@ -40,10 +40,6 @@ def batches(images, labels=None, **options):
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     channels = images.shape[1]
     return Batches(images, labels, **{"batch_size": 100, "mean": [0.0] * channels, "std": [1.0] * channels, **options})
-
-
-def pixels(images):
-    return (images * 255).round().to(torch.uint8)
 
 
 def windows():

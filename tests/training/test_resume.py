@@ -217,6 +217,18 @@ def test_a_shortened_run_that_is_killed_ends_like_a_whole_one(option, tmp_path):
         assert_same(tmp_path / where, tmp_path / "whole")
 
 
+def test_a_run_that_a_callback_stops_is_killed_and_stops_where_a_whole_one_does(tmp_path):
+    settings = ("patience=1", "min_delta=100")  # no epoch is so much better than the first
+    overrides = ["callbacks=early_stopping", "guess=exact", *(f"callbacks.early_stopping.{each}" for each in settings)]
+    result = train(config(*overrides), tmp_path / "whole")
+    assert (result["epoch"], result["steps"]) == (1, 2 * STEPS)  # of three epochs
+    for where, count in (("step", STEPS + 2), ("commit", 3), ("result", 1)):
+        killed(overrides, tmp_path / where, where, count)
+        assert state(tmp_path / where) is State.INTERRUPTED
+        train(config(*overrides), tmp_path / where)
+        assert_same(tmp_path / where, tmp_path / "whole")
+
+
 def test_a_run_that_is_killed_when_its_time_is_up_is_not_trained_further(tmp_path):
     overrides = ["trainer.max_time=00:00:00:01", "trainer.max_epochs=10000", "guess=exact"]
     killed(overrides, tmp_path, "result", 1)
