@@ -15,12 +15,14 @@ from omegaconf.errors import ConfigAttributeError
 
 import fglight
 from fglight import build_estimator, load_config
+from fglight.build import build_callbacks
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.settings import CONFIG_DIR, GROUPS, UnknownSettingError
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
 from fglight.paper.recipes import recipe
+from fglight.runs import differences
 
 with (Path(fglight.__file__).parent / "paper" / "tables.csv").open(newline="") as file:
     ROWS = list(csv.DictReader(file))
@@ -173,6 +175,7 @@ def test_a_group_without_a_choice_is_refused_with_what_can_be_chosen(group, over
 def test_groups_are_those_of_the_configuration():
     assert set(GROUPS) == {
         "aux",
+        "callbacks",
         "data",
         "engine",
         "guess",
@@ -281,7 +284,7 @@ def refusal(*overrides):
         ("gues=local", "did you mean guess?"),
         ("batch_size=64", "did you mean data.batch_size?"),
         ("guess.trained=1", "did you mean aux.trained?"),
-        ("+callbacks=early_stopping", "there are aux, blocks, "),
+        ("callback=early_stopping", "did you mean callbacks?"),
         ("foo=1", "there are aux, blocks, "),
         ("+optim.foo=1", "there are optim.dampening, optim.differentiable, "),
         ("+model.foo=1", "there are model.blocks, model.name, model.stem, model.width"),
@@ -302,6 +305,11 @@ def test_a_setting_that_nothing_reads_is_refused_with_the_nearest_that_exist(ove
     message = refusal(override)
     assert message.startswith(f"{override.lstrip('+')} is not possible, nothing reads it: {nearest}")
     assert "trainer.callbacks" not in message
+
+
+def test_a_setting_that_a_callback_does_not_have_is_refused():
+    message = refusal("callbacks=early_stopping", "callbacks.early_stopping.patienc=3")
+    assert message.endswith("nothing reads it: did you mean callbacks.early_stopping.patience?")
 
 
 def test_a_setting_of_another_choice_is_refused():
@@ -382,7 +390,7 @@ def test_what_belongs_to_a_sweep_is_refused_in_a_run(override):
 NOT_HONOURED = {  # what to use instead
     "accumulate_grad_batches=2": "data.batch_size",
     "barebones=true": "logger.mode=disabled",
-    "callbacks=early_stopping": "ForwardGradientModule",
+    "callbacks=early_stopping": "callbacks=early_stopping",
     "check_val_every_n_epoch=2": "trainer.limit_val_batches",
     "default_root_dir=runs": "hydra.run.dir",
     "enable_autolog_hparams=false": "logger.mode",
@@ -431,6 +439,33 @@ NO_VALUE = {
     "max_steps": (0, -2, 1.5, "many"),
     "max_time": (60, "1h", "00:00:00:00", {"minutes": 0}, {"moons": 1}),
 }
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ("+callbacks.mine=3", "callbacks.mine._target_=3 is not possible: accepted is the name of a class"),
+        ("+callbacks.mine._target_=gone.Away", "callbacks.mine._target_=gone.Away is not possible: No module named"),
+        ("+callbacks.mine._target_=pathlib.Path", "is not possible: accepted is a callback of Lightning's"),
+        ("+callbacks.mine._target_=lightning.pytorch.callbacks.ModelCheckpoint", "leave it out, checkpoints/last.ckpt"),
+        ("+callbacks.mine._target_=lightning.pytorch.callbacks.RichProgressBar", "trainer.enable_progress_bar"),
+        (
+            "+callbacks.early_stopping.mode=up",
+            "callbacks.early_stopping is not possible: `mode` can be",
+        ),
+    ],
+)
+def test_a_callback_that_a_run_cannot_have_is_refused_in_one_line(callback, message):
+    chosen = ["callbacks=early_stopping"] if "early" in callback else []
+    with pytest.raises(ConfigError) as caught:
+        build_callbacks(load_config([*chosen, callback.lstrip("+") if chosen else callback]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_callbacks_are_differences_and_none_is_none():
+    assert not [name for name in differences(load_config()) if name.startswith("callbacks")]
+    assert "callbacks.early_stopping.patience" in differences(load_config(["callbacks=[early_stopping]"]))
 
 
 def test_every_option_of_the_trainer_has_been_thought_of():

@@ -71,6 +71,51 @@ FILES = {
 }
 
 
+DATA = '''
+import lightning
+import torch
+from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Plain(lightning.LightningDataModule):
+    """Digits as anybody's code has them, with nothing of fglight's."""
+
+    def __init__(self, size: int = 32):
+        super().__init__()
+        self.size = size
+
+    def setup(self, stage: str):
+        digits = load_digits()
+        images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+        sets = TensorDataset(images, torch.tensor(digits.target))
+        self.train, self.val = torch.utils.data.random_split(sets, [1437, 360], torch.Generator().manual_seed(0))
+
+    def train_dataloader(self):
+        return DataLoader(self.train, self.size, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.val, self.size)
+
+
+class Seeded(Plain):
+    def __init__(self, seed, name, batch_size):
+        super().__init__(batch_size)
+        assert (seed, name) == (3, "mine")
+
+
+class Untested(lightning.LightningDataModule):
+    def train_dataloader(self):
+        return []
+
+
+class Other:
+    pass
+'''
+
+SAID = "name: mine\nnum_classes: 10\nin_channels: 1\nimage_size: 8\nbatch_size: 479\n"
+
+
 def block_after(comment: str) -> str:
     """The code in README that begins with a comment."""
     return re.search(rf"```\w+\n{re.escape(comment)}\n(.*?)```", README, re.DOTALL)[1]
@@ -120,6 +165,67 @@ def test_a_component_is_two_files_and_nothing_else(group, tmp_path):
     if group == "model":
         assert written["cell"]["network"] == "mine"
         assert report.outside
+
+
+@pytest.mark.parametrize(("name", "settings"), [("Plain", "size: 479\n"), ("Seeded", "")])
+def test_a_data_module_of_one_s_own_gets_the_settings_that_it_takes(name, settings, tmp_path):
+    (tmp_path / "my_conf/data").mkdir(parents=True)
+    (tmp_path / "mine.py").write_text(DATA)
+    (tmp_path / "my_conf/data/mine.yaml").write_text(f"_target_: mine.{name}\n{SAID}{settings}")
+    done = run(tmp_path, "data=mine", "model.width=0.0625", "seed=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = result(tmp_path)
+    assert written["steps"] == 3
+    assert written["cell"]["data"] == "mine"
+    assert written["differences"]["data._target_"] == f"mine.{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        ("Untested", "seed=0", "accepted is a LightningDataModule with train_dataloader and val_dataloader"),
+        ("Other", "seed=0", "accepted is a LightningDataModule with train_dataloader and val_dataloader"),
+        ("Plain", "trainer.devices=2", "each process would have all batches: accepted is 1"),
+        ("Plain", "data.sice=8", "data.sice=8 is not possible, nothing reads it: did you mean data.size?"),
+    ],
+)
+def test_a_data_module_that_a_run_cannot_use_is_refused_in_one_line(name, argument, message, tmp_path):
+    (tmp_path / "my_conf/data").mkdir(parents=True)
+    (tmp_path / "mine.py").write_text(DATA)
+    (tmp_path / "my_conf/data/mine.yaml").write_text(f"_target_: mine.{name}\n{SAID}")
+    done = run(tmp_path, "data=mine", "model.width=0.0625", "trainer.accelerator=cpu", argument)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+CALLBACK = """
+import lightning
+
+class Notes(lightning.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, module):
+        with open(self.path, "a") as file:
+            file.write(f"{trainer.current_epoch} {trainer.callback_metrics['test/accuracy']:.1f}\\n")
+"""
+
+
+def test_callbacks_of_one_s_own_beside_those_that_ship(tmp_path):
+    (tmp_path / "my_conf/callbacks").mkdir(parents=True)
+    (tmp_path / "mine.py").write_text(CALLBACK)
+    (tmp_path / "my_conf/callbacks/notes.yaml").write_text("notes:\n  _target_: mine.Notes\n  path: notes.txt\n")
+    stop = [f"callbacks.early_stopping.{setting}" for setting in ("patience=1", "min_delta=100")]
+    chosen = ["callbacks=[early_stopping,notes]", *stop, "trainer.max_epochs=5", "model.width=0.0625"]
+    done = run(tmp_path, *chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = result(tmp_path)
+    assert written["epoch"] == 1
+    assert "to epoch 2 of 5" in done.stdout
+    assert written["differences"]["callbacks.notes.path"] == "notes.txt"
+    assert written["differences"]["callbacks.early_stopping.patience"] == 1
+    assert [line.split()[0] for line in (tmp_path / "notes.txt").read_text().splitlines()] == ["0", "1"]
 
 
 def test_what_a_file_says_falsely_of_its_class_is_refused(tmp_path):

@@ -5,17 +5,32 @@ import pickle
 import re
 import struct
 from pathlib import Path
-from typing import ClassVar
 
 import lightning
 import numpy as np
 import pytest
 import torch
-from hydra.errors import InstantiationException
+from image_files import (
+    CONF,
+    DEBIAN,
+    IN_MEMORY,
+    flat,
+    imagenette,
+    make,
+    pixels,
+    random_images,
+    same,
+    tensors,
+    write_batch,
+    write_cifar10,
+    write_cifar100,
+    write_fashion_mnist,
+    write_idx,
+    write_imagenet32,
+    write_imagenette,
+)
 from omegaconf import OmegaConf
 from PIL import Image
-
-from image_files import CONF, IN_MEMORY, DEBIAN, make, pixels, tensors, same, random_images, write_batch, flat, write_cifar10, write_cifar100, write_imagenet32, write_idx, write_fashion_mnist, write_imagenette, imagenette
 
 from fglight.build import build_data
 from fglight.data import Batches, ImageDataModule, ImagenetteDataModule
@@ -24,6 +39,7 @@ from fglight.data.augment import PADDING
 from fglight.data.batches import epoch_generator
 from fglight.data.sources import FashionMNIST
 from fglight.errors import ConfigError, DataError
+
 
 @pytest.fixture
 def no_debian(monkeypatch, tmp_path):
