@@ -141,7 +141,7 @@ def build_callbacks(cfg: DictConfig) -> "list[Callback]":
         StochasticWeightAveraging,
     )
 
-    instead = {
+    instead: dict[Any, str] = {
         Checkpoint: "checkpoints/last.ckpt is what an interrupted run goes on from",
         ProgressBar: "trainer.enable_progress_bar shows one",
         (BatchSizeFinder, GradientAccumulationScheduler): "data.batch_size is how many images a step takes",

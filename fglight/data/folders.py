@@ -1,6 +1,6 @@
 """Images in a folder for each class, streamed by worker processes, as a Lightning data module."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class SeededImages(Dataset):
         images: Gives an image and its class for an index; its transforms use PyTorch's global generator.
     """
 
-    def __init__(self, images: Dataset) -> None:
+    def __init__(self, images: Any) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -83,12 +83,12 @@ class Stream(DataLoader):
         **options: For `torch.utils.data.DataLoader`.
     """
 
-    def __init__(self, images: Dataset, batches: Iterable[Sequence], num_workers: int, **options: Any) -> None:
+    def __init__(self, images: Dataset, batches: Iterable[list[Any]], num_workers: int, **options: Any) -> None:
         # A generator of its own keeps the loader from drawing from the global one.
         options |= {"batch_sampler": batches, "num_workers": num_workers, "generator": torch.Generator()}
         super().__init__(images, collate_fn=_collate, **options)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Any:  # of a type that torch keeps to itself
         """Yields (images, labels).
 
         Raises:
@@ -153,8 +153,8 @@ class FolderDataModule(DataModule):
         require(is_integer(num_workers, 0), "num_workers", num_workers, "an integer from 0 up")
         self.resize = resize
         self.num_workers = num_workers
-        self._train: Dataset | None = None
-        self._test: Dataset | None = None
+        self._train: SeededImages | None = None
+        self._test: Any = None
         self._train_loader: DataLoader | None = None
         self._test_loader: DataLoader | None = None
 
@@ -194,7 +194,7 @@ class FolderDataModule(DataModule):
         if self._train_loader is None:
             shares = self._shares(self._train, training=True)
             self._train_loader = self._loader(self._train, EpochSampler(len(self._train), self.seed, shares))
-        self._train_loader.batch_sampler.set_epoch(self.epoch)
+        self._train_loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]  # an EpochSampler
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
@@ -206,13 +206,13 @@ class FolderDataModule(DataModule):
         self.setup()
         if self._test_loader is None:
             shares = self._shares(self._test, training=False)
-            self._test_loader = self._loader(self._test, [range(*share) for share in shares])
+            self._test_loader = self._loader(self._test, [[*range(*share)] for share in shares])
         return self._test_loader
 
-    def _shares(self, images: Dataset, *, training: bool) -> list[tuple[int, int]]:
+    def _shares(self, images: Sized, *, training: bool) -> list[tuple[int, int]]:
         return batch_shares(len(images), self.batch_size, training=training, **self.processes)
 
-    def _loader(self, images: Dataset, batches: Iterable[Sequence]) -> DataLoader:
+    def _loader(self, images: Dataset, batches: Iterable[list[Any]]) -> DataLoader:
         # Lightning warns of memory pinned by workers that persist while loaders are reloaded, so none is.
         return Stream(images, batches, self.num_workers, persistent_workers=self.num_workers > 0)
 
