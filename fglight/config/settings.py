@@ -227,8 +227,10 @@ def _no_choice(group: str, text: str) -> ConfigError:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The errors that led to an error, the latest first."""
-    while (error := error.__cause__ or error.__context__) is not None:
-        yield error
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _one_line(error: Exception) -> str:
