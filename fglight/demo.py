@@ -23,7 +23,7 @@ CELLS = [
     ("control: blocks left untrained", ["guess=frozen"]),
 ]
 SEEDS = range(2)
-DEFAULTS = ["target=global", "model.width=0.5", "logger.mode=disabled"]
+DEFAULTS = ["target=global", "model.width=0.5", "trainer.max_epochs=5", "scheduler.step_size=2", "logger.mode=disabled"]
 
 
 def main(arguments: Sequence[str]) -> int:
