@@ -12,13 +12,14 @@ from fglight import load_config
 from fglight.cell import Cell
 from fglight.config.rules import LIGHTNING
 from fglight.config.settings import GROUPS
+from fglight.errors import ConfigError
 from fglight.paper import published
 from fglight.paper.recipes import MODELS, nearest
 from fglight.report.contents import build
 from fglight.runs import differences
 from fglight.runs.folder import write_config
 from fglight.runs.record import build_result
-from fglight.runs.settings import flat, has_effect, paper_config, run_settings
+from fglight.runs.settings import check_unchanged, flat, has_effect, paper_config, run_settings
 
 DEPARTURES = [
     "data.augment=false",
@@ -242,3 +243,24 @@ def test_a_random_guess_of_one_s_own_is_nearest_to_gaussian():
     assert nearest(own, random=True).guess == "gaussian"
     assert nearest(own, random=False).guess == "local"
     assert nearest(LOCAL, random=False) == LOCAL
+
+
+def earlier(cfg):
+    """The settings that a run has on disk which was made before there were schedulers, callbacks and clipping."""
+    settings = run_settings(cfg)
+    schedule = settings.pop("scheduler")
+    settings["optim"] |= {"lr_step": schedule["step_size"], "lr_gamma": schedule["gamma"]}
+    for new in ("_target_", "name"):
+        del settings["optim"][new]
+    return {name: value for name, value in settings.items() if name not in ("callbacks", "clip_norm")}
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_schedule_that_it_has(tmp_path):
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(earlier(config()))))
+    check_unchanged(config(), tmp_path)
+    with pytest.raises(ConfigError, match=r"scheduler\.step_size=30 there, 20 now"):
+        check_unchanged(config("scheduler.step_size=20"), tmp_path)
+    with pytest.raises(ConfigError, match=r"optim\._target_=torch\.optim\.SGD there, torch\.optim\.Adam now"):
+        check_unchanged(config("optim=adam"), tmp_path)
+    with pytest.raises(ConfigError, match=r"clip_norm=None there, 1\.0 now"):
+        check_unchanged(config("clip_norm=1.0"), tmp_path)
