@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
-from fglight.config.settings import DATA, NOT_ARGUMENTS, arguments
+from fglight.config.settings import DATA, arguments, not_arguments
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
@@ -199,5 +199,5 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
 
 def _component(cfg: DictConfig, group: str) -> Callable:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
-    said = (*NOT_ARGUMENTS, *FACTS.get(group, ()))
-    return instantiate({key: value for key, value in cfg[group].items() if key not in said}, _partial_=True)
+    given = {key: value for key, value in cfg[group].items() if key not in not_arguments(group)}
+    return instantiate(given, _partial_=True)

@@ -23,7 +23,9 @@ CELLS = [
     ("control: blocks left untrained", ["guess=frozen"]),
 ]
 SEEDS = range(2)
-DEFAULTS = ["target=global", "model.width=0.5", "trainer.max_epochs=5", "scheduler.step_size=2", "logger.mode=disabled"]
+DEFAULTS = ["target=global", "model.width=0.5", "trainer.max_epochs=5", "logger.mode=disabled"]
+STEP = "scheduler.step_size=2"
+"""The recipe's, shrunk with the epochs."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = ArgumentParser("fglight demo", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="settings of all cells, such as model.width=0.125")
     overrides = parser.parse_args(arguments).overrides
+    if taken := [text for text in overrides if text.startswith(("seed=", "check="))]:
+        parser.error(f"{taken[0]} is not possible: accepted are settings that all runs share")
+    step = [] if any(text.startswith("scheduler=") for text in overrides) else [STEP]
     from fglight.build import load_config  # load torch
     from fglight.training.run import train
 
@@ -39,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     table = Table("cell", "test accuracy", "train accuracy", "time each", title=title)
     try:
         configurations = [
-            (name, [load_config([*DEFAULTS, *cell, *overrides, f"seed={seed}"]) for seed in SEEDS])
+            (name, [load_config([*DEFAULTS, *step, *cell, *overrides, f"seed={seed}"]) for seed in SEEDS])
             for name, cell in CELLS
         ]
         folder = make_directory("folder", Path("outputs", f"demo_{datetime.now():%Y-%m-%d_%H-%M-%S}"), new=True)

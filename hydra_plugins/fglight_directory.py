@@ -21,9 +21,7 @@ class RunDirectory(Callback):
         try:
             check_config(config)
             if config.check:
-                from fglight.training.checking import show_check  # loads torch
-
-                sys.exit(not show_check(config))
+                sys.exit(_check(config))
             folder = Path(config.hydra.run.dir)
             timed = is_timed(config.hydra.run)
             # The first process of torchrun's or SLURM's makes one, under a name of its time; the others use none.
@@ -31,6 +29,16 @@ class RunDirectory(Callback):
             config.hydra.run.dir = str(make_directory("hydra.run.dir", folder, new=timed) if first else folder.parent)
         except ConfigError as error:
             sys.exit(str(error))  # Hydra turns any other exception of a callback into a warning
+
+
+def _check(config: DictConfig) -> int | str:
+    """Show what becomes of each layer; returns the exit status, or what is wrong."""
+    from fglight.training.checking import show_check  # loads torch
+
+    try:
+        return 0 if show_check(config) else 1
+    except Exception as error:  # whatever a network of one's own may raise
+        return f"check=true: {' '.join(str(error).split())}"
 
 
 def is_timed(node: DictConfig) -> bool:

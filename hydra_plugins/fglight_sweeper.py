@@ -75,13 +75,14 @@ class PaperSweeper(BasicSweeper):
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
         from fglight.runs.folder import make_directory
-        from fglight.sweeps.request import is_plan, parse
+        from fglight.sweeps.request import is_plan, parse, refuse_check
         from fglight.sweeps.runner import Sweep, quoted
         from fglight.words import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:
             overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+            refuse_check(overrides)
             request = parse(overrides)
             if request is None and is_plan(overrides):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)

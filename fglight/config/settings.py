@@ -33,6 +33,9 @@ SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
 NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
 """Settings of the command line: they ask for something else than a run."""
 
+MOVED = {"optim.lr_step": "scheduler.step_size", "optim.lr_gamma": "scheduler.gamma"}
+"""Settings by the names that they had in earlier versions, and in runs of these on disk."""
+
 NOT_ARGUMENTS = ("name", "trained", "interval")
 """Settings of components that are no arguments of their classes."""
 
@@ -151,8 +154,13 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     if listed and (group not in ("optim", "scheduler") or settings.keys() <= listed):
         return listed  # to import a class takes seconds, and those of the package have no more than their files list
     taken = arguments(group, target)
-    said = set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()), DATA if group == "data" else ())
+    said = not_arguments(group) | set(DATA if group == "data" else ())
     return None if taken is None else (taken - _GIVEN.get(group, set())) | said
+
+
+def not_arguments(group: str) -> set[str]:
+    """The settings of a group that its classes are not given."""
+    return set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()))
 
 
 def arguments(node: str, target: Any) -> frozenset[str] | None:
@@ -211,7 +219,7 @@ def _unknown(name: str, text: str, known: Collection[str]) -> UnknownSettingErro
     family = [other for other in known if groups and other.startswith(f"{groups[0]}.")] or known
     namesakes = [other for other in known if _key(other) == key]
     near = get_close_matches(key, map(_key, family), cutoff=0.7)
-    found = namesakes or [other for other in family if _key(other) in near]
+    found = [MOVED[name]] if name in MOVED else namesakes or [other for other in family if _key(other) in near]
     listed = family if groups else [other for other in known if "." not in other and other != "hydra"]
     instead = f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(sorted(listed))}"
     return UnknownSettingError(f"{text} is not possible, nothing reads it: {instead}")

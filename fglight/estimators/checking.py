@@ -55,10 +55,13 @@ def check_layers(
         refused = {
             index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
             for index, name, kind, why in culprits(blocks, images, differentiate)
+            if guess.trains_blocks or index == len(blocks) - 1
         }
         labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
         nothing = Auxiliaries(evaluated=False, differentiated=False, trained=False)
-        network = NetworkPass(blocks, Batch.of(images, labels), buffers, nothing, record_calls)
+        batch = Batch.of(images, labels)
+        network = NetworkPass(blocks, batch, buffers, nothing, record_calls, trains_blocks=guess.trains_blocks)
+        aims = engine.has_targets and perturbation.uses_target(guess)
         hidden = images
         for index, block in enumerate(blocks):
             if index in refused:
@@ -68,12 +71,14 @@ def check_layers(
                 continue
             here = network.enter(index, hidden.detach())
             slow: dict[str, str] = {}
+            exact = block is blocks[-1] or not guess.projects
             with torch.enable_grad(), buffers.again(block.body):
                 here.run()
                 for name, parameter in zip(here.names, here.parameters):
-                    exact = block is blocks[-1] or not guess.projects
                     layer = name.rpartition(".")[0]
-                    slow[layer] = slow.get(layer) or ("" if exact else perturbation.slow(here, parameter))
+                    slow[layer] = slow.get(layer) or (
+                        "" if exact else perturbation.slow(here, parameter, guess, aims=aims)
+                    )
             for layer, why in slow.items():
                 kind = type(block.body.get_submodule(layer)).__name__
                 found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))

@@ -13,10 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fglight.cell import Cell, cell_of
-from fglight.config.settings import choices
+from fglight.config.settings import MOVED, choices
 from fglight.errors import ConfigError
 from fglight.runs.record import RECIPE
-from fglight.runs.settings import MOVED
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             differences=_differences(path.parent, words),
             epoch=int(words["epoch"]),
             test_accuracy=float(words["test_accuracy"]),
-            probe=str(words.get("probe", "")),
+            probe=_probe(path.parent, words),
         )
     except KeyError as error:
         raise _Unreadable(path, f"no entry {error}") from error
@@ -166,17 +165,25 @@ def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
         return {**(words.get("options") or {}), "other settings": "not known"}
     found = {MOVED.get(name, name): value for name, value in words["differences"].items()}
     if words["cell"]["aux"] == "predsim":  # earlier versions took its thinned form for the paper's
-        found["aux.full_conv"] = _full_conv(folder)
-        if found["aux.full_conv"] is True:
-            del found["aux.full_conv"]
+        full = _configured(folder, "aux.full_conv")
+        found.pop("aux.full_conv", None)
+        if full is not True:
+            found["aux.full_conv"] = "not known" if full is None else full
     return found
 
 
-def _full_conv(folder: Path) -> bool | str:
+def _probe(folder: Path, words: Mapping[str, Any]) -> str:
+    if "probe" in words:
+        return str(words["probe"])
+    return str(_configured(folder, "aux.name")) if _configured(folder, "probe") else ""
+
+
+def _configured(folder: Path, setting: str) -> Any:
+    """A setting of a run, by its ``config.yaml``; None where that cannot be read or lacks it."""
     try:
-        return OmegaConf.load(folder / "config.yaml").aux.full_conv
+        return OmegaConf.select(OmegaConf.load(folder / "config.yaml"), setting)
     except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException, AttributeError):
-        return "not known"
+        return None
 
 
 def _unfinished(path: Path) -> Unfinished:

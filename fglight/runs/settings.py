@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import FACTS, Cell, says
 from fglight.config.rules import FIXED
-from fglight.config.settings import NO_RUN_HAS, choices, defaults, root_file
+from fglight.config.settings import MOVED, NO_RUN_HAS, choices, defaults, root_file
 from fglight.errors import ConfigError
 from fglight.paper.recipes import MODELS, nearest
 
@@ -48,9 +48,6 @@ _NEUTRAL = {
     **{f"trainer.{name}": value for name, (value, _) in FIXED.items()},
 }
 """Values that are as if nothing were given."""
-
-MOVED = {"optim.lr_step": "scheduler.step_size", "optim.lr_gamma": "scheduler.gamma"}
-"""Settings by the names that runs of earlier versions have on disk."""
 
 _RENAMED = {
     "fglight.models.ResNet18": "fglight.models.BlockwiseResNet",
@@ -99,7 +96,7 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
 
 
 def in_short(differing: Mapping[str, Any]) -> dict[str, Any]:
-    """Differences for people: a component's name tells its class, and that it lacks settings of the paper's."""
+    """Differences for people: where a component's name differs, its class and what it does not set are left out."""
     named = [name.removesuffix(".name") for name in differing if name.endswith(".name")]
     return {
         name: value
@@ -142,10 +139,11 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     }
     now, paper = flat(run_settings(cfg)), _paper(cfg)
     before = {name: value for name, value in paper.items() if _has(before, paper, name)} | before
+    own = ["data.root"] if now["data._target_"] == "fglight.data.image_folder" else []  # which is the data set there
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
         for name in sorted(before.keys() | now.keys())
-        if has_effect(name) and _value(before, name) != _value(now, name)
+        if (has_effect(name) or name in own) and _value(before, name) != _value(now, name)
     ]
     if differing:
         raise ConfigError(
@@ -155,7 +153,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _has(before: Mapping[str, Any], paper: Mapping[str, Any], name: str) -> bool:
-    """Whether a run that says nothing of a setting has it as the paper does: an earlier version had not yet all."""
+    """Whether a run that says nothing of a setting has it as the paper does: earlier versions did not have all."""
     target = f"{name.partition('.')[0]}._target_"
     return before.get(target, paper.get(target)) == paper.get(target)
 

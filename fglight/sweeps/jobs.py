@@ -184,7 +184,7 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
         settings["aux.hidden"] = str(max(1, round(int(entry.settings["aux.hidden"]) * width)))
     lr_step = None
     if settings.get("scheduler", "step") != "step":
-        settings = {key: value for key, value in settings.items() if key != "scheduler.step_size" or key in chosen}
+        settings = {key: value for key, value in settings.items() if key in chosen or "scheduler." not in key}
     elif "trainer.max_epochs" in chosen and "scheduler.step_size" not in chosen:
         paper = recipe(cell)
         of = int(entry.settings.get("trainer.max_epochs", paper.epochs))

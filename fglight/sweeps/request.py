@@ -85,6 +85,16 @@ def parse(overrides: Iterable[Override]) -> Request | None:
     return request
 
 
+def refuse_check(overrides: Iterable[Override]) -> None:
+    """Refuse to look at the layers of several runs, which would rather train.
+
+    Raises:
+        ConfigError: ``check=true`` is given.
+    """
+    if any(override.key_or_group == "check" and _is_true(_values(override)) for override in overrides):
+        raise ConfigError("check=true looks at the layers of a single run: leave out -m")
+
+
 def is_plan(overrides: Iterable[Override]) -> bool:
     """Whether overrides ask to show what would run, and start nothing."""
     return any(override.key_or_group == "plan" and _is_true(_values(override)) for override in overrides)

@@ -74,9 +74,16 @@ class Sweep:
             ConfigError: a directory holds a run with other settings, cannot be written to, or has too little room.
         """
         states = {job: state(self._dir(job)) for job in self.jobs}
+        changed: list[ConfigError] = []
         for job in self.jobs:
             if states[job] is not State.NEW:
-                check_unchanged(OmegaConf.merge(self.configs[job.name], {"seed": job.seed}), self._dir(job))
+                try:
+                    check_unchanged(OmegaConf.merge(self.configs[job.name], {"seed": job.seed}), self._dir(job))
+                except ConfigError as error:
+                    changed.append(error)
+        if changed:
+            more = f" (and {counted(len(changed) - 1, 'more folder')})" if len(changed) > 1 else ""
+            raise ConfigError(f"{changed[0]}{more}")
         if self.request.plan:
             from fglight.sweeps.planning.plan import show_plan  # loads torch
 

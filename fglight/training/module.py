@@ -10,7 +10,7 @@ import torchmetrics
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fglight.errors import ConfigError, NonFiniteLossError
@@ -110,9 +110,13 @@ class ForwardGradientModule(L.LightningModule):
         """The optimizer of the parameters that get a gradient, and its scheduler.
 
         Raises:
-            ConfigError: for a scheduler that waits for a metric.
+            ConfigError: for an optimizer that evaluates the loss by itself, and a scheduler that waits for a metric.
         """
         optimizer = self.optimizer(self.estimator.trained_parameters(self.model))
+        if isinstance(optimizer, LBFGS):
+            raise ConfigError(
+                "optim=LBFGS evaluates the loss by itself: accepted are optimizers that take one gradient a step"
+            )
         if self.scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self.scheduler(optimizer)

@@ -19,6 +19,7 @@ from fglight.estimators import (
     ExactGuess,
     FixedNTKGuess,
     ForwardMode,
+    FrozenGuess,
     GaussianGuess,
     GlobalTarget,
     GradientEstimator,
@@ -615,3 +616,25 @@ def test_check_tells_what_a_step_does(make, engine, way):
         assert found.get("slow", set()) == looped
     if way == "activity":
         assert "slow" not in found
+
+
+def test_check_of_frozen_blocks_looks_at_the_last_alone():
+    blocks, inputs, _ = network(tied_by_a_function)
+    found = GradientEstimator(GlobalTarget(), FrozenGuess(), WeightPerSamplePerturbation()).check(blocks, inputs)
+    assert [(layer.block, layer.path) for layer in found] == [(2, "fast")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "slow"),
+    [
+        ({}, True),
+        ({"engine": ForwardMode()}, False),
+        ({"perturbation": WeightPerturbation(coefficient="one")}, False),
+        ({"perturbation": WeightPerSamplePerturbation(coefficient="one")}, False),
+        ({"guess": GaussianGuess(2)}, True),
+    ],
+)
+def test_check_calls_a_tied_weight_slow_where_its_target_is_computed(settings, slow):
+    parts = {"target": GlobalTarget(), "guess": LocalGuess(), "perturbation": WeightPerturbation(), **settings}
+    blocks, inputs, _ = network(tied_by_a_function)
+    assert any(layer.path == "slow" for layer in GradientEstimator(**parts).check(blocks, inputs)) == slow

@@ -21,10 +21,12 @@ class Engine(ABC):
     Attributes:
         name: of the setting, for messages.
         remedy: what can be done where a layer cannot be differentiated.
+        has_targets: whether targets themselves are known, not only inner products with them.
     """
 
     name: str
     remedy: str
+    has_targets = True
 
     @abstractmethod
     def estimate(

@@ -41,6 +41,7 @@ class ForwardMode(Engine):
 
     name = "engine=forward"
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
+    has_targets = False
 
     def check(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``: a guess needs a direction, and must do without the next block."""

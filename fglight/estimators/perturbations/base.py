@@ -119,12 +119,14 @@ class Perturbation(ABC):
                 f"accepted is {', '.join(name for name, kind in COEFFICIENTS.items() if fits(kind))}"
             )
 
-    def slow(self, here: BlockPass, parameter: nn.Parameter) -> str:
+    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """Why a parameter has no fast path, and what that costs; empty where it has.
 
         Args:
             here: its block, which has run with ``record_calls``.
             parameter: one of ``here.parameters``.
+            guess: where the directions come from.
+            aims: whether a target is computed.
         """
         return ""
 

@@ -45,12 +45,15 @@ class WeightPerturbation(Perturbation):
     by_sample = False
     several_directions = True
 
-    def slow(self, here: BlockPass, parameter: nn.Parameter) -> str:
-        """See ``Perturbation``: where no single use of a layer stands for a weight."""
+    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+        """See ``Perturbation``: where the target of a weight is computed."""
         weights = [module.weight for module in here.block.body.modules() if type(module) in (nn.Linear, *CONVOLUTIONS)]
-        if parameter in here.weight_calls or not any(parameter is weight for weight in weights):
+        if not aims or not any(parameter is weight for weight in weights):
             return ""
-        return f"{NO_SINGLE_USE}: its target is computed, as much as a weight gradient in backpropagation"
+        cost = "its target is computed, as much as a weight gradient in backpropagation"
+        if guess.directions > 1:
+            return f"several directions: {cost}"
+        return "" if parameter in here.weight_calls else f"{NO_SINGLE_USE}: {cost}"
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
         """Record what the layers take in while a block runs."""

@@ -36,8 +36,10 @@ class WeightPerSamplePerturbation(Perturbation):
     granularities: ClassVar = {"tensor": Granularity()}
     draws_twice = True
 
-    def slow(self, here: BlockPass, parameter: nn.Parameter) -> str:
+    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """See ``Perturbation``."""
+        if not guess.random and self.coefficient_of(guess).constant is not None:
+            return ""  # the gradient of the whole batch
         call, name = here.owners.get(parameter, (None, ""))
         cost = "a backward pass through the block for each sample"
         if call is None:

@@ -1,15 +1,17 @@
 """What the figures show: losses by depth and in training, and how far guess and target agree."""
 
 from itertools import pairwise
+from math import inf
 
 from fglight.paper.claims.claim import Claim, Comparison, Quantity
 from fglight.paper.figures import FIGURES, Curve, depth_metrics
 
-EARLY, LATER, LATE, ALWAYS = (0.0, 0.25), (0.5, 0.75), (0.75, 1.0), (0.0, 1.0)
+QUARTERS = (EARLY, _, THIRD, LATE) = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+ALWAYS = (0.0, 1.0)
 """Parts of training."""
 
 CONVERGED = 0.58
-"""Nats: a quarter of what guessing one of ten classes by chance has, log 10."""
+"""Nats: a quarter of log 10, the loss of guessing among ten classes."""
 
 
 def _curve(number: int, label: str) -> Curve:
@@ -109,7 +111,7 @@ FIGURE_CLAIMS: tuple[Claim, ...] = (
         "Local guesses let the global loss converge.",
         "Sec. 4.2, Fig. 3 (and Fig. 6)",
         tuple(Comparison((_of(_curve(number, "Local guess"), "train/loss"),)) for number in (3, 6)),
-        least=0,
+        least=-inf,
         most=CONVERGED,
         reading=f"Read as a train loss at the end of less than {CONVERGED}, a quarter of log 10.",
     ),
@@ -133,7 +135,7 @@ FIGURE_CLAIMS: tuple[Claim, ...] = (
             )
             for number in (3, 6)
             for loss in ("train/loss", "test/loss")
-            for part in (EARLY, LATER, LATE)
+            for part in QUARTERS
         ),
     ),
     Claim(
@@ -173,7 +175,7 @@ FIGURE_CLAIMS: tuple[Claim, ...] = (
         "Sec. 4.4, Figs. 4 and 5 (and 8 and 9)",
         tuple(
             Comparison((before,), (after,))
-            for before, after in zip(_by_block("cosine", LATER).values(), _by_block("cosine", LATE).values())
+            for before, after in zip(_by_block("cosine", THIRD).values(), _by_block("cosine", LATE).values())
         ),
         of="most",
         reading="The third quarter of training against the last.",
