@@ -40,10 +40,11 @@ def required(claim, comparisons, outcome):
     """
     quantities = list(dict.fromkeys(quantity for each in comparisons for quantity in each.quantities))
     room = room_of(quantities[0])
+    bound = claim.least if claim.least > -inf else claim.most
     between = {
         "holds": (claim.least + room, claim.most - room),
-        "does not hold": (-inf, claim.least - room),
-        "within noise": (claim.least, claim.least),
+        "does not hold": (-inf, claim.least - room) if claim.least > -inf else (claim.most + room, inf),
+        "within noise": (bound, bound),
     }
     least, most = between[outcome]
     bounded = comparisons[:1] if outcome == "holds" and claim.of == "some" else comparisons
