@@ -46,6 +46,23 @@ def test_a_result_after_a_failure_counts_as_finished(tmp_path):
     assert (len(runs.finished), len(runs.failed)) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("recorded", "config", "probe"),
+    [
+        ({"probe": "cnn"}, "probe: true\naux: {name: mlp}\n", "cnn"),
+        ({}, "probe: true\naux: {name: mlp}\n", "mlp"),
+        ({}, "probe: false\naux: {name: mlp}\n", ""),
+        ({}, "seed: [0", ""),
+    ],
+)
+def test_a_run_that_did_not_record_its_probe_is_asked_for_its_configuration(tmp_path, recorded, config, probe):
+    words = {name: value for name, value in result(LOCAL, 0.9).items() if name != "probe"}
+    folder = write_run(tmp_path / "a", words | recorded)
+    (folder / "config.yaml").write_text(config)
+    (run,) = collect([tmp_path]).finished
+    assert run.probe == probe
+
+
 def test_a_missing_root_is_one_clear_error(tmp_path):
     with pytest.raises(ConfigError, match=r"No folder of runs at .*nowhere"):
         collect([tmp_path / "nowhere"])
