@@ -16,7 +16,8 @@ from fglight.data import ImageDataModule, class_folders
 from fglight.data.folders import FolderDataModule
 from fglight.errors import ConfigError, DataError
 from fglight.runs import differences
-from fglight.runs.settings import run_settings
+from fglight.runs.folder import write_config
+from fglight.runs.settings import check_unchanged, run_settings
 
 
 def folder(root, **settings):
@@ -201,3 +202,13 @@ def test_a_run_and_a_plan_on_a_folder(tmp_path):
     done = train_py(here, "-m", *chosen, "data.root=../birds", "plan=true", "guess=local,exact")
     assert done.returncode == 0, done.stderr
     assert "2 configurations, 2 runs" in done.stdout
+
+
+def test_another_folder_of_the_same_name_is_another_data_set(tmp_path):
+    for parent in ("a", "b"):
+        write_image_folder(tmp_path / parent / "pets", (1, 8, 8))
+    first, second = (load_config(["data=image_folder", f"data.root={tmp_path}/{parent}/pets"]) for parent in ("a", "b"))
+    write_config(run_settings(first), tmp_path)
+    check_unchanged(first, tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.root=.*/a/pets there, .*/b/pets now"):
+        check_unchanged(second, tmp_path)
