@@ -144,7 +144,7 @@ def test_sigterm_ends_a_run_with_its_checkpoint_and_status_143(kind, tmp_path):
     ids = {record.run.run_id for record in logged if record.HasField("run")}
     assert (ids == {"given"}) == (kind == "run")
     if kind == "paper":
-        assert "0 of 13 runs finished, 0 failed, 13 left" in done.stdout
+        assert "0 of 17 runs finished, 0 failed, 17 left" in done.stdout
 
 
 def test_sigterm_while_python_imports_ends_it_at_once():
