@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fglight.cell import FACTS, says
 from fglight.config import compose
 from fglight.config.settings import DATA, arguments, not_arguments
-from fglight.errors import ConfigError, FglightError
+from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
 
@@ -153,7 +153,7 @@ def build_callbacks(cfg: DictConfig) -> "list[Callback]":
         try:
             callback = instantiate(settings)
         except HydraException as error:
-            reason = " ".join(str(error.__cause__ or error).split())
+            reason = one_line(error.__cause__ or error)
             raise ConfigError(f"callbacks.{name} is not possible: {reason}") from error
         chosen = f"callbacks.{name}._target_={settings._target_}"
         if not isinstance(callback, Callback):
@@ -199,5 +199,5 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
 
 def _component(cfg: DictConfig, group: str) -> Callable:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
-    given = {key: value for key, value in cfg[group].items() if key not in not_arguments(group)}
-    return instantiate(given, _partial_=True)
+    left_out = not_arguments(group)
+    return instantiate({key: value for key, value in cfg[group].items() if key not in left_out}, _partial_=True)

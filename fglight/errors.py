@@ -1,6 +1,11 @@
 """Errors that a user can act on: each is one sentence that names the setting, its value and what is accepted."""
 
 
+def one_line(error: object) -> str:
+    """An error's text without line breaks."""
+    return " ".join(str(error).split())
+
+
 class FglightError(Exception):
     """Base of every error that fglight raises for the user rather than for the programmer."""
 

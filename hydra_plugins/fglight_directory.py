@@ -33,12 +33,13 @@ class RunDirectory(Callback):
 
 def _check(config: DictConfig) -> int | str:
     """Show what becomes of each layer; returns the exit status, or what is wrong."""
+    from fglight.errors import one_line
     from fglight.training.checking import show_check  # loads torch
 
     try:
         return 0 if show_check(config) else 1
     except Exception as error:  # whatever a network of one's own may raise
-        return f"check=true: {' '.join(str(error).split())}"
+        return f"check=true: {one_line(error)}"
 
 
 def is_timed(node: DictConfig) -> bool:

@@ -33,8 +33,10 @@ class PaperSweeper(BasicSweeper):
         try:
             super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         except (ImportError, RuntimeError) as error:
+            from fglight.errors import one_line
+
             needs = "hydra/launcher={} cannot be used ({}); pip install 'fglight[sweep]' installs what it needs"
-            raise CompactHydraException(needs.format(launcher, " ".join(str(error).split()))) from None
+            raise CompactHydraException(needs.format(launcher, one_line(error))) from None
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Check the configurations of an ordinary sweep before anything is started.
@@ -75,7 +77,7 @@ class PaperSweeper(BasicSweeper):
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
         from fglight.runs.folder import make_directory
-        from fglight.sweeps.request import is_plan, parse, refuse_check
+        from fglight.sweeps.request import asks, parse, refuse_check
         from fglight.sweeps.runner import Sweep, quoted
         from fglight.words import counted
 
@@ -84,7 +86,7 @@ class PaperSweeper(BasicSweeper):
             overrides = parser.parse_overrides([*self._parse_config(), *arguments])
             refuse_check(overrides)
             request = parse(overrides)
-            if request is None and is_plan(overrides):
+            if request is None and asks(overrides, "plan"):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)
                 configs = self._checked(batch)
                 from fglight.sweeps.planning.plan import show_ordinary  # loads torch

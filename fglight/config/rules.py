@@ -18,6 +18,7 @@ def _number(accepts: Callable[[float], bool]) -> Callable[[Any], bool]:
 
 
 _positive = _number(lambda value: value > 0)
+_factor = _number(lambda value: 0 < value <= 1)
 
 
 def _flag(value: object) -> bool:
@@ -31,6 +32,10 @@ def _tag(value: object) -> bool:
 
 def _one_of(*values: object) -> Callable[[Any], bool]:
     return lambda value: any(type(value) is type(other) and value == other for other in values)
+
+
+def _or_null(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepts(value)
 
 
 def _share(value: object) -> bool:
@@ -50,13 +55,13 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("compile", _flag, "true or false"),
     ("check", _flag, "true or false"),
     ("channels_last", _flag, "true or false"),
-    ("aux.hidden", lambda value: value is None or _whole(1)(value), "null (the default) or a whole number from 1 on"),
+    ("aux.hidden", _or_null(_whole(1)), "null (the default) or a whole number from 1 on"),
     ("aux.trained", _flag, "true or false"),
     ("data.num_classes", _whole(2), "a whole number from 2 on"),
     ("data.in_channels", _whole(1), "a whole number from 1 on"),
     ("data.image_size", _whole(1), "a whole number from 1 on"),
     ("data.batch_size", _whole(2), "a whole number from 2 on (batch norm needs two)"),
-    ("clip_norm", lambda value: value is None or _positive(value), "null or a positive number"),
+    ("clip_norm", _or_null(_positive), "null or a positive number"),
     ("scheduler.interval", _one_of("epoch", "step"), "epoch or step"),
     ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
     ("trainer.accelerator", _one_of("auto", "cpu", "gpu", "cuda", "mps"), "auto, cpu, gpu, cuda or mps"),
@@ -86,7 +91,7 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     (
         "logger.project",
-        lambda value: value is None or (1 <= len(str(value)) <= 128 and not set("/\\#?%:") & set(str(value))),
+        _or_null(lambda value: 1 <= len(str(value)) <= 128 and not set("/\\#?%:") & set(str(value))),
         "a name of 1 to 128 characters, none of them / \\ # ? % or :",
     ),
 ]
@@ -99,17 +104,17 @@ OPTIONAL: list[tuple[str, Callable[[Any], bool], str]] = [
     ("optim.lr", _positive, "a positive number"),
     ("optim.momentum", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
     ("optim.weight_decay", _number(lambda value: value >= 0), "a number from 0 on"),
-    ("optim.fused", lambda value: value is None or _flag(value), "true, false or null"),
+    ("optim.fused", _or_null(_flag), "true, false or null"),
     ("scheduler.step_size", _whole(1), "a whole number from 1 on"),
-    ("scheduler.gamma", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
+    ("scheduler.gamma", _factor, "a number above 0, up to 1"),
     ("scheduler.T_max", _whole(1), "a whole number from 1 on"),
-    ("scheduler.factor", _number(lambda value: 0 < value <= 1), "a number above 0, up to 1"),
+    ("scheduler.factor", _factor, "a number above 0, up to 1"),
     ("aux.depth", _whole(1), "a whole number from 1 on"),
     ("aux.pool", _whole(1), "a whole number from 1 on"),
     ("data.augment", _flag, "true or false"),
     ("data.download", _flag, "true or false"),
     ("data.resize", _flag, "true or false"),
-    ("data.stream", lambda value: value is None or _flag(value), "true, false or null (false up to a gigabyte)"),
+    ("data.stream", _or_null(_flag), "true, false or null (false up to a gigabyte)"),
     ("data.num_workers", _whole(0), "a whole number from 0 on"),
     ("data.holdout", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
 ]

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fglight.cell import FACTS
 from fglight.config.rules import FIXED, LIGHTNING, OPTIONAL, RULES
-from fglight.errors import ConfigError, FglightError
+from fglight.errors import ConfigError, FglightError, one_line
 
 PACKAGE = Path(__file__).parent.parent
 CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
@@ -76,7 +76,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
             name = parser.parse_override(text).key_or_group
         except HydraException as error:
             raise ConfigError(
-                f"{text} cannot be read ({_one_line(error).partition(' expecting ')[0]}): accepted is setting=value, "
+                f"{text} cannot be read ({one_line(error).partition(' expecting ')[0]}): accepted is setting=value, "
                 "with quotes around a value of special characters, as in 'data.root=\"my images\"'"
             ) from error
         group, _, value = text.lstrip("+~").partition("=")
@@ -179,7 +179,7 @@ def arguments(node: str, target: Any) -> frozenset[str] | None:
             if not takes_any or not owner.__module__.startswith("fglight."):  # who hands what it does not know on
                 break
     except Exception as error:  # whatever importing a module may raise
-        raise ConfigError(f"{node}._target_={target} is not possible: {_one_line(error)}") from error
+        raise ConfigError(f"{node}._target_={target} is not possible: {one_line(error)}") from error
     return None if takes_any else frozenset(names)
 
 
@@ -239,7 +239,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -17,7 +17,7 @@ from fglight.data.batches import epoch_generator
 from fglight.data.image_files import is_image, read_image
 from fglight.data.shares import batch_shares
 from fglight.data.splits import holdout_split
-from fglight.errors import DataError
+from fglight.errors import DataError, one_line
 from fglight.layout import laid_out
 
 
@@ -120,7 +120,7 @@ def open_folders(
         try:
             images = datasets.ImageFolder(folder / split, transform, loader=loader, is_valid_file=is_image)
         except FileNotFoundError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise DataError(f"{folder / split} is missing or incomplete ({reason})") from error
         found.append(images)
     train, val = found

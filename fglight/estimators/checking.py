@@ -1,6 +1,6 @@
 """What an estimator will do with each layer of a network, told before any training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fglight.errors import BlockError
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import culprits
+from fglight.estimators.diagnosis import culprits, generators_kept
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import record_calls
@@ -43,18 +43,21 @@ class LayerCheck:
     why: str = ""
 
 
+def differentiation(engine: Engine, perturbation: Perturbation) -> Callable[..., None]:
+    """What does to a body what a step does, for ``culprits``."""
+    return partial(engine.differentiate, parameters=perturbation.in_parameters)
+
+
 def check_layers(
     blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation, engine: Engine
 ) -> list[LayerCheck]:
     """What becomes of every layer with trained parameters; see ``GradientEstimator.check``."""
     found = []
     buffers = Buffers(blocks)
-    devices = [] if images.device.type == "cpu" else [images.device]
-    differentiate = partial(engine.differentiate, parameters=perturbation.in_parameters)
-    with torch.random.fork_rng(devices, device_type=images.device.type):
+    with generators_kept(images.device):
         refused = {
             index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
-            for index, name, kind, why in culprits(blocks, images, differentiate)
+            for index, name, kind, why in culprits(blocks, images, differentiation(engine, perturbation))
             if guess.trains_blocks or index == len(blocks) - 1
         }
         labels = torch.zeros(len(images), dtype=torch.long, device=images.device)

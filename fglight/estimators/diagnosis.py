@@ -1,7 +1,7 @@
 """What an engine cannot differentiate, and which layer it was."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from fglight.errors import BlockError
+from fglight.errors import BlockError, one_line
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.layers import used_in
 from fglight.models.blocks import Block
@@ -49,8 +49,7 @@ def culprits(
         from a block on that cannot even be run.
     """
     buffers = Buffers(blocks)
-    devices = [] if inputs.device.type == "cpu" else [inputs.device]
-    with torch.random.fork_rng(devices, device_type=inputs.device.type):
+    with generators_kept(inputs.device):
         for index, block in enumerate(blocks):
             try:
                 with torch.no_grad(), buffers.again(block.body):
@@ -68,9 +67,15 @@ def culprits(
             inputs = output
 
 
+def generators_kept(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
+    """A context after which random numbers on the CPU and a device are drawn as if nothing had been drawn inside."""
+    devices = [] if device.type == "cpu" else [device]
+    return torch.random.fork_rng(devices, enabled=enabled, device_type=device.type)
+
+
 def first_sentence(error: Exception) -> str:
     """The first sentence of an error's text, on one line."""
-    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+    return one_line(error).partition(". ")[0].rstrip(".")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from fglight.errors import BlockError
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.checking import LayerCheck, check_apart, check_kernels, check_layers
+from fglight.estimators.checking import LayerCheck, check_apart, check_kernels, check_layers, differentiation
 from fglight.estimators.diagnosis import name_culprit
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
@@ -128,9 +127,7 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(
-                blocks, images, partial(self.engine.differentiate, parameters=self.perturbation.in_parameters)
-            )
+            culprit = name_culprit(blocks, images, differentiation(self.engine, self.perturbation))
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fglight.cell import Cell, cell_of
 from fglight.config.settings import MOVED, choices
-from fglight.errors import ConfigError
+from fglight.errors import ConfigError, one_line
 from fglight.runs.record import RECIPE
 
 
@@ -165,7 +165,7 @@ def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
         return {**(words.get("options") or {}), "other settings": "not known"}
     found = {MOVED.get(name, name): value for name, value in words["differences"].items()}
     if words["cell"]["aux"] == "predsim":  # earlier versions took its thinned form for the paper's
-        full = _configured(folder, "aux.full_conv")
+        full = OmegaConf.select(_config(folder), "aux.full_conv")
         found.pop("aux.full_conv", None)
         if full is not True:
             found["aux.full_conv"] = "not known" if full is None else full
@@ -175,15 +175,17 @@ def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
 def _probe(folder: Path, words: Mapping[str, Any]) -> str:
     if "probe" in words:
         return str(words["probe"])
-    return str(_configured(folder, "aux.name")) if _configured(folder, "probe") else ""
+    config = _config(folder)
+    return str(OmegaConf.select(config, "aux.name")) if config.get("probe") else ""
 
 
-def _configured(folder: Path, setting: str) -> Any:
-    """A setting of a run, by its ``config.yaml``; None where that cannot be read or lacks it."""
+def _config(folder: Path) -> DictConfig:
+    """A run's ``config.yaml``; empty where that cannot be read."""
     try:
-        return OmegaConf.select(OmegaConf.load(folder / "config.yaml"), setting)
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException, AttributeError):
-        return None
+        config = OmegaConf.load(folder / "config.yaml")
+    except (OSError, YAMLError, UnicodeDecodeError):
+        config = None
+    return config if isinstance(config, DictConfig) else DictConfig({})
 
 
 def _unfinished(path: Path) -> Unfinished:
@@ -195,7 +197,7 @@ def _unfinished(path: Path) -> Unfinished:
     except OSError as error:
         raise _Unreadable(path, error.strerror or str(error)) from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise _Unreadable(path, f"not valid YAML ({' '.join(str(error).split())})") from error
+        raise _Unreadable(path, f"not valid YAML ({one_line(error)})") from error
     except (OmegaConfBaseException, AttributeError):  # some other configuration
         what = ""
     return Unfinished(path.parent, what)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fglight.cell import FACTS, Cell, says
 from fglight.config.rules import FIXED
 from fglight.config.settings import MOVED, NO_RUN_HAS, choices, defaults, root_file
-from fglight.errors import ConfigError
+from fglight.errors import ConfigError, one_line
 from fglight.paper.recipes import MODELS, nearest
 
 WITHOUT_EFFECT = (
@@ -131,7 +131,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     try:
         before = flat(OmegaConf.to_container(OmegaConf.load(path)))
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
     before = {
         MOVED.get(name, name): _RENAMED.get(value, value) if isinstance(value, str) else value

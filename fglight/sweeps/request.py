@@ -91,13 +91,13 @@ def refuse_check(overrides: Iterable[Override]) -> None:
     Raises:
         ConfigError: ``check=true`` is given.
     """
-    if any(override.key_or_group == "check" and _is_true(_values(override)) for override in overrides):
+    if asks(overrides, "check"):
         raise ConfigError("check=true looks at the layers of a single run: leave out -m")
 
 
-def is_plan(overrides: Iterable[Override]) -> bool:
-    """Whether overrides ask to show what would run, and start nothing."""
-    return any(override.key_or_group == "plan" and _is_true(_values(override)) for override in overrides)
+def asks(overrides: Iterable[Override], setting: str) -> bool:
+    """Whether overrides set a setting to true, such as ``plan``."""
+    return any(override.key_or_group == setting and _is_true(_values(override)) for override in overrides)
 
 
 def _is_true(values: Sequence[str]) -> bool:

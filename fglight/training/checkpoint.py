@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 
+from fglight.errors import one_line
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: the untrained network at first, then the state at the end of every epoch.
@@ -52,7 +54,7 @@ class LastCheckpoint(Checkpoint):
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            reason = " ".join(str(error).split())[:100]
+            reason = one_line(error)[:100]
             Console(stderr=True).print(
                 f"{os.path.relpath(self.path)} is damaged ({reason}): moved to {aside.name}, starting over",
                 soft_wrap=True,

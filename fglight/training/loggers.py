@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
 from fglight.cell import Cell
-from fglight.errors import ConfigError
+from fglight.errors import ConfigError, one_line
 from fglight.runs.settings import run_settings
 
 
@@ -47,7 +47,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
             )
         except wandb.Error as error:
             raise ConfigError(
-                f"Weights & Biases refuses the run ({' '.join(str(error).split())}): change logger, its "
+                f"Weights & Biases refuses the run ({one_line(error)}): change logger, its "
                 "mode included, or the environment's WANDB_ variables"
             ) from error
         loggers.append(WandbLogger(experiment=run))

@@ -139,7 +139,7 @@ class ForwardGradientModule(L.LightningModule):
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         optimizer: Any = self.optimizers()
         if self.clip_norm is not None:  # every process has the gradients of the whole batch
-            clip_grad_norm_(self.estimator.trained_parameters(self.model), self.clip_norm)
+            clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
         optimizer.step()
         if self.scheduler is not None and self.interval == "step":
             self._move_on()

@@ -21,7 +21,7 @@ from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.rules import FIXED, LIGHTNING
 from fglight.data import DataModule
-from fglight.errors import ConfigError, FglightError
+from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import claim, read_result, write_config, write_json
@@ -154,7 +154,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise
-        raise ConfigError(f"callbacks cannot be used: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"callbacks cannot be used: {one_line(error)}") from error
     except Terminated:
         _end_processes(trainer)
         raise
@@ -179,7 +179,7 @@ def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:
     """What Lightning refuses, in a line that names the option."""
     named = [name for name in cfg.trainer if name in LIGHTNING and name in str(error)] or ["accelerator", "devices"]
     chosen = " ".join(f"trainer.{name}={cfg.trainer[name]}" for name in named)
-    return ConfigError(f"{chosen} is not possible here: {' '.join(str(error).split())}")
+    return ConfigError(f"{chosen} is not possible here: {one_line(error)}")
 
 
 def _last_checkpoint(run_dir: Path) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
+from fglight.estimators.diagnosis import generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, knows_layer, record_calls
 from fglight.estimators.passes import BlockPass
@@ -84,9 +85,8 @@ class WeightPerSamplePerturbation(Perturbation):
         if not self.uses_target(guess):
             return self.estimate(here, None, guess, cosine=False).gradients
         whole, direction = whole_block(here), _direction(here, guess)
-        devices = [here.input.device] if here.input.device.type != "cpu" else []
         # Directions of all samples take too much memory: they are drawn a second time to be scaled.
-        with torch.random.fork_rng(devices, enabled=guess.random, device_type=here.input.device.type):
+        with generators_kept(here.input.device, enabled=guess.random):
             tangents = [_tangent(here, use, guess) for use in parameter_uses(here, whole, direction)]
         uses = zip(parameter_uses(here, whole, direction), derivative(torch.stack(tangents)))
         gradients = {use.parameter: self._project(here, use, guess, products=products)[0] for use, products in uses}
