@@ -36,7 +36,7 @@ from fglight.training.module import ForwardGradientModule
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 525
-"""Seconds that all sections may take together."""
+"""Seconds that all sections may take together, unless ``--seconds`` says otherwise."""
 CELL = 391 * 100
 """Steps of one of the paper's CIFAR-10 cells: 100 epochs of 50,000 images at batch 128."""
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
@@ -345,13 +345,13 @@ def _arguments(setting: Setting) -> list[str]:
     return ["--device", str(setting.device), "--out", str(setting.out), *["--small"] * setting.small]
 
 
-def _run_all(setting: Setting, chosen: list[str]) -> None:
+def _run_all(setting: Setting, chosen: list[str], total: float) -> None:
     """Run every section in a process of its own, for as long as it may take."""
     setting.out.mkdir(parents=True, exist_ok=True)
     results = {"command": f"python {' '.join(sys.argv)}", "machine": machine(setting.device)}
     test = setting.small or setting.device.type != "cuda"
     _write(setting.out, results | {"test": test, "sections": {}, "ended": {}})
-    deadline = time.monotonic() + TOTAL
+    deadline = time.monotonic() + total
     for section, allowed in SECTIONS.items():
         name = section.__name__
         if name not in chosen:
@@ -390,6 +390,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a test of the script")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="sections to run")
+    parser.add_argument("--seconds", type=float, default=TOTAL, help="that all sections may take together")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--section", choices=names, help=argparse.SUPPRESS)
     parser.add_argument("--run", type=float, help=argparse.SUPPRESS)
@@ -405,7 +406,7 @@ def main() -> None:
     elif arguments.section:
         next(section for section in SECTIONS if section.__name__ == arguments.section)(setting)
     else:
-        _run_all(setting, arguments.only)
+        _run_all(setting, arguments.only, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_files_are_complete(reference):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_the_released_code(reference, case):
+def test_gradients_are_those_of_the_released_code(reference, case, device):
     meta = json.loads(str(reference["meta"]))
     blocks = meta["arch"].removeprefix("resnet18-").removesuffix("b")
     hidden = int(meta["h"] * meta["w"]) or "null"
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_the_released_code(reference, case):
             *CASES[case],
         ]
     )
-    model = build_model(cfg).double()
+    model = build_model(cfg).to(device, torch.float64)
     parameters = {
         f"block{j}.{part}{i}": parameter
         for j, block in enumerate(model.blocks)
@@ -70,7 +70,8 @@ def test_gradients_are_those_of_the_released_code(reference, case):
     estimator = build_estimator(cfg)
     noise = iter([reference[key] for key in reference if key.startswith(f"{case}/noise/")])
     estimator.guess.sample = lambda like: torch.from_numpy(next(noise)).to(like).view_as(like)
-    step = estimator.estimate(model, torch.from_numpy(reference["x"]), torch.from_numpy(reference["y"]))
+    images, labels = (torch.from_numpy(reference[key]).to(device) for key in ("x", "y"))
+    step = estimator.estimate(model, images, labels)
 
     assert step.loss.item() == pytest.approx(meta["loss"][case], rel=1e-12)
     assert next(noise, None) is None, "fewer directions were drawn"
@@ -78,7 +79,7 @@ def test_gradients_are_those_of_the_released_code(reference, case):
         gradient = reference.get(f"{case}/grad/{name}")
         if gradient is not None:
             assert parameter.grad is not None, name
-            assert_close(parameter.grad, torch.from_numpy(gradient).double(), TOLERANCE, name)
+            assert_close(parameter.grad.cpu(), torch.from_numpy(gradient).double(), TOLERANCE, name)
         elif "per_sample" not in case:
             assert parameter.grad is None, name
 
