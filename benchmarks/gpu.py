@@ -25,7 +25,7 @@ import flops
 import lightning
 import memory
 import torch
-from cases import CASES, Step, backpropagation, build_network, estimation, random_batch
+from cases import CASES, Case, Step, backpropagation, build_network, estimation, random_batch
 from tables import as_markdown, machine, ratio
 from timing import compare, seconds, synchronize
 from torch import Tensor
@@ -193,6 +193,27 @@ def compiled(setting: Setting) -> None:
         setting.add(header, [name, *row])
 
 
+def cuda_graphs(setting: Setting) -> None:
+    """Every estimator with ``compile=cudagraphs``, beside backpropagation likewise, in bf16 with channels last."""
+    header = ["blocks", "step", "eager, ms", "CUDA graph, ms", "time ratio", "goal"]
+    graphs = ("compile=cudagraphs",)
+    for blocks in (8, 16):
+        problem = _problem(blocks, setting, torch.channels_last)
+        with setting.bf16:
+            plain = Case("backpropagation", ("guess=exact", "target=global"))
+            baseline = estimation(replace(plain, overrides=(*plain.overrides, *graphs)), *problem)
+            for case in (plain, *CASES):
+                try:
+                    eager = _steady(estimation(case, *problem), setting)
+                    step = estimation(replace(case, overrides=(*case.overrides, *graphs)), *problem)
+                    _steady(step, setting)
+                    each, own = (_steady(one, setting) for one in (step, baseline))
+                    row = [f"{1000 * eager:.2f}", f"{1000 * each:.2f}", *ratio(each / own, case.gpu_time)]
+                except Exception as error:
+                    row = [_failure(error), *[""] * 3]
+                setting.add(header, [str(blocks), case.name, *row])
+
+
 def side_by_side(setting: Setting) -> None:
     """How many runs at once give most cells an hour: ``local guess, weight`` in bf16, each in its own process."""
     header = ["width", "runs", "steps/s of each", "steps/s of all", "cells an hour (of 39,100 steps)"]
@@ -221,9 +242,10 @@ def side_by_side(setting: Setting) -> None:
 
 SECTIONS: dict[Callable[[Setting], None], int] = {
     throughput: 45,
-    bf16: 110,
-    float32: 110,
-    loop: 70,
+    cuda_graphs: 90,
+    bf16: 100,
+    float32: 100,
+    loop: 60,
     side_by_side: 150,
     compiled: 120,
 }

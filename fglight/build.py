@@ -17,6 +17,7 @@ from fglight.config import compose
 from fglight.config.settings import DATA, arguments, not_arguments
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
+from fglight.estimators.engines.compiled import COMPILERS
 from fglight.models import BlockNetwork
 
 if TYPE_CHECKING:  # takes seconds, and plans do without
@@ -64,7 +65,7 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
             channels_last=cfg.channels_last,
         )
         if cfg.compile:
-            estimator.compile()
+            estimator.compile(COMPILERS[cfg.compile])
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return estimator

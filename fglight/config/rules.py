@@ -52,7 +52,7 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("seed", lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 2**32 - 1"),
     ("probe", _flag, "true or false"),
     ("cosine", _flag, "true or false"),
-    ("compile", _flag, "true or false"),
+    ("compile", _one_of(False, True, "cudagraphs"), "false, true or cudagraphs"),
     ("check", _flag, "true or false"),
     ("channels_last", _flag, "true or false"),
     ("aux.hidden", _or_null(_whole(1)), "null (the default) or a whole number from 1 on"),

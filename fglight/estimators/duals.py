@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jvp, vmap
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -144,13 +145,22 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-class _NoGrad(TorchFunctionMode):
-    """Has ``torch.no_grad()`` stop tangents as it stops gradients."""
+class _Tangents(TorchFunctionMode):
+    """Has ``torch.no_grad()`` stop tangents as it stops gradients, and normalisation keep their dtype.
+
+    Batch norm of bfloat16 numbers by float32 parameters, as under autocast, would give float32 tangents of a bfloat16
+    output.
+    """
 
     def __torch_function__(
         self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function in (F.batch_norm, F.instance_norm):
+            x, weight = args[0], args[3] if len(args) > 3 else kwargs.get("weight")
+            if weight is not None and weight.dtype != x.dtype:
+                return function(x.to(weight.dtype), *args[1:], **kwargs).to(x.dtype)
+        result = function(*args, **kwargs)
         if function is torch._C._set_grad_enabled:
             torch._C._set_fwd_grad_enabled(args[0])
         return result
@@ -166,7 +176,7 @@ def _dual_numbers(device: torch.device) -> Iterator[None]:
     state = _generator_state(device)
     # Gradients are on, or nothing would tell torch.no_grad() in a block from its surroundings. Of the attention kernels
     # only this one has a forward-mode derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad._set_fwd_grad_enabled(True), _NoGrad():
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad._set_fwd_grad_enabled(True), _Tangents():
         yield
     if not torch.equal(_generator_state(device), state):
         raise RuntimeError("it draws random numbers, which would be others in each run")

@@ -8,16 +8,19 @@ from helpers import (
     TARGETS,
     assert_close,
     assert_same_gradients,
+    build,
     compose,
     estimator_of,
     gradients,
+    snapshot,
     tapped_blocks,
 )
 from torch import nn
 
 from fglight.config import check_config
-from fglight.errors import ConfigError
+from fglight.errors import BlockError, ConfigError
 from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
+from fglight.estimators.engines.compiled import cudagraphs
 from fglight.models import Block
 
 KINDS = [(5, False), (5, False), (5, False), (5, True), (4, False), (5, False), (5, True), (5, True), (5, True)]
@@ -228,3 +231,36 @@ def test_inductor():
         results.append((step.loss, *[p.grad for p in estimator.trained_parameters(blocks)]))
     for here, there in zip(*results):
         assert_close(there, here, 1e-5)
+
+
+def test_cuda_graphs_are_refused_elsewhere():
+    blocks, batch = tapped()
+    estimator = estimator_of({"compile": "cudagraphs"})
+    estimator.estimate(blocks, *batch)
+    with pytest.raises(BlockError, match="compile=cudagraphs needs a CUDA device, not cpu"):
+        estimator.estimate(blocks, *batch)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
+@pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+def test_cuda_graphs_take_the_same_steps(engine, guess, perturb, granularity):
+    """From the same random numbers, over batches that change, with buffers and weights that move."""
+    trained = []
+    for compiler in (None, cudagraphs):
+        torch.manual_seed(0)
+        model, estimator, (images, labels) = build(
+            {"perturb.granularity": granularity}, guess=guess, perturb=perturb, engine=engine
+        )
+        model, images, labels = model.cuda(), images.cuda(), labels.cuda()
+        if compiler:
+            estimator.compile(compiler)
+        optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=0.01)
+        for step in range(6):
+            torch.manual_seed(step)
+            estimator.estimate(model, images * (1 + step), labels.roll(step), cosine=step == 3)
+            optimizer.step()
+        trained.append(snapshot(model))
+    for name, value in trained[0].items():
+        assert_close(trained[1][name].double(), value.double(), name=name)

@@ -181,3 +181,17 @@ def test_a_body_with_dropout_is_refused():
 def test_the_configuration_chooses_the_engine():
     assert type(estimator_of(engine="forward").engine) is ForwardMode
     assert compose(engine="forward").engine.name == "forward"
+
+
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
+def test_autocast(perturb, granularity):
+    """One and several tangents through normalisation in bfloat16 give about what double precision gives."""
+    results = []
+    for autocast in (False, True):
+        dtype = torch.float32 if autocast else torch.float64
+        settings = {"perturb.granularity": granularity}
+        model, estimator, (images, labels) = build(settings, perturb=perturb, engine="forward", batch=16, size=16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            estimator.estimate(model.to(dtype), images.to(dtype), labels)
+        results.append(torch.cat([gradient.double().flatten() for gradient in gradients(model).values()]))
+    assert torch.cosine_similarity(*results, dim=0) > 0.9

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from fglight.errors import BlockError
-from fglight.estimators.diagnosis import first_sentence
+from fglight.estimators.diagnosis import first_sentence, generators_kept
 from fglight.estimators.step import LocalLoss, Step
 from fglight.models.blocks import Block
 
@@ -30,6 +30,52 @@ Estimate = tuple[Step, dict[nn.Parameter, Tensor]]
 def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """The compiler behind ``torch.compile``, drawing the random numbers that are drawn without it."""
     return torch._inductor.compile(graph, inputs, options={"fallback_random": True})
+
+
+def cudagraphs(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """The operations as they are, launched all at once by a CUDA graph.
+
+    A step of small kernels takes a GPU less time than Python needs to ask for them. Gradients lie where the next step's
+    will.
+
+    Raises:
+        BlockError: on another device, for a step of several processes, and for one that waits for the GPU.
+    """
+    images, labels, *network = inputs
+    if images.device.type != "cuda":
+        raise BlockError(
+            f"compile=cudagraphs needs a CUDA device, not {images.device}: accepted is compile=true or false"
+        )
+    if any(getattr(node.target, "namespace", "") == "_c10d_functional" for node in graph.graph.nodes):
+        raise BlockError("compile=cudagraphs is for one process on one GPU: accepted is compile=true or false")
+    images, labels = images.clone(), labels.clone()
+    stream = torch.cuda.Stream(images.device)
+    stream.wait_stream(torch.cuda.current_stream(images.device))
+    with generators_kept(images.device), torch.cuda.stream(stream):  # kernels are chosen and loaded before the capture
+        graph(*(tensor.clone() for tensor in inputs))
+    captured = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(captured, stream=stream):
+            results = graph(images, labels, *network)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise BlockError(
+            "compile=cudagraphs cannot record a step that waits for the GPU, as eigendecompositions of activity_span "
+            f"and combine=span do: accepted is compile=true or false ({first_sentence(error)})"
+        ) from error
+
+    def replay(new_images: Tensor, new_labels: Tensor, *network: Tensor) -> Sequence[Tensor]:
+        images.copy_(new_images)
+        labels.copy_(new_labels)
+        captured.replay()
+        return results
+
+    return replay
+
+
+COMPILERS: dict[bool | str, Compiler] = {True: inductor, "cudagraphs": cudagraphs}
+"""What the setting ``compile`` chooses among."""
 
 
 class CompiledEstimate:
@@ -114,7 +160,8 @@ class CompiledEstimate:
         def replay(images: Tensor, labels: Tensor) -> Estimate:
             with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # the record has its casts
                 results = compiled(images, labels, *inputs)
-            loss, logits, local, similarity = pytree.tree_unflatten(results[len(parameters) :], structure[0])
+            told = [result if result is None else result.clone() for result in results[len(parameters) :]]
+            loss, logits, local, similarity = pytree.tree_unflatten(told, structure[0])
             local = [None if part is None else LocalLoss(part[0], part[1], None) for part in local]
             return Step(loss, logits, local, similarity), dict(zip(parameters, results))
 
@@ -143,7 +190,8 @@ class _Network:
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 things.append(tensor)
                 if tensor is not None:
-                    tensors.append((tensor.requires_grad, tensor.dtype, tensor.device, tensor.shape, tensor.stride()))
+                    place = tensor.data_ptr(), tensor.device, tensor.shape, tensor.stride()
+                    tensors.append((tensor.requires_grad, tensor.dtype, *place))
         return things, tensors
 
 
