@@ -168,4 +168,4 @@ def test_gpu_script_refuses_to_do_without_one(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("form", auxiliaries.FORMS)
 def test_what_the_docs_say_of_auxiliaries_is_what_they_cost(form):
-    assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/method.md").read_text().splitlines()
+    assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/auxiliaries.md").read_text().splitlines()
