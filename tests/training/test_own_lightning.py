@@ -1,6 +1,5 @@
 """The package's module and its estimator in Lightning code of a user's own."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,6 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
-
-from fglight.estimators import GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
-from fglight.models import split
 
 ROOT = Path(__file__).parents[2]
 STEPS = 23
