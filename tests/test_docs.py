@@ -31,10 +31,23 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def having(*languages: str) -> pytest.MarkDecorator:
-    """For every page that has code in one of some languages."""
-    pages = [page for page in PAGES if any(language in languages for language, _ in blocks(page))]
-    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
+def commands() -> dict[Path, list[str]]:
+    """The commands of every page that are on no page before it, without what is said of them."""
+    seen: set[str] = set()
+    found: dict[Path, list[str]] = {page: [] for page in PAGES}
+    for page in PAGES:
+        for line in "".join(code for language, code in blocks(page) if language == "bash").splitlines():
+            command = shlex.join(shlex.split(line, comments=True))
+            if command and command not in seen:
+                seen.add(command)
+                found[page].append(command)
+    return found
+
+
+def on_pages(found: dict[Path, list[str]]) -> pytest.MarkDecorator:
+    """A test for every page, of what is found there."""
+    cases = [pytest.param(page, texts, id=str(page.relative_to(ROOT))) for page, texts in found.items() if texts]
+    return pytest.mark.parametrize(("page", "texts"), cases)
 
 
 def write_files(page: Path, folder: Path) -> None:
@@ -45,29 +58,28 @@ def write_files(page: Path, folder: Path) -> None:
             (folder / name[1]).write_text(code)
 
 
-@having("python")
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+@on_pages({page: [code for language, code in blocks(page) if language == "python"] for page in PAGES})
+def test_the_code_of_a_page_runs(page, texts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
-    for language, code in blocks(page):
-        if language == "python":
-            exec(code, names)
+    for code in texts:
+        exec(code, names)
 
 
-@having("bash")
-def test_the_commands_of_a_page_are_accepted(page, tmp_path):
+@on_pages(commands())
+def test_the_commands_of_a_page_are_accepted(page, texts, tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
     write_files(page, folder)
     write_image_folder(folder / "pets")
-    process = PROCESSES.Process(target=try_commands, args=(page, folder))
+    process = PROCESSES.Process(target=try_commands, args=(texts, folder))
     process.start()
     done = ended(process, folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def try_commands(page: Path, folder: Path) -> None:
-    """Do what the commands of a page do until something would be trained, reported or saved."""
+def try_commands(texts: list[str], folder: Path) -> None:
+    """Do what commands do until something would be trained, reported or saved."""
     redirect(folder)
     sys.path.append(str(folder))
     with (
@@ -75,15 +87,14 @@ def try_commands(page: Path, folder: Path) -> None:
         patch("fglight.sweeps.runner.Sweep", Sweep),
         patch("fglight.sweeps.planning.plan.show_ordinary"),
     ):
-        for language, code in blocks(page):
-            for line in code.splitlines() if language == "bash" else ():
-                print("$", line, flush=True)
-                try_command(shlex.split(line, comments=True))
+        for text in texts:
+            print("$", text, flush=True)
+            try_command(shlex.split(text))
 
 
 def try_command(words: list[str]) -> None:
     match words:
-        case [] | ["pip" | "source", *_]:
+        case ["pip" | "source", *_]:
             pass
         case ["make", *arguments]:
             made = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
