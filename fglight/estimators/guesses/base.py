@@ -37,7 +37,7 @@ class Guess(ABC):
         trains_blocks: whether blocks 0..J-2 get a gradient at all.
         several: whether there can be more than one direction.
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
-            (<t, g>, |g|^2).
+            (⟨t, g⟩, |g|^2).
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
         needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
             graphs then stay until the step is over.
@@ -121,8 +121,8 @@ class Guess(ABC):
         """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
 
         Args:
-            products: <t, g_m>, ``(..., k)``; None where the coefficient needs none.
-            gram: <g_l, g_m>, ``(..., k, k)``.
+            products: ⟨t, g_m⟩, ``(..., k)``; None where the coefficient needs none.
+            gram: ⟨g_l, g_m⟩, ``(..., k, k)``.
             coefficient: of a single direction; None: the guess's own.
 
         Returns:

@@ -12,7 +12,7 @@ from fglight.estimators.passes import BlockPass
 
 
 class RandomGuess(Guess):
-    """Random directions with mean zero and unit covariance, so that E[<t, g> g] = t."""
+    """Random directions with mean zero and unit covariance, so that E[⟨t, g⟩ g] = t."""
 
     random = True
     several = True
