@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test lint format bench bench-depth bench-gpu table1 report clean
+.PHONY: help setup demo demo-short test lint format bench bench-depth bench-gpu table1 report docs docs-serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,5 +74,11 @@ figures: $(READY)  ## every figure of the paper (one: make figure4)
 report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
 	$(PY) -m fglight report
 
+docs: $(READY)  ## the documentation, into site/: open site/index.html
+	$(VENV)/bin/zensical build --strict --clean $(ARGS)
+
+docs-serve: $(READY)  ## show the documentation at http://localhost:8000, and what is changed in it
+	$(VENV)/bin/zensical serve $(ARGS)
+
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .cache dist site

@@ -1,4 +1,4 @@
-"""FLOPs of local losses as shares of their blocks', as the table of ``docs/method.md`` has them.
+"""FLOPs of local losses as shares of their blocks', as the table of ``docs/auxiliaries.md`` has them.
 
 python benchmarks/auxiliaries.py    # prints the table's rows
 """

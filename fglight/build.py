@@ -30,6 +30,9 @@ def load_config(overrides: Sequence[str] = ()) -> DictConfig:
     Args:
         overrides: Hydra overrides on ``conf/config.yaml``, such as ``["guess=ntk", "model.width=0.5"]``.
 
+    Returns:
+        The configuration, with a node for each group.
+
     Raises:
         ConfigError: if a setting, or a combination of settings, means nothing.
         hydra.errors.HydraException: if a group or choice does not exist; it lists what does.
@@ -40,7 +43,14 @@ def load_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def build_model(cfg: DictConfig) -> BlockNetwork:
-    """The network of a configuration, freshly initialised from torch's default generator."""
+    """The network of a configuration.
+
+    Args:
+        cfg: a configuration as ``load_config`` composes it.
+
+    Returns:
+        The blocks, freshly initialised from torch's default generator.
+    """
     size = {name: cfg.model[name] for name in ("blocks", "width") if name in cfg.model}
     auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes, **size)
     return _component(cfg, "model")(
@@ -50,6 +60,12 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:
     """The gradient estimator of a configuration.
+
+    Args:
+        cfg: a configuration as ``load_config`` composes it.
+
+    Returns:
+        The estimator, compiled where the configuration says so.
 
     Raises:
         ConfigError: if the components do not go together.

@@ -1,6 +1,7 @@
 """The benchmarks run, and what they measure is what a hand computes. Nothing here depends on how long a step takes."""
 
 import json
+import re
 import sys
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +18,7 @@ import cases  # noqa: E402
 import depth  # noqa: E402
 import flops  # noqa: E402
 import gpu  # noqa: E402
+import layers  # noqa: E402
 import memory  # noqa: E402
 import step_time  # noqa: E402
 import table1  # noqa: E402
@@ -168,4 +170,21 @@ def test_gpu_script_refuses_to_do_without_one(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("form", auxiliaries.FORMS)
 def test_what_the_docs_say_of_auxiliaries_is_what_they_cost(form):
-    assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/method.md").read_text().splitlines()
+    assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/auxiliaries.md").read_text().splitlines()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_docs_say_of_torchs_layers_is_what_check_tells():
+    def in_our_words(page):  # what torch says of its own depends on its version
+        return re.sub(r"(?m)^(\d+\. ).*: (?=accepted are operations)", r"\1", page)
+
+    written = layers.PAGE.read_text()
+    assert in_our_words(layers.page(written)) == in_our_words(written)
+
+
+def test_the_docs_leave_out_no_layer_of_torchs_that_has_parameters():
+    def stands_alone(name):
+        return not re.match("Lazy|RNN.*Base|SyncBatchNorm|Transformer$|AdaptiveLogSoftmaxWithLoss", name)
+
+    having = [name for name in nn.modules.__all__ if hasattr(getattr(nn, name), "reset_parameters")]
+    assert {f"`{name}`" for name in having if stands_alone(name)} <= set(layers.cases())

@@ -1,21 +1,157 @@
 """What the documentation says can be run."""
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from forked import ROOT
+from forked import PROCESSES, ROOT, ended, redirect
+from image_files import write_image_folder
 
-from fglight import build_model, load_config
+from fglight import build_model, load_config, train
+from fglight.build import build_estimator
+from fglight.config import check_config
+from fglight.report import __main__ as report
+from fglight.sweeps.jobs import plan_jobs
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs/reference").glob("*.md"))
 MIGRATING = (ROOT / "docs/migrating.md").read_text()
-SETTINGS = sorted(
-    {
-        words.removeprefix("python train.py ")
-        for words in re.findall(r"^python train\.py .*=.*$|(?<=`)[a-z][\w.]*=[^`]*(?=`)", MIGRATING, re.MULTILINE)
-    }
-)
+SETTINGS = sorted(set(re.findall(r"(?<=`)[a-z][\w.]*=[^`]*(?=`)", MIGRATING)))
 """Those of this package: the flags of the authors' code begin with dashes."""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The blocks of code of a page, each with its language."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands() -> dict[Path, list[str]]:
+    """The commands of every page that are on no page before it, without what is said of them."""
+    seen: set[str] = set()
+    found: dict[Path, list[str]] = {page: [] for page in PAGES}
+    for page in PAGES:
+        for line in "".join(code for language, code in blocks(page) if language == "bash").splitlines():
+            command = shlex.join(shlex.split(line, comments=True))
+            if command and command not in seen:
+                seen.add(command)
+                found[page].append(command)
+    return found
+
+
+def on_pages(found: dict[Path, list[str]]) -> pytest.MarkDecorator:
+    """A test for every page, of what is found there."""
+    cases = [pytest.param(page, texts, id=str(page.relative_to(ROOT))) for page, texts in found.items() if texts]
+    return pytest.mark.parametrize(("page", "texts"), cases)
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Write the blocks of a page that begin with the name of a file."""
+    for _, code in blocks(page):
+        if name := re.match(r"# (\S+\.\w+)\n", code):
+            (folder / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name[1]).write_text(code)
+
+
+@on_pages({page: [code for language, code in blocks(page) if language == "python"] for page in PAGES})
+def test_the_code_of_a_page_runs(page, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for code in texts:
+        exec(code, names)
+
+
+@on_pages(commands())
+def test_the_commands_of_a_page_are_accepted(page, texts, tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    write_files(page, folder)
+    write_image_folder(folder / "pets")
+    process = PROCESSES.Process(target=try_commands, args=(texts, folder))
+    process.start()
+    done = ended(process, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def try_commands(texts: list[str], folder: Path) -> None:
+    """Do what commands do until something would be trained, reported or saved."""
+    redirect(folder)
+    sys.path.append(str(folder))
+    with (
+        patch.object(train, "job", lambda cfg: (build(cfg), build_estimator(cfg))),
+        patch("fglight.sweeps.runner.Sweep", Sweep),
+        patch("fglight.sweeps.planning.plan.show_ordinary"),
+    ):
+        for text in texts:
+            print("$", text, flush=True)
+            try_command(shlex.split(text))
+
+
+def try_command(words: list[str]) -> None:
+    match words:
+        case ["pip" | "source", *_]:
+            pass
+        case ["make", *arguments]:
+            made = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+            for sweep in re.findall(r"train\.py (-m .*?); status", made.stdout):
+                try_command(["fglight", "train", *shlex.split(sweep)])
+        case ["python", "train.py", *arguments]:
+            try_command(["fglight", "train", *arguments])
+        case ["python", script, *_]:
+            assert (ROOT / script).is_file(), script
+        case ["fglight", "train", *arguments]:
+            if "--help" not in arguments:
+                if "-m" in arguments:  # a plan composes all runs, and starts none
+                    arguments.insert(next(i for i, word in enumerate(arguments) if "=" in word), "plan=true")
+                assert train.main(arguments) == 0
+        case ["fglight", "report", *arguments]:
+            report._parser().parse_args(arguments)
+        case ["fglight", "workspace", *arguments]:
+            from fglight.report import workspace  # takes seconds
+
+            assert workspace.main([*arguments, "--dry-run"]) == 0
+        case [command]:
+            assert (ROOT / command).is_file(), command
+        case _:
+            raise AssertionError(f"what is {shlex.join(words)}?")
+
+
+class Sweep:
+    """Composes two of the runs that a sweep is asked for."""
+
+    def __init__(self, request, folder, compose, **_):
+        self.folder = folder
+        jobs = plan_jobs(request)
+        for job in (jobs[0], jobs[-1]):
+            check_config(compose(job.overrides))
+
+    def run(self):
+        return 0
+
+
+def build(cfg):
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def test_the_site_is_built_strictly_and_fetches_nothing(tmp_path):
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "fglight").symlink_to(ROOT / "fglight")
+    built = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = {path.relative_to(tmp_path / "site").with_suffix(".md") for path in (tmp_path / "site").rglob("*.html")}
+    assert {page.relative_to(ROOT / "docs") for page in PAGES[2:]} <= pages
+    for path in (tmp_path / "site").rglob("*.html"):
+        fetched = re.findall(r"<(?:script|link|img|iframe)[^>]* (?:src|href)=.?https?:[^ >]*", path.read_text())
+        assert not fetched, path
 
 
 def test_the_page_has_settings_for_every_group():
@@ -28,6 +164,4 @@ def test_what_stands_for_a_flag_of_the_authors_code_is_accepted(words):
     overrides = words.split()
     data = [] if any(override.startswith("data=") for override in overrides) else ["data=cifar10"]
     cfg = load_config([*data, *overrides])
-    with torch.device("meta"):
-        model = build_model(cfg)
-    assert len(model.blocks) == cfg.model.blocks
+    assert len(build(cfg).blocks) == cfg.model.blocks

@@ -12,7 +12,7 @@ from forked import ROOT
 
 from fglight.report.contents import build
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/own-components.md").read_text()
 QUICK = ("data=digits", "data.batch_size=479", "trainer.max_epochs=1", "logger.mode=disabled")
 
 CLASSES = '''
@@ -117,8 +117,8 @@ SAID = "name: mine\nnum_classes: 10\nin_channels: 1\nimage_size: 8\nbatch_size: 
 
 
 def block_after(comment: str) -> str:
-    """The code in README that begins with a comment."""
-    return re.search(rf"```\w+\n{re.escape(comment)}\n(.*?)```", README, re.DOTALL)[1]
+    """The code in the documentation that begins with a comment."""
+    return re.search(rf"```\w+\n{re.escape(comment)}\n(.*?)```", PAGE, re.DOTALL)[1]
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -132,7 +132,7 @@ def result(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_readmes_guess_is_two_files_and_nothing_else(tmp_path):
+def test_the_documentations_guess_is_two_files_and_nothing_else(tmp_path):
     (tmp_path / "my_conf/guess").mkdir(parents=True)
     (tmp_path / "my_guesses.py").write_text(block_after("# my_guesses.py"))
     (tmp_path / "my_conf/guess/sparse.yaml").write_text(block_after("# my_conf/guess/sparse.yaml"))

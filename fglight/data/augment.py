@@ -21,16 +21,16 @@ class Crops(NamedTuple):
     """Whether the window is mirrored left to right, bool, (images,)."""
 
     def part(self, start: int, stop: int) -> "Crops":
-        """Returns the crops of the images `start` to `stop - 1`."""
+        """The crops of the images ``start`` to ``stop - 1``."""
         return Crops(*(draws[start:stop] for draws in self))
 
 
 def draw_crops(count: int, generator: torch.Generator) -> Crops:
-    """Draws a crop and, with probability ½, a flip for each image on its own.
+    """Draw a crop and, with probability ½, a flip for each image on its own.
 
     Args:
-        count: Number of images.
-        generator: Where the randomness comes from; the draws live on its device.
+        count: number of images.
+        generator: where the randomness comes from; the draws live on its device.
 
     Returns:
         The draws, uniform over the (2·PADDING + 1)² windows.
@@ -41,14 +41,14 @@ def draw_crops(count: int, generator: torch.Generator) -> Crops:
 
 
 def crop_and_flip(images: Tensor, crops: Crops) -> Tensor:
-    """Pads images with zeros, crops each to its own window and mirrors it if its own draw says so.
+    """Pad images with zeros, crop each to its own window and mirror it if its own draw says so.
 
     Args:
         images: (batch, channels, height, width), of any dtype.
-        crops: One draw for each image, on the images' device.
+        crops: one draw for each image, on the images' device.
 
     Returns:
-        Tensor of the shape and dtype of `images`.
+        Tensor of the shape and dtype of ``images``.
     """
     batch, channels, height, width = images.shape
     padded = pad(images, (PADDING,) * 4)
@@ -64,15 +64,15 @@ def crop_and_flip(images: Tensor, crops: Crops) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Maps bytes to floats of mean 0 and standard deviation 1.
+    """Map bytes to floats of mean 0 and standard deviation 1.
 
     Args:
         images: uint8, (batch, channels, height, width).
-        mean: Mean of each channel in 0..1 units, float32, (channels,).
-        std: Standard deviation of each channel in 0..1 units, float32, (channels,).
+        mean: mean of each channel in 0..1 units, float32, (channels,).
+        std: standard deviation of each channel in 0..1 units, float32, (channels,).
 
     Returns:
-        (images / 255 − mean) / std, float32, of the shape of `images`.
+        (images / 255 − mean) / std, float32, of the shape of ``images``.
     """
     scale = (1 / (255 * std))[:, None, None]
     shift = (-mean / std)[:, None, None]

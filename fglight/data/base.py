@@ -10,23 +10,23 @@ from fglight.errors import ConfigError
 
 
 def require(condition: bool, setting: str, value: Any, accepted: str) -> None:
-    """Raises an error about one setting of the group `data` unless a condition holds.
+    """Raise an error about one setting of the group ``data`` unless a condition holds.
 
     Args:
-        condition: What must be true.
-        setting: The name of the setting, without `data.`.
-        value: The value given.
-        accepted: What is accepted, in words.
+        condition: what must be true.
+        setting: the name of the setting, without ``data.``.
+        value: the value given.
+        accepted: what is accepted, in words.
 
     Raises:
-        ConfigError: The condition is false.
+        ConfigError: the condition is false.
     """
     if not condition:
         raise ConfigError(f"data.{setting}={value} is not possible: accepted is {accepted}")
 
 
 def is_integer(value: Any, smallest: int) -> bool:
-    """Returns whether a setting is an integer (and no bool) that is not below the smallest one accepted."""
+    """Whether a setting is an integer (and no bool) that is not below the smallest one accepted."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= smallest
 
 
@@ -34,23 +34,23 @@ class DataModule(lightning.LightningDataModule):
     """What the data modules have in common.
 
     Args:
-        name: What the data set is called, in messages and reports.
-        num_classes: Number of classes.
-        in_channels: Channels an image.
-        image_size: Height and width of an image in pixels.
-        root: Folder to look for files in and to download to.
-        batch_size: Images a batch, over all processes, from 2 up.
-        augment: Whether each training image gets its own random crop (padding 4) and horizontal flip.
-        mean: Mean of each channel, in 0..1 units.
-        std: Standard deviation of each channel, in 0..1 units.
-        images: Numbers of training and of test images, for plans, which are made without the files.
-        holdout: Fraction of the training images that is held out and stands in for the test set, stratified by class
+        name: what the data set is called, in messages and reports.
+        num_classes: number of classes.
+        in_channels: channels an image.
+        image_size: height and width of an image in pixels.
+        root: folder to look for files in and to download to.
+        batch_size: images a batch, over all processes, from 2 up.
+        augment: whether each training image gets its own random crop (padding 4) and horizontal flip.
+        mean: mean of each channel, in 0..1 units.
+        std: standard deviation of each channel, in 0..1 units.
+        images: numbers of training and of test images, for plans, which are made without the files.
+        holdout: fraction of the training images that is held out and stands in for the test set, stratified by class
             and the same images for every seed; for searches that must not touch test data.
-        download: Whether missing files may be downloaded.
-        seed: The run's seed.
+        download: whether missing files may be downloaded.
+        seed: the run's seed.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: a setting is out of range.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class DataModule(lightning.LightningDataModule):
         """The trainer's current epoch, for which a loader of training batches is to be made; 0 without a trainer.
 
         Raises:
-            ConfigError: The trainer means to use the same loader for several epochs.
+            ConfigError: the trainer means to use the same loader for several epochs.
         """
         if self.trainer is None:
             return 0

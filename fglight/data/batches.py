@@ -12,12 +12,12 @@ from fglight.layout import laid_out
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Makes the source of all randomness of one epoch's data.
+    """Make the source of all randomness of one epoch's data.
 
     Args:
-        seed: The run's seed, from 0 up.
-        epoch: The epoch, from 0 up.
-        device: Where the numbers are to be drawn; CPUs and GPUs draw different ones.
+        seed: the run's seed, from 0 up.
+        epoch: the epoch, from 0 up.
+        device: where the numbers are to be drawn; CPUs and GPUs draw different ones.
 
     Returns:
         A generator whose state is a hash of seed and epoch, so that neighbouring pairs have unrelated streams.
@@ -29,7 +29,7 @@ def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -
 class Batches:
     """Iterable over the batches of one epoch, made where the images lie and without worker processes.
 
-    Iterating twice gives the same batches twice. For training (`shuffle`) the order and every image's crop and flip
+    Iterating twice gives the same batches twice. For training (``shuffle``) the order and every image's crop and flip
     are drawn anew for each epoch, and a last batch of a single image is left out because batch normalisation has no
     variance to divide by; otherwise the images come in order, all of them. Several processes that work on the same
     batches draw the same, and each gets its share.
@@ -37,15 +37,15 @@ class Batches:
     Args:
         images: uint8, (images, channels, height, width).
         labels: int64, (images,), on the images' device.
-        batch_size: Images a batch, over all processes; the last one may have fewer.
-        mean: Mean of each channel in 0..1 units.
-        std: Standard deviation of each channel in 0..1 units.
-        shuffle: Whether these are batches for training.
-        augment: Whether each image gets its own random crop and flip.
-        seed: The run's seed, from 0 up.
-        epoch: The epoch to draw for, from 0 up.
-        processes: Number of processes that share each batch.
-        rank: Which of them this is, from 0 up.
+        batch_size: images a batch, over all processes; the last one may have fewer.
+        mean: mean of each channel in 0..1 units.
+        std: standard deviation of each channel in 0..1 units.
+        shuffle: whether these are batches for training.
+        augment: whether each image gets its own random crop and flip.
+        seed: the run's seed, from 0 up.
+        epoch: the epoch to draw for, from 0 up.
+        processes: number of processes that share each batch.
+        rank: which of them this is, from 0 up.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Batches:
         return len(self.shares)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (images, labels): float32 (batch, channels, height, width) and int64 (batch,)."""
+        """Yield (images, labels): float32 (batch, channels, height, width) and int64 (batch,)."""
         count = len(self.images)
         generator = epoch_generator(self.seed, self.epoch, self.images.device)
         # Everything is drawn before the first batch, so that the draws do not depend on how the epoch is cut up.

@@ -18,12 +18,12 @@ SMALL = 2**30
 
 
 class ImageFolders:
-    """The images of `train/CLASS/` and `val/CLASS/`, as a source of `ImageDataModule`.
+    """The images of ``train/CLASS/`` and ``val/CLASS/``, as a source of ``ImageDataModule``.
 
     Args:
-        num_classes: Number of class folders.
+        num_classes: number of class folders.
         shape: (channels, height, width) of every image.
-        resize: Whether images are of any size, scaled so that the shorter side fits, and cropped centrally; else all
+        resize: whether images are of any size, scaled so that the shorter side fits, and cropped centrally; else all
             must have this shape.
     """
 
@@ -36,22 +36,22 @@ class ImageFolders:
         """Does nothing: what is missing, loading tells."""
 
     def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
-        """Reads all images.
+        """Read all images.
 
         Raises:
-            DataError: A folder is missing or has no images, `train` and `val` have different classes, or a file is
+            DataError: a folder is missing or has no images, ``train`` and ``val`` have different classes, or a file is
                 damaged or another kind of image.
-            ConfigError: `num_classes` is not the number of class folders.
+            ConfigError: ``num_classes`` is not the number of class folders.
         """
         train, test = self._open(root)
         check_classes(self.num_classes, train)
         return _image_set(train), _image_set(test)
 
     def bytes(self, root: Path) -> int:
-        """Returns how much memory the pixels take.
+        """How much memory the pixels take.
 
         Raises:
-            DataError: As `load`, of the folders.
+            DataError: as ``load``, of the folders.
         """
         channels, height, width = self.shape
         return sum(map(len, self._open(root))) * channels * height * width
@@ -82,25 +82,28 @@ def image_folder(
     num_workers: int = 4,
     **settings: Any,
 ) -> DataModule:
-    """The data module of a folder with `train/CLASS/*.png` or `*.jpg`, and `val/CLASS/` with the same classes.
+    """The data module of a folder with ``train/CLASS/*.png`` or ``*.jpg``, and ``val/CLASS/`` with the same classes.
 
     Args:
-        num_classes: Number of class folders.
+        num_classes: number of class folders.
         in_channels: 1 where all images are grey; 3, which grey images are turned into.
-        image_size: Height and width of an image in pixels.
-        root: The folder.
-        mean: Mean of each channel, in 0..1 units, or of all channels.
-        std: Standard deviation of each channel, in 0..1 units, or of all channels.
-        resize: Whether images are of any size, scaled so that the shorter side fits, and cropped; else all must have
-            `image_size`.
-        stream: Whether worker processes read the images as training goes; else they lie on the training device. None:
+        image_size: height and width of an image in pixels.
+        root: the folder.
+        mean: mean of each channel, in 0..1 units, or of all channels.
+        std: standard deviation of each channel, in 0..1 units, or of all channels.
+        resize: whether images are of any size, scaled so that the shorter side fits, and cropped; else all must have
+            ``image_size``.
+        stream: whether worker processes read the images as training goes; else they lie on the training device. None:
             where their pixels take more than a gigabyte.
-        num_workers: Processes that read images as training goes, 0 for none.
-        **settings: The other settings of `DataModule`.
+        num_workers: processes that read images as training goes, 0 for none.
+        **settings: the other settings of ``DataModule``.
+
+    Returns:
+        One that streams the images, or one that keeps them in memory.
 
     Raises:
-        ConfigError: A setting is out of range.
-        DataError: A folder is missing or has no images, or `train` and `val` have different classes.
+        ConfigError: a setting is out of range.
+        DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
     """
     require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
     settings |= {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "root": root}

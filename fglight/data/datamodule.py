@@ -19,10 +19,10 @@ class Source(Protocol):
     """(channels, height, width) of every image."""
 
     def prepare(self, root: Path, may_download: bool) -> None:
-        """Makes sure that the files are there, or raises a `DataError`."""
+        """Make sure that the files are there, or raise a ``DataError``."""
 
     def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
-        """Returns the training and the test images, or raises a `DataError`."""
+        """The training and the test images, or a ``DataError``."""
 
 
 class ImageDataModule(DataModule):
@@ -32,11 +32,11 @@ class ImageDataModule(DataModule):
     epoch sees the batches that it would have seen without a break.
 
     Args:
-        source: Where the images come from.
-        **settings: The settings of `DataModule`.
+        source: where the images come from.
+        **settings: the settings of ``DataModule``.
 
     Raises:
-        ConfigError: A setting is out of range or does not fit the data set.
+        ConfigError: a setting is out of range or does not fit the data set.
     """
 
     def __init__(self, *, source: Source, **settings: Any) -> None:
@@ -54,22 +54,22 @@ class ImageDataModule(DataModule):
         self._test: ImageSet | None = None
 
     def prepare_data(self) -> None:
-        """Downloads what is missing.
+        """Download what is missing.
 
         Raises:
-            DataError: A file is missing and was not downloaded.
+            DataError: a file is missing and was not downloaded.
         """
         self.source.prepare(self.root, self.download)
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the images, once, and puts them on the trainer's device (the CPU without a trainer).
+        """Load the images, once, and put them on the trainer's device (the CPU without a trainer).
 
         Args:
-            stage: Ignored, all stages share the images.
+            stage: ignored, all stages share the images.
 
         Raises:
-            DataError: A file is missing or damaged.
-            ConfigError: `holdout` leaves a part without an image of every class.
+            DataError: a file is missing or damaged.
+            ConfigError: ``holdout`` leaves a part without an image of every class.
         """
         if self._train is None:
             train, test = self.source.load(self.root)
@@ -82,7 +82,7 @@ class ImageDataModule(DataModule):
         self._test = ImageSet(*(tensor.to(device) for tensor in self._test))
 
     def train_dataloader(self) -> Batches:
-        """Returns the training batches of the trainer's current epoch (of epoch 0 without a trainer)."""
+        """The training batches of the trainer's current epoch (of epoch 0 without a trainer)."""
         self.setup()
         return Batches(
             *self._train,
@@ -97,10 +97,10 @@ class ImageDataModule(DataModule):
         )
 
     def val_dataloader(self) -> Batches:
-        """Returns the batches of `test_dataloader`: the curves of a run are those of the set it is judged on."""
+        """The batches of ``test_dataloader``: the curves of a run are those of the set it is judged on."""
         return self.test_dataloader()
 
     def test_dataloader(self) -> Batches:
-        """Returns the test images, or with `holdout` the images held out, in order and only normalised."""
+        """The test images, or with ``holdout`` the images held out, in order and only normalised."""
         self.setup()
         return Batches(*self._test, batch_size=self.batch_size, mean=self.mean, std=self.std, **self.processes)

@@ -15,17 +15,17 @@ _SILENCE_SECONDS = 20
 def download(
     fetch: Callable[[Path], object], root: Path, folder: str, complete: Callable[[], bool], error: str
 ) -> None:
-    """Downloads a folder: all of it or nothing, one process at a time and without endless waits for a silent server.
+    """Download a folder: all of it or nothing, one process at a time and without endless waits for a silent server.
 
     Args:
-        fetch: Downloads into the folder that it is given.
-        root: The folder that the result goes to, made if need be.
-        folder: What `fetch` makes and `root` gets, a relative path.
-        complete: Whether everything is there already, maybe thanks to another process.
-        error: The text of the error if something goes wrong; the cause is added to it.
+        fetch: downloads into the folder that it is given.
+        root: the folder that the result goes to, made if need be.
+        folder: what ``fetch`` makes and ``root`` gets, a relative path.
+        complete: whether everything is there already, maybe thanks to another process.
+        error: the text of the error if something goes wrong; the cause is added to it.
 
     Raises:
-        DataError: Something went wrong.
+        DataError: something went wrong.
     """
     target = root / folder
     timeout = socket.getdefaulttimeout()

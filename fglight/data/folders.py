@@ -27,9 +27,9 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     Both follow from (seed, epoch), whichever worker process gets which image.
 
     Args:
-        count: Number of images.
-        seed: The run's seed.
-        shares: Which places in the order make up each batch.
+        count: number of images.
+        seed: the run's seed.
+        shares: which places in the order make up each batch.
     """
 
     def __init__(self, count: int, seed: int, shares: Sequence[tuple[int, int]]) -> None:
@@ -39,7 +39,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration give the order of another epoch."""
+        """Make the next iteration give the order of another epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class SeededImages(Dataset):
     """Images whose random transforms draw from the number that comes along with the index.
 
     Args:
-        images: Gives an image and its class for an index; its transforms use PyTorch's global generator.
+        images: gives an image and its class for an index; its transforms use PyTorch's global generator.
     """
 
     def __init__(self, images: Any) -> None:
@@ -77,10 +77,10 @@ class Stream(DataLoader):
     """A loader that hands on what its worker processes say of a file, without their tracebacks.
 
     Args:
-        images: Gives an image and its class for an element of a batch.
-        batches: Gives the elements of each batch.
-        num_workers: Processes that read and transform images, 0 for none.
-        **options: For `torch.utils.data.DataLoader`.
+        images: gives an image and its class for an element of a batch.
+        batches: gives the elements of each batch.
+        num_workers: processes that read and transform images, 0 for none.
+        **options: for ``torch.utils.data.DataLoader``.
     """
 
     def __init__(self, images: Dataset, batches: Iterable[list[Any]], num_workers: int, **options: Any) -> None:
@@ -89,10 +89,10 @@ class Stream(DataLoader):
         super().__init__(images, collate_fn=_collate, **options)
 
     def __iter__(self) -> Any:  # of a type that torch keeps to itself
-        """Yields (images, labels).
+        """Yield (images, labels).
 
         Raises:
-            DataError: A file is damaged, or another kind of image.
+            DataError: a file is damaged, or another kind of image.
         """
         try:
             yield from super().__iter__()
@@ -103,16 +103,16 @@ class Stream(DataLoader):
 def open_folders(
     folder: Path, *, channels: int, side: int | None, transforms: Sequence[v2.Transform]
 ) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
-    """Lists the images of `train/CLASS/` and `val/CLASS/`.
+    """List the images of ``train/CLASS/`` and ``val/CLASS/``.
 
     Args:
-        folder: Where `train` and `val` are.
+        folder: where ``train`` and ``val`` are.
         channels: 1 or 3, of an image.
-        side: Width and height that every image must have, None for any.
-        transforms: What is done to training and to test images.
+        side: width and height that every image must have, None for any.
+        transforms: what is done to training and to test images.
 
     Raises:
-        DataError: A folder is missing or has no images, or `train` and `val` have different classes.
+        DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
     """
     loader = partial(read_image, channels=channels, side=side)
     found = []
@@ -132,20 +132,20 @@ def open_folders(
 
 
 class FolderDataModule(DataModule):
-    """Images streamed from `train/CLASS/` and `val/CLASS/`.
+    """Images streamed from ``train/CLASS/`` and ``val/CLASS/``.
 
-    Training crops are random, with padding 4, and half of them are mirrored; test images, and with `augment` off all,
+    Training crops are random, with padding 4, and half of them are mirrored; test images, and with ``augment`` off all,
     are cropped centrally where they are not square. The order and the augmentation of an epoch follow from (seed,
     epoch) alone, not from the number of workers.
 
     Args:
-        resize: Whether images are of any size and scaled so that the shorter side fits; else all must have
-            `image_size`.
-        num_workers: Processes that read and transform images, 0 for none.
-        **settings: The settings of `DataModule`.
+        resize: whether images are of any size and scaled so that the shorter side fits; else all must have
+            ``image_size``.
+        num_workers: processes that read and transform images, 0 for none.
+        **settings: the settings of ``DataModule``.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: a setting is out of range.
     """
 
     def __init__(self, *, resize: bool = True, num_workers: int = 4, **settings: Any) -> None:
@@ -160,18 +160,18 @@ class FolderDataModule(DataModule):
 
     @property
     def folder(self) -> Path:
-        """The folder with `train` and `val`."""
+        """The folder with ``train`` and ``val``."""
         return self.root
 
     def setup(self, stage: str | None = None) -> None:
-        """Lists the images, once.
+        """List the images, once.
 
         Args:
-            stage: Ignored, all stages share the lists.
+            stage: ignored, all stages share the lists.
 
         Raises:
-            DataError: A folder is missing or has no images, or `train` and `val` have different classes.
-            ConfigError: `num_classes` is not the number of class folders, or `holdout` leaves a part without an
+            DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
+            ConfigError: ``num_classes`` is not the number of class folders, or ``holdout`` leaves a part without an
                 image of every class.
         """
         if self._train is not None:
@@ -186,7 +186,7 @@ class FolderDataModule(DataModule):
         self._train, self._test = SeededImages(train), test
 
     def train_dataloader(self) -> DataLoader:
-        """Returns the training batches of the trainer's current epoch (of epoch 0 without a trainer).
+        """The training batches of the trainer's current epoch (of epoch 0 without a trainer).
 
         It is the same loader every time, so that its worker processes live on; its epoch is set anew.
         """
@@ -198,11 +198,11 @@ class FolderDataModule(DataModule):
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
-        """Returns the batches of `test_dataloader`: the curves of a run are those of the set it is judged on."""
+        """The batches of ``test_dataloader``: the curves of a run are those of the set it is judged on."""
         return self.test_dataloader()
 
     def test_dataloader(self) -> DataLoader:
-        """Returns the images of `val`, or with `holdout` the images held out, in order and never augmented."""
+        """The images of ``val``, or with ``holdout`` the images held out, in order and never augmented."""
         self.setup()
         if self._test_loader is None:
             shares = self._shares(self._test, training=False)
@@ -231,10 +231,10 @@ class FolderDataModule(DataModule):
 
 
 def check_classes(num_classes: int, images: datasets.ImageFolder) -> None:
-    """Checks a number of classes against the class folders.
+    """Check a number of classes against the class folders.
 
     Raises:
-        ConfigError: It is not their number.
+        ConfigError: it is not their number.
     """
     count = len(images.classes)
     accepted = f"{count}, the number of class folders in {images.root}"

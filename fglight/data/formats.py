@@ -23,16 +23,16 @@ _ARRAY_PARTS = {
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, gzipped (`*.gz`) or plain.
+    """Read an IDX file of unsigned bytes, gzipped (``*.gz``) or plain.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         Array of uint8 with the shape that the file's header states, read-only.
 
     Raises:
-        ValueError: The compression is broken, the header is not one of unsigned bytes, or the file is shorter or
+        ValueError: the compression is broken, the header is not one of unsigned bytes, or the file is shorter or
             longer than it says. The message names the file.
     """
     try:
@@ -66,17 +66,17 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickled_batch(path: Path) -> dict[str, Any]:
-    """Reads a dict of arrays and lists, pickled by Python 2 or 3, without running code from the file.
+    """Read a dict of arrays and lists, pickled by Python 2 or 3, without running code from the file.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         The dict, its keys as strings whichever Python wrote them.
 
     Raises:
-        ValueError: The file holds something other than a dict.
-        Exception: Nearly anything, if the file is damaged: pickles are programs.
+        ValueError: the file holds something other than a dict.
+        Exception: nearly anything, if the file is damaged: pickles are programs.
     """
     with path.open("rb") as file:
         batch = _ArrayUnpickler(file, encoding="bytes").load()

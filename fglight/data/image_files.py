@@ -22,15 +22,15 @@ def is_image(path: str) -> bool:
 
 
 def found(root: Path, fact: str) -> Any:
-    """Finds out what a configuration says of a data set.
+    """Find out what a configuration says of a data set.
 
     Args:
-        root: Folder with `train/CLASS/` and `val/CLASS/`.
-        fact: `name`, the folder's own, in characters that names of runs may have; `num_classes`, the number of class
-            folders; or of the first training image `in_channels`, 1 or 3, and `image_size`, its shorter side.
+        root: folder with ``train/CLASS/`` and ``val/CLASS/``.
+        fact: ``name``, the folder's own, in characters that names of runs may have; ``num_classes``, the number of
+            class folders; or of the first training image ``in_channels``, 1 or 3, and ``image_size``, its shorter side.
 
     Raises:
-        DataError: The folder has no classes or no images, or the first image is damaged.
+        DataError: the folder has no classes or no images, or the first image is damaged.
     """
     if fact == "name":
         return re.sub(r"[^\w.+-]+", "_", root.absolute().name)[:64]
@@ -51,15 +51,15 @@ def found(root: Path, fact: str) -> Any:
 
 
 def read_image(path: str, channels: int = 3, side: int | None = None) -> Image.Image:
-    """Reads one image.
+    """Read one image.
 
     Args:
-        path: Its file.
+        path: its file.
         channels: 1 for grey, or 3 for colour, which grey images are turned into.
-        side: Width and height that the image must have; None for any.
+        side: width and height that the image must have; None for any.
 
     Raises:
-        DataError: The file is damaged, or another kind of image.
+        DataError: the file is damaged, or another kind of image.
     """
     image = _read(path, whole=True)
     if channels == 1 and image.mode not in _GREY:

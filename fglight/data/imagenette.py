@@ -19,11 +19,11 @@ class ImagenetteDataModule(FolderDataModule):
     """Imagenette at any size: scaled so that the shorter side fits, then cropped to a square.
 
     Args:
-        size: Which of the published sizes to read, by the images' shorter side: `160px`, `320px` or `full`.
-        **settings: The settings of `FolderDataModule`.
+        size: which of the published sizes to read, by the images' shorter side: ``160px``, ``320px`` or ``full``.
+        **settings: the settings of ``FolderDataModule``.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: a setting is out of range.
     """
 
     def __init__(self, *, size: str = "160px", **settings: Any) -> None:
@@ -34,14 +34,14 @@ class ImagenetteDataModule(FolderDataModule):
 
     @property
     def folder(self) -> Path:
-        """The folder with `train` and `val`."""
+        """The folder with ``train`` and ``val``."""
         return self.root / _FOLDERS[self.size]
 
     def prepare_data(self) -> None:
-        """Downloads and unpacks the archive where its folder is missing.
+        """Download and unpack the archive where its folder is missing.
 
         Raises:
-            DataError: The folder is missing and was not downloaded.
+            DataError: the folder is missing and was not downloaded.
         """
         if not self.folder.is_dir() and self.download:
             fetch = partial(datasets.Imagenette, size=self.size, download=True)

@@ -11,11 +11,11 @@ def batch_shares(
     batch before.
 
     Args:
-        count: Number of images.
-        batch_size: Images a batch, over all processes; the last one may have fewer.
-        training: Whether these are batches for training.
-        processes: Number of processes.
-        rank: The process, from 0 up.
+        count: number of images.
+        batch_size: images a batch, over all processes; the last one may have fewer.
+        training: whether these are batches for training.
+        processes: number of processes.
+        rank: the process, from 0 up.
 
     Returns:
         First image and one past the last image of this process in each batch, as places in the epoch's order.

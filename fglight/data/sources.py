@@ -33,10 +33,10 @@ class Digits:
     shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
 
     def prepare(self, root: Path, may_download: bool) -> None:
-        """Does nothing: the images are part of scikit-learn."""
+        """Do nothing: the images are part of scikit-learn."""
 
     def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
-        """Returns the training and the test images, grey levels 0..16 stretched to 0..255."""
+        """The training and the test images, grey levels 0..16 stretched to 0..255."""
         import sklearn.datasets  # takes seconds, and no other data set needs it
 
         digits = sklearn.datasets.load_digits()
@@ -48,7 +48,7 @@ class Digits:
 class FileSource(ABC):
     """A data set made of a few files, each of which is taken from the first folder that has it.
 
-    A split is a list of parts; a part is the files, usually one, that `read` turns into images and labels.
+    A split is a list of parts; a part is the files, usually one, that ``read`` turns into images and labels.
     """
 
     title: ClassVar[str]
@@ -69,24 +69,24 @@ class FileSource(ABC):
 
     @abstractmethod
     def read(self, *paths: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the files of one part.
+        """Read the files of one part.
 
         Args:
-            *paths: Where the files of the part lie.
+            *paths: where the files of the part lie.
 
         Returns:
             The images, (images, *shape) uint8, and their classes from 0 up, (images,).
         """
 
     def prepare(self, root: Path, may_download: bool) -> None:
-        """Makes sure that all files are there, if need be by downloading them into the root.
+        """Make sure that all files are there, if need be by downloading them into the root.
 
         Args:
-            root: The folder given as `data.root`.
-            may_download: Whether missing files may be downloaded.
+            root: the folder given as ``data.root``.
+            may_download: whether missing files may be downloaded.
 
         Raises:
-            DataError: A file is missing and was not downloaded.
+            DataError: a file is missing and was not downloaded.
         """
         missing = self._missing(root)
         if missing and may_download and self.fetch is not None:
@@ -98,21 +98,21 @@ class FileSource(ABC):
             raise DataError(self.error(root, f"{missing} is missing"))
 
     def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
-        """Reads and checks all files.
+        """Read and check all files.
 
         Args:
-            root: The folder given as `data.root`.
+            root: the folder given as ``data.root``.
 
         Returns:
             The training and the test images.
 
         Raises:
-            DataError: A file is missing or damaged.
+            DataError: a file is missing or damaged.
         """
         return self._split(root, self.train_parts), self._split(root, self.test_parts)
 
     def error(self, root: Path, problem: str) -> str:
-        """Returns the text of an error: the problem, the folders looked in and what to do."""
+        """The text of an error: the problem, the folders looked in and what to do."""
         folders = ", ".join(str(folder) for folder in self._folders(root))
         return f"{self.title}: {problem}. Looked in: {folders}. {self.remedy}"
 
@@ -174,7 +174,7 @@ class FashionMNIST(FileSource):
     )
 
     def read(self, *paths: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Reads an images file and a labels file; see `FileSource.read`."""
+        """Read an images file and a labels file; see ``FileSource.read``."""
         images, labels = (read_idx(path) for path in paths)
         return images[:, None], labels
 
@@ -197,7 +197,7 @@ class CIFAR10(FileSource):
     first_label: ClassVar[int] = 0
 
     def read(self, *paths: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Reads one pickled batch; see `FileSource.read`."""
+        """Read one pickled batch; see ``FileSource.read``."""
         (path,) = paths
         batch = read_pickled_batch(path)
         return np.asarray(batch["data"]).reshape(-1, *self.shape), np.asarray(batch[self.label_key]) - self.first_label

@@ -10,17 +10,17 @@ _SPLIT_SEED = 0  # never the run's seed: every run of a search must be judged on
 
 
 def stratified_split(labels: Sequence[int] | np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images in two with the same share of every class, the same way for the same labels every time.
+    """Split images in two with the same share of every class, the same way for the same labels every time.
 
     Args:
-        labels: Class of each image, (images,).
-        fraction: Share of the images that goes into the second part.
+        labels: class of each image, (images,).
+        fraction: share of the images that goes into the second part.
 
     Returns:
         The indices of the first and of the second part, both ascending.
 
     Raises:
-        ValueError: A part would be left without some class.
+        ValueError: a part would be left without some class.
     """
     from sklearn.model_selection import train_test_split  # takes seconds, and few data sets are split
 
@@ -31,17 +31,17 @@ def stratified_split(labels: Sequence[int] | np.ndarray, fraction: float) -> tup
 
 
 def holdout_split(labels: Sequence[int] | np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the training images into those to train on and those held out by `data.holdout`.
+    """Split the training images into those to train on and those held out by ``data.holdout``.
 
     Args:
-        labels: Class of each training image, (images,).
-        holdout: Fraction of the images to hold out, above 0.
+        labels: class of each training image, (images,).
+        holdout: fraction of the images to hold out, above 0.
 
     Returns:
         The indices of the images to train on and of those held out, both ascending.
 
     Raises:
-        ConfigError: The fraction leaves a part without an image of every class.
+        ConfigError: the fraction leaves a part without an image of every class.
     """
     try:
         return stratified_split(labels, holdout)

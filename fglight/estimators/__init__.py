@@ -14,7 +14,8 @@ from fglight.estimators.guesses.local import LocalGuess
 from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
 from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
 from fglight.estimators.perturbations.activity import ActivityPerturbation, ActivitySpanPerturbation
-from fglight.estimators.perturbations.base import Perturbation, Unprojected
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.perturbations.unprojected import Unprojected
 from fglight.estimators.perturbations.weight import WeightPerturbation
 from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
 from fglight.estimators.step import Step

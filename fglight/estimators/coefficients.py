@@ -18,7 +18,7 @@ class Coefficient(ABC):
 
     Attributes:
         name: of the setting.
-        uses_products: whether <t, g> matters; without, no target and no derivative is computed.
+        uses_products: whether ⟨t, g⟩ matters; without, no target and no derivative is computed.
         projects: whether c g is the orthogonal projection on g, which alone can become one on the span of several.
         by_sample: whether it means something for coefficients of single samples only.
         random: whether it is drawn.
@@ -37,7 +37,7 @@ class Coefficient(ABC):
         """The factors.
 
         Args:
-            product: inner products <t, g>, any shape; may be None where they are not used.
+            product: inner products ⟨t, g⟩, any shape; may be None where they are not used.
             square: squared norms |g|^2, same shape.
         """
 
@@ -47,7 +47,7 @@ class Coefficient(ABC):
 
 
 class Projection(Coefficient):
-    """<t, g> / (|g|^2 + eps): c g is the orthogonal projection of t on g (Eqs. 4 and 5)."""
+    """⟨t, g⟩ / (|g|^2 + eps): c g is the orthogonal projection of t on g (Eqs. 4 and 5)."""
 
     name = "projection"
     projects = True
@@ -58,7 +58,7 @@ class Projection(Coefficient):
 
 
 class InnerProduct(Coefficient):
-    """<t, g>: unbiased for random directions of unit covariance (Eq. 1)."""
+    """⟨t, g⟩: unbiased for random directions of unit covariance (Eq. 1)."""
 
     name = "inner"
 
@@ -68,7 +68,7 @@ class InnerProduct(Coefficient):
 
 
 class Sign(Coefficient):
-    """The sign of <t, g>: of the derivative, only whether to go forwards or backwards."""
+    """The sign of ⟨t, g⟩: of the derivative, only whether to go forwards or backwards."""
 
     name = "sign"
 
@@ -90,7 +90,7 @@ class RandomSign(Coefficient):
 
 
 class Positive(Coefficient):
-    """n/n+ where <t, g> > 0, else 0, for n samples of which n+ have a positive product; all are 0 where none has."""
+    """n/n+ where ⟨t, g⟩ > 0, else 0, for n samples of which n+ have a positive product; all are 0 where none has."""
 
     name = "positive"
     by_sample = True

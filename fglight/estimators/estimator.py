@@ -17,7 +17,8 @@ from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import NetworkPass, trainable
-from fglight.estimators.perturbations.base import Perturbation, Unprojected
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.perturbations.unprojected import Unprojected
 from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
 from fglight.layout import laid_out
@@ -84,7 +85,14 @@ class GradientEstimator:
         return self.guess.random and self.perturbation.by_sample
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
-        """The parameters that get a gradient, in the order of the blocks: what an optimizer should be given."""
+        """The parameters that get a gradient: what an optimizer should be given.
+
+        Args:
+            model: as for ``estimate``.
+
+        Returns:
+            The parameters, in the order of the blocks.
+        """
         *rest, last = _blocks(model)
         parts = [
             part
@@ -207,7 +215,14 @@ class GradientEstimator:
 
 
 class ForwardModeEstimator(GradientEstimator):
-    """``GradientEstimator`` with ``engine=ForwardMode()``; arguments as there."""
+    """``GradientEstimator`` with ``engine=ForwardMode()``.
+
+    Args:
+        target: as there.
+        guess: as there.
+        perturbation: as there.
+        **settings: as there, without ``engine``.
+    """
 
     def __init__(self, target: Target, guess: Guess, perturbation: Perturbation, **settings: Any) -> None:
         super().__init__(target, guess, perturbation, engine=ForwardMode(), **settings)

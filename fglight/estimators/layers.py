@@ -2,7 +2,7 @@
 
 For a layer whose weight is applied at P positions (pixels or tokens) a sample, the input unfolds to U_i ``(K, P)``
 and the output's cotangent to D_i ``(O, P)``, and sample i's gradient is D_i U_i^T ``(O, K)``. The inner product of two
-such gradients is <D_i U_i^T, D'_i U_i^T> = <D_i^T D'_i, U_i^T U_i>, which needs only P x P matrices: cheaper than the
+such gradients is ⟨D_i U_i^T, D'_i U_i^T⟩ = ⟨D_i^T D'_i, U_i^T U_i⟩, which needs only P x P matrices: cheaper than the
 gradients themselves where there are few positions and many channels, as late in a convolutional network.
 """
 

@@ -25,13 +25,13 @@ def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @in_full_precision
 def products(targets: Tensor, directions: Tensor) -> Tensor:
-    """<t, g_m>, ``(units, k)``, of ``(units, features)`` and ``(units, k, features)``."""
+    """⟨t, g_m⟩, ``(units, k)``, of ``(units, features)`` and ``(units, k, features)``."""
     return (directions @ targets.unsqueeze(-1)).squeeze(-1)  # faster on CPUs than a product and a sum
 
 
 @in_full_precision
 def gram(directions: Tensor) -> Tensor:
-    """<g_l, g_m>, ``(units, k, k)``, of ``(units, k, features)``."""
+    """⟨g_l, g_m⟩, ``(units, k, k)``, of ``(units, k, features)``."""
     return directions @ directions.mT
 
 
@@ -104,8 +104,8 @@ def cosine(products: Tensor, gram: Tensor, coefficients: Tensor, target_squares:
     """Cosine similarity with a target: of its guess (Eq. 6), or of its estimate where that has several coefficients.
 
     Args:
-        products: <t, g_m> of the units that make up a target, ``(..., units, k)``.
-        gram: <g_l, g_m>, ``(..., units, k, k)``.
+        products: ⟨t, g_m⟩ of the units that make up a target, ``(..., units, k)``.
+        gram: ⟨g_l, g_m⟩, ``(..., units, k, k)``.
         coefficients: c_m of the estimate, ``(..., units, k)``.
         target_squares: |t|^2 of the whole target, ``(...)``.
 

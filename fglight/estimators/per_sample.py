@@ -102,7 +102,7 @@ class InnerProducts:
     """Inner products of targets and guesses of several samples.
 
     Attributes:
-        products: <t_i, g_i>, ``(batch,)``; None where there are no targets.
+        products: ⟨t_i, g_i⟩, ``(batch,)``; None where there are no targets.
         squares: |g_i|^2, ``(batch,)``.
         lengths: |t_i|^2, ``(batch,)``; None where they are not wanted.
     """

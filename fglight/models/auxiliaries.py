@@ -106,7 +106,12 @@ class LinearAuxiliary(nn.Sequential):
 
 
 class Head(LinearAuxiliary):
-    """The classifier of the last block: batch norm (as in the released code), global average pooling, linear."""
+    """The classifier of the last block: batch norm (as in the released code), global average pooling, linear.
+
+    Args:
+        channels: channels of the last block's output.
+        num_classes: number of classes.
+    """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__(channels, num_classes, pool=1)
@@ -188,7 +193,15 @@ class PredSimAuxiliary(nn.Module):
         return self.decoder(output)
 
     def loss(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The predsim loss and the decoder's logits; see ``Block.loss`` for shapes."""
+        """The predsim loss.
+
+        Args:
+            output: h_j, ``(batch, channels, height, width)``.
+            labels: class indices, ``(batch,)``.
+
+        Returns:
+            The loss, a scalar, and the decoder's logits, ``(batch, classes)``.
+        """
         logits = self(output)
         maps = self.conv(output).flatten(2)
         # A map of one position has no spatial deviation; its value takes that place, as in the original.

@@ -25,15 +25,15 @@ class Row:
     """One cell of a table, and how it was trained.
 
     Attributes:
-        table: Number of the table.
-        cell: What was trained.
-        mean: Test accuracy after the last epoch, in percent; None for a cell whose accuracy is not printed.
-        std: Its standard deviation over ``seeds`` runs; None where the paper gives none.
-        lr: Initial learning rate, multiplied by ``lr_gamma`` every ``lr_step`` epochs.
-        lr_step: See ``lr``.
-        lr_gamma: See ``lr``.
-        epochs: Number of epochs.
-        seeds: Number of runs: 4 where a deviation is given, else 1; of a cell not printed, as of the others beside it.
+        table: number of the table.
+        cell: what was trained.
+        mean: test accuracy after the last epoch, in percent; None for a cell whose accuracy is not printed.
+        std: its standard deviation over ``seeds`` runs; None where the paper gives none.
+        lr: initial learning rate, multiplied by ``lr_gamma`` every ``lr_step`` epochs.
+        lr_step: see ``lr``.
+        lr_gamma: see ``lr``.
+        epochs: number of epochs.
+        seeds: number of runs: 4 where a deviation is given, else 1; of a cell not printed, as of the others beside it.
     """
 
     table: int
@@ -49,14 +49,14 @@ class Row:
 
 @cache
 def published() -> tuple[Row, ...]:
-    """Return the 462 rows of ``tables.csv``, in the order of the tables. No cell occurs twice."""
+    """The 462 rows of ``tables.csv``, in the order of the tables. No cell occurs twice."""
     with Path(__file__).with_name("tables.csv").open(encoding="utf-8", newline="") as lines:
         return tuple(map(_row, csv.DictReader(lines)))
 
 
 @cache
 def unprinted() -> tuple[Row, ...]:
-    """Return the cells that the caption of Table 3 speaks of and its print lacks: random guesses.
+    """The cells that the caption of Table 3 speaks of and its print lacks: random guesses.
 
     Figures 2 and 3 show some of them. Recipes: App. A.3, which has those of ImageNet32 for 16 blocks.
     """
@@ -73,7 +73,7 @@ def unprinted() -> tuple[Row, ...]:
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """Return all cells of the tables, printed or not, in the order of the tables."""
+    """All cells of the tables, printed or not, in the order of the tables."""
     return tuple(sorted(published() + unprinted(), key=attrgetter("table")))
 
 

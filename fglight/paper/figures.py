@@ -14,9 +14,9 @@ class Curve:
     """One curve of a figure.
 
     Attributes:
-        label: Name in the legend.
-        cell: The cell whose runs are drawn.
-        probe: The auxiliary network that is there for logging only, trained on detached activations (``probe=true``);
+        label: name in the legend.
+        cell: the cell whose runs are drawn.
+        probe: the auxiliary network that is there for logging only, trained on detached activations (``probe=true``);
             empty where there is none.
     """
 
@@ -30,13 +30,13 @@ class Figure:
     """One figure of the paper.
 
     Attributes:
-        number: The paper's number.
+        number: the paper's number.
         kind: ``depth``: local train losses at the end, by block. ``losses``: train and test loss during training.
             ``dynamics``: local losses and cosine similarity during training, for some blocks.
-        title: A short caption.
-        curves: What is drawn, in the order of the legend.
-        blocks: For ``dynamics``: an early, a middle and the last auxiliary's block.
-        note: What the paper leaves open and how it is settled here.
+        title: a short caption.
+        curves: what is drawn, in the order of the legend.
+        blocks: for ``dynamics``: an early, a middle and the last auxiliary's block.
+        note: what the paper leaves open and how it is settled here.
     """
 
     number: int

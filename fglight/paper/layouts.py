@@ -29,14 +29,14 @@ class Layout:
     """One table.
 
     Attributes:
-        number: The paper's number.
-        title: What is in it.
-        corner: For each column of row headers, the words above it: one for each line of column headers, empty where the
+        number: the paper's number.
+        title: what is in it.
+        corner: for each column of row headers, the words above it: one for each line of column headers, empty where the
             paper has none.
-        columns: Headers of the columns, from left to right.
-        rows: Headers of the rows, from top to bottom.
-        fixed: What all its cells share.
-        above: How many of the rows stand above the last line of column headers.
+        columns: headers of the columns, from left to right.
+        rows: headers of the rows, from top to bottom.
+        fixed: what all its cells share.
+        above: how many of the rows stand above the last line of column headers.
     """
 
     number: int
@@ -48,12 +48,12 @@ class Layout:
     above: int = 0
 
     def cells(self, row: Header) -> list[tuple[Cell, int]]:
-        """Return the cells of a row from left to right, each with the number of columns that it spans."""
+        """The cells of a row from left to right, each with the number of columns that it spans."""
         named = [cell_of({**self.fixed, **column.parts, **row.parts}) for column in self.columns]
         return [(cell, len(list(same))) for cell, same in groupby(named)]
 
     def header_lines(self) -> list[tuple[list[str], list[tuple[str, int]]]]:
-        """Return the lines of headers, outermost first: the corner's words, and columns' with how many they span."""
+        """The lines of headers, outermost first: the corner's words, and columns' with how many they span."""
         return [
             (
                 [words[level] for words in self.corner],

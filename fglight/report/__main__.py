@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report and say what is in it.
 
     Args:
-        arguments: Command line; None means the process's own.
+        arguments: command line; None means the process's own.
 
     Returns:
         Exit status: 0, or 1 after an error that the user can act on.

@@ -24,13 +24,13 @@ class Report:
     """The contents of a report.
 
     Attributes:
-        runs: What was found in the folders.
-        scores: Finished runs by the cells that they stand for.
-        tables: The paper's tables with our numbers.
-        verdicts: The paper's claims, judged: first those that the runs decide.
-        figures: The paper's figures; a drawing is None where no run has logged what it needs.
-        problems: Files and runs that were not used.
-        progress: For each unfinished run its path, cell, epochs done and last test accuracy, in words.
+        runs: what was found in the folders.
+        scores: finished runs by the cells that they stand for.
+        tables: the paper's tables with our numbers.
+        verdicts: the paper's claims, judged: first those that the runs decide.
+        figures: the paper's figures; a drawing is None where no run has logged what it needs.
+        problems: files and runs that were not used.
+        progress: for each unfinished run its path, cell, epochs done and last test accuracy, in words.
     """
 
     runs: Collection
@@ -83,12 +83,12 @@ def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) 
     """Read the runs below some folders and fill the tables, judge the claims and draw the figures.
 
     Args:
-        roots: Folders with run directories at any depth.
-        tables: Numbers of the paper's tables to fill.
-        figures: Numbers of the paper's figures to draw.
+        roots: folders with run directories at any depth.
+        tables: numbers of the paper's tables to fill.
+        figures: numbers of the paper's figures to draw.
 
     Raises:
-        ConfigError: A root is no folder.
+        ConfigError: a root is no folder.
     """
     runs = collect(roots)
     scores = score(runs.finished)

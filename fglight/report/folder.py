@@ -14,7 +14,7 @@ def check(out: Path) -> None:
     """Refuse a place that a report cannot be written to, before any work is done.
 
     Raises:
-        ConfigError: It is no folder, holds something else than a report, or cannot be written.
+        ConfigError: it is no folder, holds something else than a report, or cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The report goes to a folder, and '{out}' is none.")
@@ -34,11 +34,11 @@ def write(out: Path, files: Mapping[str, bytes]) -> None:
     """Put files into a folder in place of the report that is there; on any error the earlier one stays.
 
     Args:
-        out: The report's folder.
-        files: Contents by name below ``out``.
+        out: the report's folder.
+        files: contents by name below ``out``.
 
     Raises:
-        ConfigError: As ``check``, or the disk is full.
+        ConfigError: as ``check``, or the disk is full.
     """
     check(out)
     try:

@@ -16,8 +16,8 @@ def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:
     """Read all versions of a run's metrics; a resumed run repeats steps, and the later version's hold.
 
     Args:
-        run: A run directory.
-        problems: Receives a line for each file, or part of a file, that cannot be used.
+        run: a run directory.
+        problems: receives a line for each file, or part of a file, that cannot be used.
 
     Returns:
         Numbers in the order of their steps, with the columns ``epoch`` and ``step`` and whatever was logged; empty
@@ -33,7 +33,7 @@ def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:
 
 
 def by_epoch(metrics: pd.DataFrame, column: str) -> pd.Series:
-    """Return the last value of a column in each epoch, indexed by the number of epochs trained (from 1)."""
+    """The last value of a column in each epoch, indexed by the number of epochs trained (from 1)."""
     if column not in metrics:
         return pd.Series(dtype=float)
     values = metrics.dropna(subset=[column, "epoch"]).groupby("epoch")[column].last()
@@ -42,12 +42,12 @@ def by_epoch(metrics: pd.DataFrame, column: str) -> pd.Series:
 
 
 def along_training(metrics: pd.DataFrame, column: str, bins: int = 100) -> pd.Series:
-    """Return the mean of a column logged every few steps over equal parts of training.
+    """The mean of a column logged every few steps over equal parts of training.
 
     Args:
-        metrics: What ``read_metrics`` returns.
-        column: Its values are averaged.
-        bins: Number of parts that the steps of the whole training are divided into.
+        metrics: what ``read_metrics`` returns.
+        column: its values are averaged.
+        bins: number of parts that the steps of the whole training are divided into.
 
     Returns:
         Means, indexed by the epochs trained at the middle of each part. Empty if nothing was logged.

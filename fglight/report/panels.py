@@ -34,10 +34,10 @@ class Plot:
     """A figure ready to be drawn.
 
     Attributes:
-        figure: What the paper shows.
-        setting: What sets the runs apart from the paper's; all runs of a figure share it.
-        rows: Panels, row by row. Empty if no run has what the figure needs.
-        missing: What cannot be drawn, and why.
+        figure: what the paper shows.
+        setting: what sets the runs apart from the paper's; all runs of a figure share it.
+        rows: panels, row by row. Empty if no run has what the figure needs.
+        missing: what cannot be drawn, and why.
     """
 
     figure: Figure
@@ -61,9 +61,9 @@ def plot(figure: Figure, lines: pd.DataFrame, read: ReadMetrics) -> Plot:
     and among several of these the one nearest to the paper's.
 
     Args:
-        figure: One of the paper's figures.
-        lines: Finished runs by cell and setting, as in ``Scores.lines``.
-        read: Gives a run directory's metrics, as ``read_metrics`` does.
+        figure: one of the paper's figures.
+        lines: finished runs by cell and setting, as in ``Scores.lines``.
+        read: gives a run directory's metrics, as ``read_metrics`` does.
 
     Returns:
         The panels, or none where no run has logged what the figure needs.
@@ -85,7 +85,7 @@ def _distance(setting: Setting) -> tuple[int, float, Setting]:
 
 
 def needed_columns(figure: Figure, curve: Curve) -> list[str]:
-    """Return the columns of the metrics that a curve cannot be drawn without."""
+    """The columns of the metrics that a curve cannot be drawn without."""
     if figure.kind == "depth":
         return depth_metrics(curve.cell.blocks)
     if figure.kind == "losses":

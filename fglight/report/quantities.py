@@ -17,10 +17,10 @@ def measure(quantity: Quantity, setting: Setting, scores: Scores, read: ReadMetr
     """A quantity over the seeds of the runs of one setting.
 
     Args:
-        quantity: What is measured; accuracies are in points, all else in the units that it is logged in.
-        setting: What sets the runs apart from the paper's.
-        scores: The finished runs.
-        read: Gives a run directory's metrics, as ``read_metrics`` does.
+        quantity: what is measured; accuracies are in points, all else in the units that it is logged in.
+        setting: what sets the runs apart from the paper's.
+        scores: the finished runs.
+        read: gives a run directory's metrics, as ``read_metrics`` does.
     """
     if quantity.metric == ACCURACY:
         return scores.by_cell.get(quantity.cell, {}).get(setting)

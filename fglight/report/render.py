@@ -36,7 +36,7 @@ _TEX = {
 
 
 def render(report: Report) -> dict[str, bytes]:
-    """Return the contents of every file of a report by its name below the report's folder."""
+    """The contents of every file of a report by its name below the report's folder."""
     drawings = {plot.figure.number: drawing for plot, drawing in report.figures if drawing}
     files = {
         "index.html": _html().get_template("index.html").render(report=report).encode(errors="replace"),

@@ -43,11 +43,11 @@ class Scores:
     """Every finished run by what it is comparable with.
 
     Attributes:
-        by_cell: Test accuracies in percent of each of the paper's cells, by setting. Full-scale ones come
+        by_cell: test accuracies in percent of each of the paper's cells, by setting. Full-scale ones come
             first.
-        others: Runs of cells that the paper does not have.
-        lines: A line for each run and cell that it stands for: ``cell``, ``setting``, ``seed``, ``run``.
-        repeated: Runs not counted, for another one has the same cell, setting and seed.
+        others: runs of cells that the paper does not have.
+        lines: a line for each run and cell that it stands for: ``cell``, ``setting``, ``seed``, ``run``.
+        repeated: runs not counted, for another one has the same cell, setting and seed.
     """
 
     by_cell: Mapping[Cell, Mapping[Setting, Score]]
@@ -56,7 +56,7 @@ class Scores:
     repeated: tuple[Problem, ...]
 
     def runs(self, cell: Cell, setting: Setting) -> list[Run]:
-        """Return all runs of a cell and setting, repeated ones too."""
+        """All runs of a cell and setting, repeated ones too."""
         return self._by_cell_and_setting.get((cell, setting), [])
 
     @cached_property
@@ -67,7 +67,7 @@ class Scores:
         return runs
 
     def shown(self, cell: Cell) -> Mapping[Setting, Score]:
-        """Return the scores to show for a cell: the full-scale one alone if there is one, else one a setting."""
+        """The scores to show for a cell: the full-scale one alone if there is one, else one a setting."""
         scores = self.by_cell.get(cell, {})
         return {FULL: scores[FULL]} if FULL in scores else scores
 
@@ -106,7 +106,7 @@ def _paper_data() -> frozenset[str]:
 
 
 def stands_for(run: Run) -> tuple[Row, ...]:
-    """Return the published cells that a run stands for.
+    """The published cells that a run stands for.
 
     A cell of the paper stands for itself. A run on data that the paper does not use stands for the same cell on each
     of the paper's data sets, or on those alone whose learning rate and decay it has; one of another width stands
@@ -121,7 +121,7 @@ def stands_for(run: Run) -> tuple[Row, ...]:
 
 
 def setting(run: Run, row: Row) -> Setting:
-    """Return what sets a run apart from the paper's training of a cell."""
+    """What sets a run apart from the paper's training of a cell."""
     paper = {
         "lr": row.lr,
         "lr_gamma": row.lr_gamma,

@@ -21,9 +21,9 @@ class Entry:
     """One cell of a table.
 
     Attributes:
-        row: What the paper has.
-        span: Number of columns that it covers.
-        ours: Our score by the mark of its footnote; the mark is empty for a full-scale one, which is then the only one.
+        row: what the paper has.
+        span: number of columns that it covers.
+        ours: our score by the mark of its footnote; the mark is empty for a full-scale one, which is then the only one.
     """
 
     row: Row
@@ -82,7 +82,7 @@ class Table:
 
 @cache
 def rows_by_cell() -> Mapping[Cell, Row]:
-    """Return the paper's rows by their cells."""
+    """The paper's rows by their cells."""
     return {row.cell: row for row in rows()}
 
 
@@ -113,7 +113,7 @@ def _letter(index: int) -> str:
 
 
 def as_frame(tables: Iterable[Table]) -> pd.DataFrame:
-    """Return a line for each cell and setting, the paper's number and ours; accuracies in percent."""
+    """A line for each cell and setting, the paper's number and ours; accuracies in percent."""
     lines = [
         {
             "table": table.layout.number,

@@ -133,9 +133,9 @@ def judge(claim: Claim, scores: Scores, read: ReadMetrics) -> Verdict:
     """Make a claim's comparisons: from full-scale runs, and from scaled-down ones where no full-scale ones can be.
 
     Args:
-        claim: One of the paper's claims.
-        scores: The finished runs.
-        read: Gives a run directory's metrics, as ``read_metrics`` does.
+        claim: one of the paper's claims.
+        scores: the finished runs.
+        read: gives a run directory's metrics, as ``read_metrics`` does.
     """
     findings: list[Finding] = []
     unknown: list[str] = []

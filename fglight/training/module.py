@@ -51,7 +51,11 @@ class BlockMetrics(torchmetrics.Metric):
         self.images += len(labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy (a fraction) of every block, each ``(blocks,)``."""
+        """Mean loss and accuracy of every block.
+
+        Returns:
+            Losses and accuracies (fractions), each ``(blocks,)``.
+        """
         return self.loss_sum / self.images, self.correct / self.images
 
 
@@ -109,6 +113,9 @@ class ForwardGradientModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of the parameters that get a gradient, and its scheduler.
 
+        Returns:
+            Both, in Lightning's terms.
+
         Raises:
             ConfigError: for an optimizer that evaluates the loss by itself, and a scheduler that waits for a metric.
         """
@@ -129,7 +136,12 @@ class ForwardGradientModule(L.LightningModule):
         self.first_bad_step = self.first_bad_step.to(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Estimate the gradients of one batch ``(images, labels)`` and take an optimizer step."""
+        """Estimate the gradients of one batch and take an optimizer step.
+
+        Args:
+            batch: images ``(batch, channels, height, width)`` and class indices ``(batch,)``.
+            batch_idx: its number in the epoch.
+        """
         images, labels = batch
         number = self.global_step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
@@ -165,7 +177,12 @@ class ForwardGradientModule(L.LightningModule):
             self._move_on()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Losses and accuracies of the network and of the auxiliary networks in use on a batch of test images."""
+        """Add the losses and accuracies of the network, and of the auxiliary networks in use, on one batch.
+
+        Args:
+            batch: as for ``training_step``.
+            batch_idx: its number.
+        """
         images, labels = batch
         losses, logits = [], []
         hidden = laid_out(images, self.estimator.channels_last)

@@ -1,6 +1,5 @@
 """The package's module and its estimator in Lightning code of a user's own."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,6 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
-
-from fglight.estimators import GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
-from fglight.models import split
 
 ROOT = Path(__file__).parents[2]
 STEPS = 23
@@ -72,19 +68,6 @@ def test_a_resumed_run_ends_like_a_whole_one(make, tmp_path):
     trainer = fit(resumed, tmp_path / "second", max_epochs=2, ckpt_path=tmp_path / "first" / "last.ckpt")
     assert (trainer.current_epoch, trainer.global_step) == (2, 2 * STEPS)
     assert all(map(torch.equal, whole.state_dict().values(), resumed.state_dict().values()))
-
-
-def test_the_code_in_the_readme_trains(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    readme = (ROOT / "README.md").read_text()
-    whole, own = re.findall(r"```python\n(.*?)```", readme.partition("## In your own Lightning code")[2], re.DOTALL)[:2]
-    names = {"model": split(own_lightning.make_network(), [3, 6], torch.randn(2, 1, 8, 8)), "datamodule": InOrder()}
-    exec(whole.replace("max_epochs=10", "max_steps=2"), names)
-    exec(own, names)
-    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
-    trainer = L.Trainer(max_steps=2, limit_val_batches=0, logger=False, enable_checkpointing=False)
-    trainer.fit(names["Classifier"](names["model"], estimator), names["datamodule"])
-    assert trainer.callback_metrics["loss"].isfinite()
 
 
 def test_two_devices_leave_the_same_network_in_each(tmp_path):

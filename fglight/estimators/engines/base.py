@@ -48,6 +48,10 @@ class Engine(ABC):
     def check(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027 (not all refuse something)
         """Refuse what cannot be computed.
 
+        Args:
+            guess: the direction.
+            perturbation: the space of the projection.
+
         Raises:
             ValueError: in one line.
         """
@@ -55,12 +59,19 @@ class Engine(ABC):
     def check_blocks(self, blocks: Sequence[Block]) -> None:  # noqa: B027
         """Refuse a network that cannot be computed with.
 
+        Args:
+            blocks: the network.
+
         Raises:
             BlockError: naming the layer.
         """
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027
         """Refuse what would not replay as it was recorded.
+
+        Args:
+            guess: the direction.
+            perturbation: the space of the projection.
 
         Raises:
             ValueError: in one line.

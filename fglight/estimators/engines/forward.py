@@ -246,5 +246,5 @@ def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor |
 
 
 def _read(tangents: Tensor, gradient: Tensor) -> Tensor:
-    """Each sample's share of <gradient, tangent>, ``(count, batch)``, for tangents ``(count, batch, ...)``."""
+    """Each sample's share of ⟨gradient, tangent⟩, ``(count, batch)``, for tangents ``(count, batch, ...)``."""
     return (tangents.flatten(2) * gradient.flatten(1)).sum(2)

@@ -37,7 +37,7 @@ class Guess(ABC):
         trains_blocks: whether blocks 0..J-2 get a gradient at all.
         several: whether there can be more than one direction.
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
-            (<t, g>, |g|^2).
+            (⟨t, g⟩, |g|^2).
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
         needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
             graphs then stay until the step is over.
@@ -72,16 +72,31 @@ class Guess(ABC):
         return self.random or self.directions > 1
 
     def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
-        """Called before every step's forward pass with all blocks of the network."""
+        """Prepare for a step, before its forward pass.
+
+        Args:
+            blocks: all blocks of the network.
+        """
 
     @abstractmethod
     def activity(self, here: BlockPass) -> Tensor:
-        """The directions in the space of h_j, ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``."""
+        """The directions in the space of h_j.
+
+        Args:
+            here: block j, which has run.
+
+        Returns:
+            ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``.
+        """
 
     def weight(self, here: BlockPass) -> list[Tensor]:
-        """The directions in the space of theta_j, ``(k, *shape)`` for each of ``here.parameters``.
+        """The directions in the space of theta_j: those of ``activity``, pulled back through the block.
 
-        Here those of ``activity``, pulled back through the block, whose graph is freed.
+        Args:
+            here: block j, which has run where ``needs_graph``; its graph is freed.
+
+        Returns:
+            ``(k, *shape)`` for each of ``here.parameters``.
         """
         cotangents = self.activity(here)
         by_direction = [
@@ -90,7 +105,14 @@ class Guess(ABC):
         return [stack(tensors) for tensors in zip(*by_direction)]
 
     def sample(self, like: Tensor) -> Tensor:
-        """One direction in the shape, dtype and device of ``like``; only random guesses have it (``RandomGuess``)."""
+        """Draw one direction; only random guesses can (``RandomGuess``).
+
+        Args:
+            like: what the direction is for.
+
+        Returns:
+            A direction in the shape, dtype and device of ``like``.
+        """
         raise NotImplementedError(f"{type(self).__name__} is not random: it has no directions to draw")
 
     def coefficients(
@@ -99,8 +121,8 @@ class Guess(ABC):
         """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
 
         Args:
-            products: <t, g_m>, ``(..., k)``; None where the coefficient needs none.
-            gram: <g_l, g_m>, ``(..., k, k)``.
+            products: ⟨t, g_m⟩, ``(..., k)``; None where the coefficient needs none.
+            gram: ⟨g_l, g_m⟩, ``(..., k, k)``.
             coefficient: of a single direction; None: the guess's own.
 
         Returns:

@@ -12,7 +12,7 @@ from fglight.estimators.passes import BlockPass
 
 
 class RandomGuess(Guess):
-    """Random directions with mean zero and unit covariance, so that E[<t, g> g] = t."""
+    """Random directions with mean zero and unit covariance, so that E[⟨t, g⟩ g] = t."""
 
     random = True
     several = True
@@ -21,14 +21,27 @@ class RandomGuess(Guess):
 
     @abstractmethod
     def sample(self, like: Tensor) -> Tensor:
-        """Draw one direction in the shape, dtype and device of ``like``, from torch's default generator.
+        """Draw one direction from torch's default generator.
 
         Called for blocks 0..J-2 in order and, for weight perturbations, in the order of ``body.parameters()``; once for
         each direction.
+
+        Args:
+            like: what the direction is for.
+
+        Returns:
+            A direction in the shape, dtype and device of ``like``.
         """
 
     def samples(self, like: Tensor) -> Tensor:
-        """All k directions, ``(k, *like.shape)``."""
+        """Draw all k directions.
+
+        Args:
+            like: what the directions are for.
+
+        Returns:
+            ``(k, *like.shape)``.
+        """
         return stack([self.sample(like) for _ in range(self.directions)])
 
     def activity(self, here: BlockPass) -> Tensor:

@@ -120,13 +120,16 @@ class Perturbation(ABC):
             )
 
     def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
-        """Why a parameter has no fast path, and what that costs; empty where it has.
+        """Why a parameter has no fast path, and what that costs.
 
         Args:
             here: its block, which has run with ``record_calls``.
             parameter: one of ``here.parameters``.
             guess: where the directions come from.
             aims: whether a target is computed.
+
+        Returns:
+            The reason in words; empty where it has one.
         """
         return ""
 
@@ -135,7 +138,7 @@ class Perturbation(ABC):
         return nullcontext([])
 
     def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
-        """Where inside a block its target is needed, besides its output."""
+        """Where inside a block its target is needed, besides its output: parameters, or the outputs of layers."""
         return []
 
     def reuses_graph(self, guess: Guess) -> bool:
@@ -152,6 +155,9 @@ class Perturbation(ABC):
                 cosine need one.
             guess: where the guesses come from.
             cosine: whether the cosine similarity of guess and target is wanted too.
+
+        Yields:
+            A block and its estimate.
         """
         for here, target in in_drawing_order(targets, guess):
             estimate = self.estimate(here, target, guess, cosine=cosine)
@@ -161,7 +167,17 @@ class Perturbation(ABC):
 
     @abstractmethod
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
-        """The estimate of one block; arguments as in ``__call__``."""
+        """The estimate of one block.
+
+        Args:
+            here: the block.
+            target: its target, as in ``__call__``.
+            guess: where the guesses come from.
+            cosine: whether the cosine similarity of guess and target is wanted too.
+
+        Returns:
+            A gradient for each parameter, and the cosine.
+        """
 
     @property
     def in_one_run(self) -> bool:
@@ -169,7 +185,15 @@ class Perturbation(ABC):
         return False
 
     def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
-        """Forward mode in one run: the directions for each of ``here.parameters``, ``(units, k, features)``."""
+        """Forward mode in one run: the directions in the space of a block's parameters.
+
+        Args:
+            here: the block, which need not have run.
+            guess: where they come from.
+
+        Returns:
+            ``(units, k, features)`` for each of ``here.parameters``.
+        """
         raise self._without_forward_mode()
 
     def moves(self, here: BlockPass, guesses: list[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
@@ -188,7 +212,7 @@ class Perturbation(ABC):
     def from_sums(
         self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor] | None, guess: Guess
     ) -> list[list[Tensor]]:
-        """Forward mode in one run: the estimates of several blocks, a tensor for each of their parameters.
+        """Forward mode in one run: the estimates of several blocks.
 
         Args:
             passes: the blocks; all of them where one coefficient stands for the network, else one.
@@ -196,16 +220,22 @@ class Perturbation(ABC):
             sums: inner products of target and directions for each of a block's ``moves``; None where the coefficient
                 needs none.
             guess: turns them into coefficients of the estimate.
+
+        Returns:
+            For each block, a tensor for each of its parameters.
         """
         raise self._without_forward_mode()
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
-        """Forward mode in two runs: the estimate of one block, a tensor for each of its parameters.
+        """Forward mode in two runs: the estimate of one block.
 
         Args:
             here: the block.
             derivative: of its target.
             guess: where the guesses come from.
+
+        Returns:
+            A tensor for each of its parameters.
         """
         raise self._without_forward_mode()
 
@@ -217,19 +247,3 @@ def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[B
     """The targets of blocks with parameters, from block 0 on for guesses that are drawn, else as they come."""
     targets = (target for target in targets if target[0].parameters)
     return reversed(list(targets)) if guess.drawn else targets
-
-
-class Unprojected(Perturbation):
-    """No projection: the estimate is the target. What ``guess=exact`` uses, whatever the perturbation."""
-
-    def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
-        """See ``Perturbation``."""
-        return here.parameters
-
-    def reuses_graph(self, guess: Guess) -> bool:
-        """See ``Perturbation``."""
-        return False
-
-    def estimate(self, here: BlockPass, target: TargetGradient, guess: Guess, *, cosine: bool) -> Estimate:
-        """See ``Perturbation``; a cosine similarity of one would be no news and is left out."""
-        return Estimate(list(target.inside))

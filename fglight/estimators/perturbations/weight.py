@@ -31,7 +31,7 @@ class WeightPerturbation(Perturbation):
     convolution, a row of a linear layer's weight, an entry of a bias or scale.
 
     The target enters through its inner product with the guess alone, and so the gradients of convolution and linear
-    weights are never computed: with cotangent d at the layer's output and guess g, <t, g> = <d, layer(x; g)>, a forward
+    weights are never computed: with cotangent d at the layer's output and guess g, ⟨t, g⟩ = ⟨d, layer(x; g)⟩, a forward
     pass of the layer with the guess for a weight (its Jacobian-vector product). For several directions the target
     itself is the better way, and the cosine, which needs the norm of the target, takes it too.
     """
@@ -117,8 +117,8 @@ class WeightPerturbation(Perturbation):
         """The coefficients that belong together.
 
         Args:
-            products: <t, g_m> for every block and parameter tensor, ``(units, k)``; empty where they are not known.
-            grams: <g_l, g_m> for every block and parameter tensor, ``(units, k, k)``.
+            products: ⟨t, g_m⟩ for every block and parameter tensor, ``(units, k)``; empty where they are not known.
+            grams: ⟨g_l, g_m⟩ for every block and parameter tensor, ``(units, k, k)``.
             guess: turns them into coefficients.
 
         Returns:
@@ -178,7 +178,7 @@ class WeightPerturbation(Perturbation):
         return _combine(here, self._coefficients([products] if products else [], [grams], guess)[0], guesses)
 
     def _products_by_layer(self, here: BlockPass, target: TargetGradient, guesses: list[Tensor]) -> list[Tensor]:
-        """<t, g> of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""
+        """⟨t, g⟩ of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""
         products = []
         for parameter, t, g in zip(here.parameters, target.inside, guesses):
             call = here.weight_calls.get(parameter)

@@ -101,7 +101,7 @@ class WeightPerSamplePerturbation(Perturbation):
             here: the block.
             use: of the parameter.
             guess: turns inner products into coefficients.
-            products: <t_i, g_i>, ``(batch,)``, where they are known.
+            products: ⟨t_i, g_i⟩, ``(batch,)``, where they are known.
             cosine: whether the cosine similarity is wanted, for which a target is needed.
 
         Returns:

@@ -19,10 +19,10 @@ class Quantity:
     """A number that each run of a cell has.
 
     Attributes:
-        cell: The cell.
-        metric: The name that it is logged under; accuracies count in points.
-        period: The part of training that it is a mean over, as fractions; None for its last value.
-        probe: The auxiliary network that only logs, where there is one; empty otherwise.
+        cell: the cell.
+        metric: the name that it is logged under; accuracies count in points.
+        period: the part of training that it is a mean over, as fractions; None for its last value.
+        probe: the auxiliary network that only logs, where there is one; empty otherwise.
     """
 
     cell: Cell
@@ -55,13 +55,13 @@ class Claim:
     """Each comparison comes out between two bounds.
 
     Attributes:
-        text: The claim in one sentence.
-        source: Where the paper makes it.
-        comparisons: What it says something of.
-        least: A comparison must come out above; negative where the worse may lead by as much.
-        most: A comparison must come out below.
-        of: Whether the paper says so of all comparisons, of most (more than half), or of some (at least one).
-        reading: How the sentence was turned into comparisons, where that is a choice.
+        text: the claim in one sentence.
+        source: where the paper makes it.
+        comparisons: what it says something of.
+        least: a comparison must come out above; negative where the worse may lead by as much.
+        most: a comparison must come out below.
+        of: whether the paper says so of all comparisons, of most (more than half), or of some (at least one).
+        reading: how the sentence was turned into comparisons, where that is a choice.
     """
 
     text: str
