@@ -169,6 +169,16 @@ def _fixed(value: Any, instead: str) -> Any:
 
 Trainer = create_model("Trainer", __base__=_Options, **{name: _fixed(*fixed) for name, fixed in FIXED.items()})
 
+
+class Optuna(Settings):
+    """Those of Optuna's sweeper."""
+
+    direction: Literal["maximize"]
+    n_trials: Whole
+    n_jobs: Whole
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)]
+
+
 MODELS: dict[str, type[Settings]] = {
     "": Root,
     "aux": Aux,
@@ -207,14 +217,27 @@ def check_values(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]
         ConfigError: naming the first setting that is not possible, its value and what is accepted.
     """
     for group, model in MODELS.items():
-        values = groups[group] if group else root
-        try:
-            model.model_validate(values)
-        except ValidationError as error:
-            name = str(error.errors()[0]["loc"][0])
-            setting = f"{group}.{name}" if group else name
-            accepted = _words(model.model_json_schema()["properties"][name])
-            raise ConfigError(f"{setting}={values.get(name)} is not possible: accepted is {accepted}") from None
+        check(group, model, groups[group] if group else root)
+
+
+def check(group: str, model: type[Settings], values: Mapping[str, Any]) -> None:
+    """Check that the values of a group's settings are in range.
+
+    Args:
+        group: its name, empty for the root.
+        model: its settings.
+        values: their values.
+
+    Raises:
+        ConfigError: as above.
+    """
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        setting = f"{group}.{name}" if group else name
+        accepted = _words(model.model_json_schema()["properties"][name])
+        raise ConfigError(f"{setting}={values.get(name)} is not possible: accepted is {accepted}") from None
 
 
 def _words(schema: Mapping[str, Any]) -> str:
