@@ -1,4 +1,4 @@
-"""Where a single run goes: Hydra makes the directory by itself, and asks neither what for nor who else has it."""
+"""Where runs and sweeps go: Hydra makes directories by itself, and asks neither what for nor who else has them."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ class RunDirectory(Callback):
             if config.check:
                 sys.exit(_check(config))
             folder = Path(config.hydra.run.dir)
-            timed = is_timed(config.hydra.run)
+            timed = _is_timed(config.hydra.run)
             # The first process of torchrun's or SLURM's makes one, under a name of its time; the others use none.
             first = is_first() or not timed
             config.hydra.run.dir = str(make_directory("hydra.run.dir", folder, new=timed) if first else folder.parent)
@@ -42,6 +42,21 @@ def _check(config: DictConfig) -> int | str:
         return f"check=true: {one_line(error)}"
 
 
-def is_timed(node: DictConfig) -> bool:
+def make_sweep_directory(config: DictConfig) -> None:
+    """Make the directory of a sweep that is not of the paper's cells, and put it in ``hydra.sweep.dir``.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    from fglight.runs.folder import make_directory
+    from fglight.sweeps.runner import quoted
+
+    hydra = config.hydra
+    folder = make_directory("hydra.sweep.dir", Path(hydra.sweep.dir), new=_is_timed(hydra.sweep))
+    hydra.sweep.dir = str(folder)
+    hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")  # the jobs' configurations begin here
+
+
+def _is_timed(node: DictConfig) -> bool:
     """Whether a node's ``dir`` is named after the time, so that no run is ever to go on there."""
     return "${now:" in str(OmegaConf.to_container(node, resolve=False)["dir"])

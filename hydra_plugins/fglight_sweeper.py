@@ -13,7 +13,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.fglight_directory import is_timed
+from hydra_plugins.fglight_directory import make_sweep_directory
 
 
 class PaperSweeper(BasicSweeper):
@@ -44,19 +44,9 @@ class PaperSweeper(BasicSweeper):
         Raises:
             ConfigError: a setting of one is not possible.
         """
-        self._checked(batch)
+        from fglight.sweeps.composing import checked
 
-    def _checked(self, batch: Sequence[Sequence[str]]) -> list[DictConfig]:
-        """The configurations of an ordinary sweep, checked."""
-        from fglight.config import check_config
-
-        configs = [self._composer(list(overrides)) for overrides in batch]
-        for cfg in configs:
-            check_config(cfg)
-        from fglight.build import check_components  # loads torch, after all that can be refused without
-
-        check_components(configs)
-        return configs
+        checked(self._composer, batch)
 
     @cached_property
     def _composer(self) -> Callable[[list[str]], DictConfig]:
@@ -76,9 +66,9 @@ class PaperSweeper(BasicSweeper):
         """
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
-        from fglight.runs.folder import make_directory
+        from fglight.sweeps.composing import checked
         from fglight.sweeps.request import asks, parse, refuse_check
-        from fglight.sweeps.runner import Sweep, quoted
+        from fglight.sweeps.runner import Sweep
         from fglight.words import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -88,16 +78,13 @@ class PaperSweeper(BasicSweeper):
             request = parse(overrides)
             if request is None and asks(overrides, "plan"):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)
-                configs = self._checked(batch)
+                configs = checked(self._composer, batch)
                 from fglight.sweeps.planning.plan import show_ordinary  # loads torch
 
                 show_ordinary(dict(zip(map(" ".join, batch), configs)))
                 return None
             if request is None:
-                hydra = self.config.hydra
-                folder = make_directory("hydra.sweep.dir", Path(hydra.sweep.dir), new=is_timed(hydra.sweep))
-                hydra.sweep.dir = str(folder)
-                hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")  # the jobs' configurations begin here
+                make_sweep_directory(self.config)
                 return super().sweep(arguments)
             # One line a run is enough, and the sweep prints that.
             self.config.hydra.hydra_logging = OmegaConf.create({"version": 1, "root": {"level": "WARNING"}})

@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fglight import build_estimator, load_config
 from fglight.build import build_callbacks
 from fglight.cell import Cell
 from fglight.config import check_config
+from fglight.config.rules import MODELS, check_values
 from fglight.config.settings import CONFIG_DIR, GROUPS, UnknownSettingError
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
@@ -153,6 +155,19 @@ def test_a_value_out_of_range_names_setting_value_and_what_is_accepted(setting, 
     assert message.startswith(f"{setting}={value} ")
     assert "accepted" in message
     assert "\n" not in message
+
+
+def test_what_is_accepted_is_said_of_every_setting_that_is_checked():
+    settings = OmegaConf.to_container(compose(), resolve=True)
+    check_values(settings, settings)
+    for group, model in MODELS.items():
+        for name in model.model_fields:
+            wrong = {"nothing": 1}
+            changed = settings | ({group: settings[group] | {name: wrong}} if group else {name: wrong})
+            with pytest.raises(ConfigError) as caught:
+                check_values(changed, changed)
+            setting = f"{group}.{name}".lstrip(".")
+            assert re.match(rf"{setting}={wrong} is not possible: accepted is \w", str(caught.value))
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -68,7 +68,10 @@ def check_config(cfg: DictConfig) -> None:
     check_settings(cfg)
     for setting in SWEEP_SETTINGS:
         if cfg.get(setting) is not None and cfg[setting] is not False:
-            raise ConfigError(f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=...")
+            raise ConfigError(
+                f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=..., without "
+                "hydra/sweeper"
+            )
     stem = cfg.model.get("stem")
     smallest = {"imagenet": 32, "cifar": 8}.get(stem, 1)  # the factor by which the network shrinks images
     if cfg.data.image_size < smallest:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fglight.cell import FACTS
-from fglight.config.rules import FIXED, LIGHTNING, OPTIONAL, RULES
+from fglight.config.fixed import FIXED
 from fglight.errors import ConfigError, FglightError, one_line
 
 PACKAGE = Path(__file__).parent.parent
@@ -105,17 +105,9 @@ def check_settings(cfg: DictConfig) -> None:
             raise ConfigError(str(said)) from error
         raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
     _check_names(root, groups)
-    given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if groups["trainer"].get(name) is not None]
-    values = root | {f"{group}.{name}": value for group in GROUPS for name, value in groups[group].items()}
-    there = [rule for rule in OPTIONAL if rule[0] in values]
-    for setting, accepts, accepted in RULES + there + given:
-        value = values.get(setting)
-        try:
-            fits = accepts(value)
-        except TypeError:
-            fits = False
-        if not fits:
-            raise ConfigError(f"{setting}={value} is not possible: accepted is {accepted}")
+    from fglight.config.rules import check_values  # pydantic takes a while, and help does without
+
+    check_values(root, groups)
 
 
 def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
@@ -148,7 +140,9 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
     if group == "callbacks":  # each has a name of the user's
         return None
     if group == "trainer":
-        return frozenset(_default(group)) | LIGHTNING.keys()
+        from fglight.config.rules import Trainer
+
+        return frozenset(Trainer.model_fields)
     target = settings.get("_target_")
     listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_") == target))
     if listed and (group not in ("optim", "scheduler") or settings.keys() <= listed):

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import FACTS, Cell, says
-from fglight.config.rules import FIXED
+from fglight.config.fixed import FIXED
 from fglight.config.settings import MOVED, NO_RUN_HAS, choices, defaults, root_file
 from fglight.errors import ConfigError, one_line
 from fglight.paper.recipes import MODELS, nearest

@@ -1,6 +1,6 @@
 """Composing the configurations of a sweep, each choice once instead of all files anew for every run."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache, cached_property
@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from fglight.config import check_config
 from fglight.config.settings import GROUPS, defaults
 from fglight.config.settings import choices as files
 
@@ -101,6 +102,25 @@ class Composer:
         composed = _without(self._compose([f"{group}={choice}" for group, choice in choices.items()]), ["hydra"])
         alone = "${hydra" not in OmegaConf.to_yaml(composed) and _rest(composed, choices) == _rest(self._base, choices)
         self._nodes |= {(group, choice): composed[group] if alone else None for group, choice in choices.items()}
+
+
+def checked(compose: Callable[[list[str]], DictConfig], batch: Iterable[Sequence[str]]) -> list[DictConfig]:
+    """The configurations of lists of overrides, checked.
+
+    Args:
+        compose: makes the configuration of one, such as a ``Composer``.
+        batch: the lists.
+
+    Raises:
+        ConfigError: a setting of one is not possible.
+    """
+    configs = [compose(list(overrides)) for overrides in batch]
+    for cfg in configs:
+        check_config(cfg)
+    from fglight.build import check_components  # loads torch, after all that can be refused without
+
+    check_components(configs)
+    return configs
 
 
 @cache

@@ -107,7 +107,10 @@ def _is_true(values: Sequence[str]) -> bool:
 def _values(override: Override) -> tuple[str, ...]:
     if override.is_sweep_override():
         if not override.is_discrete_sweep():
-            raise ConfigError(f"{override.input_line} is not possible: accepted are values with commas between them")
+            raise ConfigError(
+                f"{override.input_line} is not possible: accepted are values with commas between them, or "
+                "hydra/sweeper=optuna"
+            )
         return tuple(override.sweep_string_iterator())
     return (override.get_value_element_as_str(),)
 

@@ -19,7 +19,8 @@ from rich.console import Console
 from fglight.build import build_callbacks, build_data, build_estimator, build_model, build_optimizer, build_scheduler
 from fglight.cell import Cell
 from fglight.config import check_config
-from fglight.config.rules import FIXED, LIGHTNING
+from fglight.config.fixed import FIXED
+from fglight.config.rules import LIGHTNING
 from fglight.data import DataModule
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
