@@ -106,6 +106,11 @@ class Perturbation(ABC):
             raise ValueError(
                 f"guess.directions={guess.directions} is not possible with {type(self).__name__}: accepted is 1"
             )
+        if guess.only_weight and self.by_sample:
+            raise ValueError(
+                f"{type(self).__name__} is not possible with {type(guess).__name__}, whose directions are of the whole "
+                "batch's weights: accepted is perturb=weight"
+            )
         spans = self.spans or guess.combine == "span"
 
         def fits(coefficient: Coefficient) -> bool:

@@ -108,8 +108,8 @@ class WeightPerturbation(Perturbation):
     def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
         directions = guess.weight(here)
-        # A random one is drawn alike everywhere.
-        return [self.units.cut(g) for g in (directions if guess.random else here.network.batch.mean(directions))]
+        alike = guess.random or guess.only_weight
+        return [self.units.cut(g) for g in (directions if alike else here.network.batch.mean(directions))]
 
     def _coefficients(
         self, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
