@@ -46,7 +46,8 @@ class Guess(ABC):
             graphs then stay until the step is over.
         needs_error: whether ``here.network.error`` is needed, the gradient of L with respect to the logits, ``(batch,
             classes)``. Forward mode then runs the network once more.
-        draws_samples: whether ``activity`` draws random numbers for every sample, which processes must not draw alike.
+        draws_samples: whether ``sample`` is asked for random numbers of every sample, which processes must not draw
+            alike.
         only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``), the
             same in all processes.
         keeps: names of tensors that last from step to step, as buffers of the blocks 0..J-2; see ``begin``.
@@ -140,6 +141,8 @@ class Guess(ABC):
 
         Here those of ``activity``, pulled back through the block, whose graph is freed.
         """
+        if not here.parameters:
+            return []
         cotangents = self.activity(here)
         by_direction = [
             here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
@@ -147,8 +150,8 @@ class Guess(ABC):
         return [stack(tensors) for tensors in zip(*by_direction)]
 
     def sample(self, like: Tensor) -> Tensor:
-        """One direction in the shape, dtype and device of ``like``; only random guesses have it (``RandomGuess``)."""
-        raise NotImplementedError(f"{type(self).__name__} is not random: it has no directions to draw")
+        """Random numbers in the shape, dtype and device of ``like``; only guesses that draw have it."""
+        raise NotImplementedError(f"{type(self).__name__} is not random: it has nothing to draw")
 
     def coefficients(
         self, products: Tensor | None, gram: Tensor, coefficient: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -1,6 +1,6 @@
 """Direct random target projection as a guess."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from fglight.estimators.guesses.dfa import DFAGuess
@@ -22,4 +22,5 @@ class DRTPGuess(DFAGuess):
 
     def signal(self, here: BlockPass) -> Tensor:
         """See ``DFAGuess``: onehot(y)."""
-        return F.one_hot(here.network.batch.labels, len(here.block.get_buffer("feedback")))
+        labels = here.network.batch.labels
+        return labels.unsqueeze(1) == torch.arange(len(here.block.get_buffer("feedback")), device=labels.device)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fglight.estimators.guesses.base import Guess
+from fglight.estimators.guesses.base import Guess, stack
 from fglight.estimators.passes import BlockPass
 
 
@@ -25,6 +25,10 @@ class MixingGuess(Guess):
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         h = here.output.detach()
-        weights = torch.randn(self.directions, len(h), dtype=h.dtype, device=h.device)
+        weights = stack([self.sample(h.new_empty(len(h))) for _ in range(self.directions)])
         mixed = here.network.batch.sum(torch.tensordot(weights, h, 1))  # (k, ...)
         return mixed.to(h.dtype).unsqueeze(1) * (h != 0)
+
+    def sample(self, like: Tensor) -> Tensor:
+        """See ``Guess``: xi, ``(batch,)``."""
+        return torch.randn_like(like)

@@ -40,9 +40,9 @@ class MomentumGuess(Guess):
 
     def __init__(self, decay: float = 0.9, noise: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
+        if not (isinstance(decay, float | int) and 0 <= decay < 1):
             raise ValueError(f"guess.decay={decay} is not possible: accepted is a number from 0 to below 1")
-        if not 0 <= noise <= 1:
+        if not (isinstance(noise, float | int) and 0 <= noise <= 1):
             raise ValueError(f"guess.noise={noise} is not possible: accepted is a number from 0 to 1")
         self.decay = decay
         self.noise = noise

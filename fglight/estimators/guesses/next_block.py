@@ -26,5 +26,9 @@ class NextBlockGuess(Guess):
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         after = here.next
-        cotangents = [torch.randn_like(after.output) for _ in range(self.directions)]
+        cotangents = [self.sample(after.output.detach()) for _ in range(self.directions)]
         return stack([after.vjp(cotangent, [after.input])[0] for cotangent in cotangents])
+
+    def sample(self, like: Tensor) -> Tensor:
+        """See ``Guess``: xi, for h_{j+1}."""
+        return torch.randn_like(like)
