@@ -1,6 +1,7 @@
 """Train one cell, or with -m a sweep: ``fglight train -m table=3``, ``fglight train -m guess=gaussian,local``."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -50,7 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     except FglightError as error:
         print(error, file=sys.stderr)
         return 1
-    _run_hydra(args=options, args_parser=parser, task_function=job, config_path=str(CONFIG_DIR), config_name="config")
+    try:
+        _run_hydra(
+            args=options, args_parser=parser, task_function=job, config_path=str(CONFIG_DIR), config_name="config"
+        )
+    except KeyboardInterrupt:  # of a sweep
+        return 128 + signal.SIGINT
     return 0
 
 
