@@ -21,7 +21,8 @@ class Choosing(Callback):
 
         A run's settings are checked with each choice and at both ends of each interval, others at their first value.
         """
-        from fglight.config.rules import Optuna, check
+        from fglight.config.rules import Optuna
+        from fglight.config.values import check
         from fglight.errors import ConfigError, FglightError
         from fglight.sweeps.composing import Composer, checked
         from fglight.sweeps.request import refuse_check
