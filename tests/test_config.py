@@ -19,8 +19,9 @@ from fglight import build_estimator, load_config
 from fglight.build import build_callbacks
 from fglight.cell import Cell
 from fglight.config import check_config
-from fglight.config.rules import MODELS, check_values
+from fglight.config.rules import MODELS
 from fglight.config.settings import CONFIG_DIR, GROUPS, UnknownSettingError
+from fglight.config.values import check_values
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
 from fglight.paper.recipes import recipe

@@ -105,7 +105,7 @@ def check_settings(cfg: DictConfig) -> None:
             raise ConfigError(str(said)) from error
         raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
     _check_names(root, groups)
-    from fglight.config.rules import check_values  # pydantic takes a while, and help does without
+    from fglight.config.values import check_values  # pydantic takes a while, and help does without
 
     check_values(root, groups)
 
