@@ -56,7 +56,7 @@ class CNNAuxiliary(_OnMaps):
         channels: channels of the block's output.
         num_classes: number of classes.
         blocks: number of blocks of the paper's network, which selects the hidden width: 32 with 8 (App. A.2), 16 with
-            16 (the released code); with other networks, None, it is a quarter of ``channels``.
+            16 (the released code); with other networks, None, it is a quarter of ``channels``, but 8 at least.
         width: width factor of the network, scales the hidden width.
         hidden: hidden channels; None takes as many as said above.
         depth: number of strided convolutions.
@@ -71,7 +71,7 @@ class CNNAuxiliary(_OnMaps):
         hidden: int | None = None,
         depth: int = 3,
     ) -> None:
-        hidden = hidden or _default_hidden(32, 16, channels // 4, blocks, width)
+        hidden = hidden or _default_hidden(32, 16, max(8, channels // 4), blocks, width)
         layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
         for _ in range(depth):
             layers += [nn.Conv2d(hidden, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
