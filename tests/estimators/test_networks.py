@@ -1,8 +1,10 @@
-"""The networks that ship beside the ResNets, against the definitions in plain autograd, in every perturbation and engine."""
+"""The networks that ship beside the ResNets, against the definitions in plain autograd."""
 
 import pytest
 import torch
 from helpers import ALL_PERTURBATIONS, AUXILIARIES, Definition, assert_all_close, body_gradients, build
+from torch import nn
+from torchvision.models import vgg
 
 from fglight.errors import BlockError
 
@@ -16,7 +18,6 @@ ENGINES = ("reverse", "forward")
 TORCHVISION = {
     "mobilenet_v3_small": {"cuts": ["features.1", "features.3"], "arguments": {}},
     "efficientnet_b0": {"cuts": [1, 2], "arguments": {}},
-    "vgg11_bn": {"cuts": [3, 7], "arguments": {}},
 }
 
 
@@ -55,6 +56,23 @@ def test_every_auxiliary_reads_every_network(name, target, aux):
 def test_early_blocks_of_large_networks_are_those_of_the_definition(name, perturb):
     said = {f"model.{key}": value for key, value in {"network": name, **TORCHVISION[name]}.items()}
     assert_defined(*network("torchvision", said, perturb=perturb), "global", perturb, "tensor")
+
+
+def small_vgg(*_, num_classes, **__):
+    """A VGG whose classifier is not a hundred million weights."""
+    with torch.device("meta"):
+        network = vgg.VGG(nn.Identity(), init_weights=False)
+    network.features = vgg.make_layers([4, "M", 6, "M"], batch_norm=True)
+    network.classifier = nn.Sequential(nn.Linear(6 * 49, 5), nn.ReLU(True), nn.Dropout(), nn.Linear(5, num_classes))
+    return network
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("perturb", ["activity", "weight", "weight_per_sample"])
+def test_a_vgg_is_cut_between_any_of_its_layers(perturb, engine, monkeypatch):
+    monkeypatch.setattr("torchvision.models.get_model", small_vgg)
+    said = {"model.network": "vgg11_bn", "model.cuts": [2, 5, 8], "model.arguments": {}}  # two at activations
+    assert_defined(*network("torchvision", said, perturb=perturb, engine=engine), "global", perturb, "tensor")
 
 
 def test_dropout_is_off_unless_asked_for():
