@@ -49,8 +49,9 @@ def chain(network: nn.Module) -> dict[str, nn.Module]:
         ]
         ends = node is end or node.op == "call_module"
         if ends and len(handed_on) == 1 and any(other.op == "call_module" for other in layer):
-            name = next(str(other.target) for other in layer if other.op == "call_module")
-            layers[name] = _joined(network, layer, taken, handed_on[0])
+            first = next(other for other in layer if other.op == "call_module")
+            again = str(first.target) in layers  # called once more, as activations may be
+            layers[first.name if again else str(first.target)] = _joined(network, layer, taken, handed_on[0])
             taken, layer = handed_on[0], []
         layer.append(node)
     return layers

@@ -78,10 +78,10 @@ def test_a_vgg_is_cut_between_any_of_its_layers(perturb, engine, monkeypatch):
 def test_dropout_is_off_unless_asked_for():
     drawn = {"model.dropout": True}
     for settings in ({}, drawn):
-        model, estimator, batch = network("torchvision", {"model.cuts": [1, 19], **settings}, engine="forward")
+        model, estimator, batch = network("torchvision", settings, engine="forward")
         model.train()
         estimator.estimate(model, *batch)  # the last block's own, of its classifier, is no harm
     efficientnet = {"model.network": "efficientnet_b0", "model.cuts": [1, 4], "model.arguments": {}}
     model, estimator, batch = network("torchvision", {**efficientnet, **drawn}, engine="forward")
-    with pytest.raises(BlockError, match="engine=forward .* a StochasticDepth, has p=0.0"):
+    with pytest.raises(BlockError, match=r"engine=forward .* a StochasticDepth, has p=0\.0"):
         estimator.estimate(model.train(), *batch)

@@ -101,6 +101,18 @@ def test_a_network_that_is_no_chain_is_one_layer():
     assert list(chain(Twice())) == ["a"]
 
 
+def test_a_module_that_is_called_twice_is_two_layers():
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.act(self.b(self.act(self.a(x))))
+
+    assert list(chain(Again())) == ["a", "act", "b", "act_1"]
+
+
 @pytest.mark.parametrize(
     ("cuts", "sizes"), [([2, 4, 8], [2, 2, 4, 9]), (["features.2", "features.4", 8], [2, 2, 4, 9]), ([1], [1, 16])]
 )
@@ -116,7 +128,7 @@ def test_a_stage_s_name_is_that_of_its_first_layer():
         model = made("torchvision", settings, data="cifar10")
     with torch.device("meta"):
         names = list(chain(get_model("resnet18")))
-    assert [len(block.body) for block in model.blocks][0] == names.index("layer2.0")
+    assert len(model.blocks[0].body) == names.index("layer2.0")
 
 
 def test_trained_weights_keep_all_but_the_classifier(monkeypatch):
