@@ -105,7 +105,7 @@ def _built(network: str, num_classes: int, weights: str | None, arguments: Mappi
     """The network, with trained weights or freshly initialised."""
     there = models.list_models(models)
     if network not in there:
-        near = get_close_matches(str(network), there, cutoff=0.5) or there
+        near = get_close_matches(str(network), there, n=9, cutoff=0.5) or there
         raise ValueError(
             f"model.network={network} is not possible: accepted is one of torchvision's, as {', '.join(near)}"
         )
