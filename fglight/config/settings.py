@@ -45,7 +45,7 @@ DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
-    "model": {"auxiliary", "num_classes", "in_channels"},
+    "model": {"auxiliary", "num_classes", "in_channels", "image_size"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
 }
