@@ -10,16 +10,21 @@ from fglight.models.auxiliaries import (
 )
 from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
+from fglight.models.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from fglight.models.resnet import BlockwiseResNet
 
 __all__ = [
+    "BCEWithLogitsLoss",
     "Block",
     "BlockNetwork",
     "BlockwiseResNet",
     "CNNAuxiliary",
+    "CrossEntropyLoss",
     "Head",
     "LinearAuxiliary",
+    "Loss",
     "MLPAuxiliary",
+    "MSELoss",
     "PooledAuxiliary",
     "PredSimAuxiliary",
     "reset_parameters",

@@ -1,9 +1,9 @@
 """Auxiliary networks a_j (Sec. 4.1, App. A.2 and B.2) and the classifier head.
 
-Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``. The constructors of the
-paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the network is cut into),
-``width`` (the network's width factor) and ``hidden`` (None: the default for these), so that a network builds any of
-them in the same way. ``PooledAuxiliary`` takes outputs of any shape.
+Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``, or as many other
+outputs. The constructors of the paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how
+many the network is cut into), ``width`` (the network's width factor) and ``hidden`` (None: the default for these), so
+that a network builds any of them in the same way. ``PooledAuxiliary`` takes outputs of any shape.
 """
 
 import math
@@ -11,6 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fglight.models.losses import CrossEntropyLoss
 
 
 def _default_hidden(eight: int, sixteen: int, blocks: int, width: float) -> int:
@@ -182,6 +184,7 @@ class PredSimAuxiliary(nn.Module):
         self.decoder = nn.Sequential(
             nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(channels * pooled[0] * pooled[1], num_classes)
         )
+        self.cross_entropy = CrossEntropyLoss()
 
     def forward(self, output: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the decoder."""
@@ -190,10 +193,10 @@ class PredSimAuxiliary(nn.Module):
     def loss(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The predsim loss and the decoder's logits; see ``Block.loss`` for shapes."""
         logits = self(output)
+        prediction = self.cross_entropy(logits, labels)
         maps = self.conv(output).flatten(2)
         # A map of one position has no spatial deviation; its value takes that place, as in the original.
         features = maps.std(dim=2) if maps.shape[2] > 1 else maps.squeeze(2)
         one_hot = F.one_hot(labels, logits.shape[1]).to(features.dtype)
         matching = F.mse_loss(_similarity(features), _similarity(one_hot))
-        prediction = F.cross_entropy(logits, labels)
         return torch.lerp(prediction, matching, self.similarity_weight), logits
