@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +18,11 @@ from fglight.config import compose
 from fglight.config.settings import DATA, arguments, not_arguments
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
-from fglight.models import BlockNetwork
+from fglight.models import BlockNetwork, Loss
 
 if TYPE_CHECKING:  # takes seconds, and plans do without
     from lightning import Callback, LightningDataModule
+    from torchmetrics import Metric
 
 
 def load_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -42,9 +44,46 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
     """The network of a configuration, freshly initialised from torch's default generator."""
     size = {name: cfg.model[name] for name in ("blocks", "width") if name in cfg.model}
     auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes, **size)
-    return _component(cfg, "model")(
+    network = _component(cfg, "model")(
         auxiliary=auxiliary, num_classes=cfg.data.num_classes, in_channels=cfg.data.in_channels
     )
+    network.use_loss(build_loss(cfg))
+    return network
+
+
+def build_loss(cfg: DictConfig) -> Loss:
+    """The loss of a configuration, for blocks that have none of their own.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    loss = _component(cfg, "loss")
+    try:
+        return loss() if isclass(loss.func) else loss
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"loss={cfg.loss.name} is not possible with its settings: {one_line(error)}") from error
+
+
+def build_metrics(cfg: DictConfig) -> "dict[str, Metric]":
+    """The metrics of a configuration, by name.
+
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    return {name: _own("loss.metrics", name, settings) for name, settings in cfg.loss.metrics.items()}
+
+
+def _own(node: str, name: str, settings: DictConfig) -> Any:
+    """What a user has put into a group of named components.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        return instantiate(settings)
+    except HydraException as error:
+        reason = one_line(error.__cause__ or error)
+        raise ConfigError(f"{node}.{name} is not possible: {reason}") from error
 
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:
@@ -150,11 +189,7 @@ def build_callbacks(cfg: DictConfig) -> "list[Callback]":
     }
     callbacks = []
     for name, settings in cfg.callbacks.items():
-        try:
-            callback = instantiate(settings)
-        except HydraException as error:
-            reason = one_line(error.__cause__ or error)
-            raise ConfigError(f"callbacks.{name} is not possible: {reason}") from error
+        callback = _own("callbacks", name, settings)
         chosen = f"callbacks.{name}._target_={settings._target_}"
         if not isinstance(callback, Callback):
             raise ConfigError(f"{chosen} is not possible: accepted is a callback of Lightning's")
@@ -197,7 +232,7 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
     return make
 
 
-def _component(cfg: DictConfig, group: str) -> Callable:
+def _component(cfg: DictConfig, group: str) -> partial:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
     left_out = not_arguments(group)
     return instantiate({key: value for key, value in cfg[group].items() if key not in left_out}, _partial_=True)

@@ -118,7 +118,7 @@ OUT_OF_RANGE = {
     "cosine": ("often", 2),
     "aux.hidden": (0, -3, 1.5, "many"),
     "aux.trained": ("sometimes", None),
-    "data.num_classes": (0, 1, -1, 2.5),
+    "data.num_classes": (0, -1, 2.5),
     "data.in_channels": (0, -1, "rgb"),
     "data.image_size": (0, 7, -8, "large"),
     "data.batch_size": (0, 1, -128, 12.5),

@@ -57,11 +57,12 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("channels_last", _flag, "true or false"),
     ("aux.hidden", _or_null(_whole(1)), "null (the default) or a whole number from 1 on"),
     ("aux.trained", _flag, "true or false"),
-    ("data.num_classes", _whole(2), "a whole number from 2 on"),
+    ("data.num_classes", _whole(1), "a whole number from 1 on"),
     ("data.in_channels", _whole(1), "a whole number from 1 on"),
     ("data.image_size", _whole(1), "a whole number from 1 on"),
     ("data.batch_size", _whole(2), "a whole number from 2 on (batch norm needs two)"),
     ("clip_norm", _or_null(_positive), "null or a positive number"),
+    ("loss.metrics", lambda value: isinstance(value, dict), "metrics by name, each with its _target_, or {} for none"),
     ("scheduler.interval", _one_of("epoch", "step"), "epoch or step"),
     ("trainer.max_epochs", _whole(1), "a whole number from 1 on"),
     ("trainer.accelerator", _one_of("auto", "cpu", "gpu", "cuda", "mps"), "auto, cpu, gpu, cuda or mps"),
@@ -82,7 +83,7 @@ RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     *(
         (f"{group}.name", _tag, "a name of 1 to 64 characters, which is a tag on Weights & Biases")
-        for group in ("data", "model", "target", "guess", "aux", "perturb")
+        for group in ("data", "model", "target", "guess", "aux", "perturb", "loss")
     ),
     (
         "logger.tags",

@@ -55,6 +55,7 @@ class Network:
             self.blocks = build_model(cfg).blocks
         for block in self.blocks:
             _materialise(block if auxiliaries or block is self.blocks[-1] else block.body, self.device)
+            block.use_loss(_any_loss)
         hidden, _ = self._batch(FEW)
         self.outputs = []
         for block in self.blocks[:-1]:
@@ -119,7 +120,7 @@ class Network:
             return Seconds()
         with torch.device("meta"):
             model = build_model(OmegaConf.merge(cfg, {"model": self.cfg.model, "data": self.cfg.data}))
-        blocks = [Block(nn.Identity(), block.aux) for block in model.blocks]
+        blocks = [Block(nn.Identity(), block.aux, _any_loss) for block in model.blocks]
         for block in blocks[:-1]:
             _materialise(block, self.device)
         trained = [p for block in blocks[:-1] for p in block.parameters() if estimator.trains_auxiliaries]
@@ -196,6 +197,11 @@ class Network:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return clock()
+
+
+def _any_loss(output: Tensor, labels: Tensor) -> Tensor:
+    """Stands for any loss: which labels one takes is not known, and it takes next to no time."""
+    return output.square().mean()
 
 
 def device_of(cfg: DictConfig) -> torch.device:
