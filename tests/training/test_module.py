@@ -117,10 +117,13 @@ def test_block_metrics_of_the_network_alone():
     ],
 )
 def test_metrics_that_do_not_go_with_the_labels_are_refused_in_one_line(metrics, labels, words):
-    with pytest.raises(FglightError, match=words):
+    def measure():
         made = BlockMetrics(1, metrics)
-        made.update([torch.tensor(1.0)], [torch.rand(4, labels.shape[1] if labels.dim() > 1 else 1)], labels)
+        made.update([torch.tensor(1.0)], [torch.rand(4, 1).expand(4, *labels.shape[1:] or (1,))], labels)
         made.compute()
+
+    with pytest.raises(FglightError, match=words):
+        measure()
 
 
 def evaluate(model, images, labels):
@@ -263,20 +266,24 @@ class Trace(L.Callback):
         self.moves.append(float(torch.stack([move.norm() for move in gone]).norm()))
 
 
-def traced(folder, epochs=2, **settings):
-    model, estimator, _ = build(TINY, dtype=torch.float32)
+def traced(folder, epochs=2, *, engine="reverse", compiled=False, **settings):
+    model, estimator, _ = build(TINY, dtype=torch.float32, engine=engine)
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
     trace = Trace()
     fit(ForwardGradientModule(model, estimator, **settings), folder, epochs, callbacks=[trace], validate=False)
     return trace
 
 
-def test_gradients_are_clipped_to_a_total_norm(tmp_path):
-    sgd = partial(torch.optim.SGD, lr=1e-3)
-    free = traced(tmp_path / "free", optimizer=sgd).moves
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+def test_gradients_are_clipped_to_a_total_norm(engine, compiled, tmp_path):
+    settings = {"optimizer": partial(torch.optim.SGD, lr=1e-3), "engine": engine, "compiled": compiled}
+    free = traced(tmp_path / "free", **settings).moves
     assert min(free) > 1e-3
-    clipped = traced(tmp_path / "clipped", optimizer=sgd, clip_norm=1.0).moves
+    clipped = traced(tmp_path / "clipped", **settings, clip_norm=1.0).moves
     assert clipped == pytest.approx([1e-3] * 2 * BATCHES, rel=1e-3)
-    assert traced(tmp_path / "high", optimizer=sgd, clip_norm=1e6).moves == free
+    assert traced(tmp_path / "high", **settings, clip_norm=1e6).moves == free
 
 
 @pytest.mark.parametrize(("interval", "halvings"), [("epoch", [0, 0, 0, 1, 1, 1]), ("step", [0, 1, 2, 3, 4, 5])])
