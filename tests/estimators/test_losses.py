@@ -123,8 +123,8 @@ def test_every_perturbation_and_target(target, perturb, granularity):
     step = estimator.estimate(model, images, labels, cosine=True)
     definition = Definition(model, images, labels)
     assert_all_close(body_gradients(model), definition.estimates(target, perturb, granularity), 1e-8)
-    if perturb != "weight_per_sample":
-        space = definition.weight if perturb == "weight" else lambda *which: [definition.activity(*which)]
+    if perturb != "weight_per_sample" and granularity in ("sample", "tensor"):
+        space = definition.weight if perturb == "weight" else definition.activity  # tensors, or samples
         pairs = [list(zip(space(target, j), space("local", j))) for j in range(2)]
         cosines = [torch.stack([F.cosine_similarity(t.flatten(), g.flatten(), 0) for t, g in pair]) for pair in pairs]
         assert_close(step.cosine, torch.stack([cosine.mean() for cosine in cosines]))
