@@ -180,6 +180,7 @@ def test_groups_are_those_of_the_configuration():
         "engine",
         "guess",
         "logger",
+        "loss",
         "model",
         "optim",
         "perturb",

@@ -2,6 +2,7 @@
 
 import own_blocks
 import pytest
+import regression
 import torch
 import vision_transformer
 from helpers import (
@@ -264,9 +265,11 @@ def test_the_pooled_auxiliary_takes_any_output(shape, positions):
     assert_close(aux(x), aux.linear(x.mean(positions) if positions else x))
 
 
-@pytest.mark.parametrize(("example", "length", "rows"), [(own_blocks, 1, 7), (vision_transformer, 0, 16)])
+@pytest.mark.parametrize(
+    ("example", "length", "rows"), [(own_blocks, 1, 7), (vision_transformer, 0, 16), (regression, 1, 10)]
+)
 def test_examples_print_a_table(example, length, rows, capsys):
     example.main(length)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 + rows
-    assert all("nan" not in row and "%" in row for row in printed[1:])
+    assert all("nan" not in row and row.endswith(" s") for row in printed[1:])
