@@ -53,11 +53,12 @@ class Diabetes:
         inputs, values = map(torch.from_numpy, sklearn.datasets.load_diabetes(return_X_y=True, scaled=False))
         everything = VectorSet(inputs, values[:, None])
         train, test = (everything.part(chosen) for chosen in random_split(len(inputs), 0.2))
-        std, mean = zip(*(torch.std_mean(tensor, 0) for tensor in train))
-        train, test = (
-            VectorSet(*(((x - m) / s).float() for x, m, s in zip(samples, mean, std))) for samples in (train, test)
-        )
-        return train, test
+        moments = [torch.std_mean(tensor, 0) for tensor in train]
+
+        def standardised(samples: VectorSet) -> VectorSet:
+            return VectorSet(*(((x - mean) / std).float() for x, (std, mean) in zip(samples, moments)))
+
+        return standardised(train), standardised(test)
 
 
 class VectorDataModule(DataModule):
