@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fglight.build import build_estimator, build_model
+from fglight.config import input_shape
 from fglight.estimators import GradientEstimator
 from fglight.models import Block, PooledAuxiliary
 
@@ -183,10 +184,9 @@ class Network:
         return taken
 
     def _batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Random images, ``(size, channels, height, width)``, and labels, ``(size,)``."""
-        data = self.cfg.data
-        images = torch.randn(size, data.in_channels, data.image_size, data.image_size, device=self.device)
-        return images, torch.randint(data.num_classes, (size,), device=self.device)
+        """Random images, ``(size, channels, height, width)``, or vectors, and labels, ``(size,)``."""
+        images = torch.randn(size, *input_shape(self.cfg), device=self.device)
+        return images, torch.randint(self.cfg.data.num_classes, (size,), device=self.device)
 
     def _time(self, step: Callable[..., None], batch: Sequence[Tensor]) -> float:
         start = self._now()
