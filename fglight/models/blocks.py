@@ -44,6 +44,7 @@ class Block(nn.Module):
                 f"{type(loss).__name__} has parameters, which nothing would train: accepted is a loss without, or an "
                 "auxiliary network with a method loss"
             )
+        del self.criterion  # where a module was, torch takes no function
         self.criterion = loss
 
     def loss(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

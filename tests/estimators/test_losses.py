@@ -150,7 +150,7 @@ def test_a_compiled_step_follows_a_change_of_the_loss():
     estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
     recorded = deepcopy(estimator)
     recorded.compile(lambda graph, inputs: graph)
-    for loss in (MSELoss(), nn.L1Loss()):
+    for loss in (MSELoss(), nn.L1Loss(), F.huber_loss):
         for block in model.blocks:
             block.use_loss(loss)
         for _ in range(3):  # the third replays the second
