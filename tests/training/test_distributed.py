@@ -16,6 +16,7 @@ import torch.distributed as dist
 from forked import PROCESSES, ROOT
 from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients, snapshot
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fglight.estimators import RandomGuess
 from fglight.models import Block, BlockNetwork
@@ -126,7 +127,7 @@ def clipped(rows, engine, *, compiled):
     trainer = L.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
-    trainer.fit(module, [(images[rows], labels[rows])] * 3)
+    trainer.fit(module, DataLoader([(images[rows], labels[rows])] * 3, batch_size=None))
     return {name: value - before[name] for name, value in snapshot(model).items()}
 
 
