@@ -5,19 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
 from forked import PROCESSES, ROOT
-from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients
+from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients, snapshot
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fglight.estimators import RandomGuess
-from fglight.models import Block
+from fglight.models import Block, BlockNetwork
 from fglight.runs.folder import read_result
+from fglight.training.module import ForwardGradientModule
 
 PARTS = (5, 3)
 """Samples of each process: uneven, as a last batch may be."""
@@ -83,6 +87,11 @@ COMPILED = (
     "reverse global dfa activity",
 )
 
+CLIPPED = [
+    (f"{engine} clipped{' compiled' * compiled}", engine, compiled)
+    for engine, compiled in product(("reverse", "forward"), (False, True))
+]
+
 
 def network():
     """Blocks that couple no samples, and a batch."""
@@ -116,7 +125,25 @@ def estimates(rows):
                 torch.manual_seed(1)
                 estimator.estimate(blocks, images[rows], labels[rows])
             results[f"{name} compiled"] = gradients(blocks), None
+    for name, engine, compiled in CLIPPED:
+        results[name] = clipped(rows, engine, compiled=compiled), None
     return results
+
+
+def clipped(rows, engine, *, compiled):
+    """How three clipped steps of training move the parameters."""
+    blocks, images, labels = network()
+    estimator = estimator_of(engine=engine)
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
+    model = BlockNetwork(blocks)
+    before = snapshot(model)
+    module = ForwardGradientModule(model, estimator, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=1e-2)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(module, DataLoader([(images[rows], labels[rows])] * 3, batch_size=None))
+    return {name: value - before[name] for name, value in snapshot(model).items()}
 
 
 def share_directions(guess: RandomGuess, rows):
@@ -150,7 +177,7 @@ def whole():
     return estimates(slice(None))
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"{name} compiled" for name in COMPILED)])
+@pytest.mark.parametrize("name", [*CASES, *(f"{name} compiled" for name in COMPILED), *(name for name, *_ in CLIPPED)])
 def test_estimates_are_those_of_one_process(name, parts, whole):
     expected, cosine = whole[name]
     for part, similarity in (results[name] for results in parts):
