@@ -20,6 +20,7 @@ class MixingGuess(Guess):
     """
 
     draws_samples = True
+    of_mean = False
     several = True
 
     def activity(self, here: BlockPass) -> Tensor:
