@@ -108,9 +108,10 @@ class WeightPerturbation(Perturbation):
 
     def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
-        directions = guess.weight(here)
-        alike = guess.random or guess.only_weight
-        return [self.units.cut(g) for g in (directions if alike else here.network.batch.mean(directions))]
+        directions, batch = guess.weight(here), here.network.batch
+        if not (guess.random or guess.only_weight):  # these are the same everywhere
+            directions = batch.mean(directions) if guess.of_mean else [batch.sum(g) for g in directions]
+        return [self.units.cut(g) for g in directions]
 
     def _coefficients(
         self, here: BlockPass, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
