@@ -209,8 +209,8 @@ class WeightPerturbation(Perturbation):
         return products
 
 
-def _combine(here: BlockPass, coefficients: Sequence[Tensor], guesses: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of c_m g_m for each parameter, from ``(units, k)`` and ``(units, k, features)``; guesses are let go of."""
+def _combine(here: BlockPass, coefficients: Sequence[Tensor], guesses: list[Tensor]) -> list[Tensor]:
+    """The sum of c_m g_m for each parameter, from ``(units, k)`` and ``(units, k, features)``, which are let go of."""
     gradients = []
     for parameter, c in zip(here.parameters, coefficients):
         gradients.append(linalg.combine(c, guesses.pop(0)).view(parameter.shape).to(parameter.dtype))
