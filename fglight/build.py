@@ -1,6 +1,6 @@
 """From a configuration to objects."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
-from fglight.config.settings import DATA, arguments, not_arguments
+from fglight.config.settings import DATA, arguments, choices, not_arguments
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
@@ -41,10 +41,19 @@ def load_config(overrides: Sequence[str] = ()) -> DictConfig:
 def build_model(cfg: DictConfig) -> BlockNetwork:
     """The network of a configuration, freshly initialised from torch's default generator."""
     size = {name: cfg.model[name] for name in ("blocks", "width") if name in cfg.model}
-    auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes, **size)
+    auxiliary = partial(_auxiliary(cfg), num_classes=cfg.data.num_classes, **size)
     return _component(cfg, "model")(
         auxiliary=auxiliary, num_classes=cfg.data.num_classes, in_channels=cfg.data.in_channels
     )
+
+
+def _auxiliary(cfg: DictConfig) -> Callable[..., nn.Module]:
+    """What makes a block's auxiliary network, or several whose settings are those of their files."""
+    if "parts" not in cfg.aux:
+        return _component(cfg, "aux")
+    several, parts = {key: value for key, value in cfg.aux.items() if key != "parts"}, cfg.aux.parts
+    listed = [_component({"aux": choices("aux")[part]}, "aux") for part in parts]
+    return partial(_component({"aux": several}, "aux"), parts=listed)
 
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:
@@ -197,7 +206,7 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
     return make
 
 
-def _component(cfg: DictConfig, group: str) -> Callable:
+def _component(cfg: Mapping[str, Any], group: str) -> Callable:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
     left_out = not_arguments(group)
     return instantiate({key: value for key, value in cfg[group].items() if key not in left_out}, _partial_=True)

@@ -111,6 +111,7 @@ OPTIONAL: list[tuple[str, Callable[[Any], bool], str]] = [
     ("scheduler.factor", _factor, "a number above 0, up to 1"),
     ("aux.depth", _whole(1), "a whole number from 1 on"),
     ("aux.pool", _whole(1), "a whole number from 1 on"),
+    ("aux.scale", _positive, "a positive number"),
     ("data.augment", _flag, "true or false"),
     ("data.download", _flag, "true or false"),
     ("data.resize", _flag, "true or false"),

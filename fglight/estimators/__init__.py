@@ -10,7 +10,9 @@ from fglight.estimators.estimator import ForwardModeEstimator, GradientEstimator
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.guesses.exact import ExactGuess
 from fglight.estimators.guesses.frozen import FrozenGuess
+from fglight.estimators.guesses.guided import GuidedGuess
 from fglight.estimators.guesses.local import LocalGuess
+from fglight.estimators.guesses.low_rank import LowRankGuess
 from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
 from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
 from fglight.estimators.perturbations.activity import ActivityPerturbation, ActivitySpanPerturbation
@@ -33,9 +35,11 @@ __all__ = [
     "GlobalTarget",
     "GradientEstimator",
     "Guess",
+    "GuidedGuess",
     "IntermediateTarget",
     "LocalGuess",
     "LocalTarget",
+    "LowRankGuess",
     "NTKGuess",
     "Perturbation",
     "RademacherGuess",

@@ -81,7 +81,7 @@ class GradientEstimator:
     @property
     def draws_by_sample(self) -> bool:
         """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
-        return self.guess.random and self.perturbation.by_sample
+        return self.guess.draws_samples and self.perturbation.by_sample
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient, in the order of the blocks: what an optimizer should be given."""

@@ -11,6 +11,7 @@ from fglight.models.auxiliaries import (
 from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
 from fglight.models.resnet import BlockwiseResNet
+from fglight.models.several import SeveralAuxiliaries, several_auxiliaries
 
 __all__ = [
     "Block",
@@ -22,6 +23,8 @@ __all__ = [
     "MLPAuxiliary",
     "PooledAuxiliary",
     "PredSimAuxiliary",
+    "SeveralAuxiliaries",
     "reset_parameters",
+    "several_auxiliaries",
     "split",
 ]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fglight.models.auxiliaries import PooledAuxiliary
+from fglight.models.several import SeveralAuxiliaries
 
 
 class Block(nn.Module):
@@ -18,7 +19,7 @@ class Block(nn.Module):
         body: the layers f_j, any module of one tensor.
         aux: the auxiliary network a_j, or the classifier head for the last block. It maps h_j to logits
             ``(batch, classes)``. An auxiliary with a method ``loss(h, labels) -> (loss, logits)`` defines its own local
-            loss; for all others it is the cross-entropy of the logits.
+            loss; for all others it is the cross-entropy of the logits. There may be ``SeveralAuxiliaries``.
     """
 
     def __init__(self, body: nn.Module, aux: nn.Module) -> None:
@@ -36,11 +37,24 @@ class Block(nn.Module):
         Returns:
             The scalar loss L_j, a mean over the batch, and the logits ``(batch, classes)``.
         """
-        own = getattr(self.aux, "loss", None)
-        if own is not None:
-            return own(output, labels)
-        logits = self.aux(output)
-        return F.cross_entropy(logits, labels), logits
+        return self.loss_of([output] * len(self.auxiliaries), labels)
+
+    @property
+    def auxiliaries(self) -> list[nn.Module]:
+        """The auxiliary networks, one or several."""
+        return list(self.aux) if isinstance(self.aux, SeveralAuxiliaries) else [self.aux]
+
+    def loss_of(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``loss``, with a tensor of its own for each of ``auxiliaries``, so that their gradients can be told apart.
+
+        Args:
+            outputs: h_j as often as there are auxiliary networks.
+            labels: as for ``loss``.
+        """
+        losses, logits = zip(*(_loss(aux, output, labels) for aux, output in zip(self.auxiliaries, outputs)))
+        if len(losses) == 1:
+            return losses[0], logits[0]
+        return torch.stack(losses).sum(), torch.stack(logits).mean(0)
 
 
 class BlockNetwork(nn.Module):
@@ -112,3 +126,11 @@ def split(
     if sum(len(list(block.parameters())) for block in network.blocks) > len(list(network.parameters())):
         raise ValueError("two blocks share parameters: cut so that all uses of a layer are in one block")
     return network
+
+
+def _loss(aux: nn.Module, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    own = getattr(aux, "loss", None)
+    if own is not None:
+        return own(output, labels)
+    logits = aux(output)
+    return F.cross_entropy(logits, labels), logits

@@ -15,8 +15,6 @@ from fglight.estimators.linalg import span_coefficients
 from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
-COMBINATIONS = ("mean", "span")
-
 
 class Guess(ABC):
     """One or several directions in the space of a block's output or of its parameters.
@@ -26,16 +24,20 @@ class Guess(ABC):
 
     Args:
         directions: how many directions k the target is projected on.
-        combine: what becomes of k projections: their ``mean``, or the orthogonal projection on the ``span`` of the
-            directions (Flügel et al. 2024, arXiv 2410.17764).
+        combine: what becomes of k estimates (Flügel et al. 2024, arXiv 2410.17764, Sec. III, and their code): their
+            ``mean``; the orthogonal projection on the ``span`` of the directions; or the one of the direction that is
+            best aligned with the target, ``max`` |<t, g>| / |g|, the first of those that are alike. None: the first
+            of ``combinations``.
 
     Attributes:
         random: whether directions are independent of the network, with mean zero and unit covariance (``RandomGuess``).
+        draws_samples: whether every sample's directions have something random of their own.
         uses_auxiliaries: whether the direction comes from the block's local loss.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
         projects: whether a projection takes place; without, the estimate is the target.
         trains_blocks: whether blocks 0..J-2 get a gradient at all.
-        several: whether there can be more than one direction.
+        several: whether ``directions`` can be more than one.
+        combinations: what ``combine`` can be.
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
             (<t, g>, |g|^2).
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
@@ -47,29 +49,38 @@ class Guess(ABC):
     """
 
     random = False
+    draws_samples = False
     uses_auxiliaries = False
     trains_auxiliaries = True
     projects = True
     trains_blocks = True
     several = False
+    combinations: tuple[str, ...] = ("mean", "span", "max")
     coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
     needs_graph = True
     needs_next_block = False
 
-    def __init__(self, directions: int = 1, combine: str = "mean") -> None:
+    def __init__(self, directions: int = 1, combine: str | None = None) -> None:
         if type(directions) is not int or directions < 1:
             raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
         if directions > 1 and not self.several:
             raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
-        if combine not in COMBINATIONS:
-            raise ValueError(f"guess.combine={combine} does not exist: accepted is {', '.join(COMBINATIONS)}")
         self.directions = directions
-        self.combine = combine
+        self.combine = self.combinations[0] if combine is None else combine
+        if self.combine not in self.combinations:
+            raise ValueError(
+                f"guess.combine={combine} is not possible with {type(self).__name__}: "
+                f"accepted is {', '.join(self.combinations)}"
+            )
 
     @property
     def drawn(self) -> bool:
         """Whether random numbers are drawn when directions are asked for: blocks are then taken from 0 on."""
-        return self.random or self.directions > 1
+        return self.draws_samples or self.directions > 1
+
+    def count(self, block: Block) -> int:
+        """How many directions a block j < J-1 has."""
+        return self.directions
 
     def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
         """Called before every step's forward pass with all blocks of the network."""
@@ -78,16 +89,30 @@ class Guess(ABC):
     def activity(self, here: BlockPass) -> Tensor:
         """The directions in the space of h_j, ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``."""
 
+    def cotangents(self, here: BlockPass) -> Tensor:
+        """What is pulled back to the space of the parameters, ``(k, batch, ...)``: here, ``activity``."""
+        return self.activity(here)
+
     def weight(self, here: BlockPass) -> list[Tensor]:
         """The directions in the space of theta_j, ``(k, *shape)`` for each of ``here.parameters``.
 
-        Here those of ``activity``, pulled back through the block, whose graph is freed.
+        Here those of ``cotangents``, pulled back through the block, whose graph is freed.
         """
-        cotangents = self.activity(here)
+        cotangents = self.cotangents(here)
         by_direction = [
             here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
         ]
         return [stack(tensors) for tensors in zip(*by_direction)]
+
+    def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
+        """Every sample's directions of one parameter, ``(k, batch, *parameter.shape)``.
+
+        Args:
+            directions: what ``cotangents``, pulled back, give at each sample; None for a random guess.
+            like: of shape ``(batch, *parameter.shape)``.
+        """
+        assert directions is not None
+        return directions
 
     def sample(self, like: Tensor) -> Tensor:
         """One direction in the shape, dtype and device of ``like``; only random guesses have it (``RandomGuess``)."""
@@ -108,7 +133,19 @@ class Guess(ABC):
         """
         if self.combine == "span":
             return span_coefficients(products, gram)
-        return (coefficient or self.coefficient)(products, gram.diagonal(dim1=-2, dim2=-1)) / self.directions
+        squares = gram.diagonal(dim1=-2, dim2=-1)
+        factors = (coefficient or self.coefficient)(products, squares)
+        if self.combine != "max":
+            return factors / factors.shape[-1]
+        aligned = products.abs() * torch.where(squares > 0, squares, torch.inf).rsqrt()
+        # In one dimension all are aligned alike: rounding must not choose among them.
+        best = aligned >= (1 - torch.finfo(aligned.dtype).eps ** 0.5) * aligned.amax(-1, keepdim=True)
+        first = best.to(torch.uint8).argmax(-1, keepdim=True)
+        return torch.zeros_like(factors).scatter(-1, first, factors.gather(-1, first))
+
+    def stretched(self, coefficients: Tensor, dimension: int) -> Tensor:
+        """What becomes of ``coefficients`` in a space of so many dimensions, see ``RandomGuess``; here they stay."""
+        return coefficients
 
 
 def stack(directions: Sequence[Tensor]) -> Tensor:
