@@ -48,6 +48,15 @@ KINDS = {
     "exact": ["target=local", "guess=exact", "aux=predsim"],
     "adam": ["optim=adam", "scheduler=cosine", "scheduler.interval=step", "scheduler.T_max=6", "clip_norm=0.1"],
     "adamw": ["guess=gaussian", "optim=adamw", "scheduler=constant"],
+    "guided": ["guess=guided", "perturb=weight_per_sample", "aux=linear"],
+    "low_rank": [
+        "guess=low_rank",
+        "guess.directions=2",
+        "guess.combine=span",
+        "guess.rescale=true",
+        "perturb=activity",
+    ],
+    "several": ["guess=local", "guess.combine=max", "aux=several", "aux.scale=0.25"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
 }
 
