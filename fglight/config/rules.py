@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -120,6 +120,17 @@ OPTIONAL: list[tuple[str, Callable[[Any], bool], str]] = [
     ("data.holdout", _number(lambda value: 0 <= value < 1), "a number from 0 to below 1"),
 ]
 """The same for settings of components that ship, which components of one's own need not have."""
+
+
+def parts_rule(choices: Mapping[str, Mapping[str, Any]]) -> tuple[str, Callable[[Any], bool], str]:
+    """The rule for the auxiliary networks that stand side by side, by what there is of them."""
+    known = [name for name, choice in choices.items() if "parts" not in choice]
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, list) and 0 < len(value) == len({*value}) and {*value} <= {*known}
+
+    return "aux.parts", accepts, f"a list of {', '.join(known)}, each at most once"
+
 
 FIXED: dict[str, tuple[Any, str]] = {
     "accumulate_grad_batches": (1, "data.batch_size is how many images a step takes"),

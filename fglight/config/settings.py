@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from itertools import chain
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fglight.cell import FACTS
-from fglight.config.rules import FIXED, LIGHTNING, OPTIONAL, RULES
+from fglight.config.rules import FIXED, LIGHTNING, OPTIONAL, RULES, parts_rule
 from fglight.errors import ConfigError, FglightError, one_line
 
 PACKAGE = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def check_settings(cfg: DictConfig) -> None:
     _check_names(root, groups)
     given = [(f"trainer.{name}", *rule) for name, rule in LIGHTNING.items() if groups["trainer"].get(name) is not None]
     values = root | {f"{group}.{name}": value for group in GROUPS for name, value in groups[group].items()}
-    there = [rule for rule in [*OPTIONAL, _parts()] if rule[0] in values]
+    there = [rule for rule in [*OPTIONAL, parts_rule(choices("aux"))] if rule[0] in values]
     for setting, accepts, accepted in RULES + there + given:
         value = values.get(setting)
         try:
@@ -116,17 +116,6 @@ def check_settings(cfg: DictConfig) -> None:
             fits = False
         if not fits:
             raise ConfigError(f"{setting}={value} is not possible: accepted is {accepted}")
-
-
-def _parts() -> tuple[str, Callable[[Any], bool], str]:
-    """The rule for what auxiliary networks ``aux=several`` has."""
-    known = [name for name, choice in choices("aux").items() if "parts" not in choice]
-    accepted = f"a list of {', '.join(known)}, each at most once"
-    return (
-        "aux.parts",
-        lambda value: isinstance(value, list) and 0 < len(value) == len({*value}) and {*value} <= {*known},
-        accepted,
-    )
 
 
 def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:

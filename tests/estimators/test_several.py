@@ -328,6 +328,10 @@ def test_they_are_a_difference_from_the_paper():
             ["guess=gaussian", "guess.rescale=true"],
             r"means nothing with guess\.combine=mean: accepted is guess\.combine=span$",
         ),
+        (
+            ["guess=low_rank", "perturb=activity_span", "guess.combine=span", "guess.rescale=true"],
+            r"rescale=true is not possible with ActivitySpanPerturbation: accepted is false$",
+        ),
         (["guess=guided", "guess.alpha=2"], r"guess\.alpha=2 is not possible: accepted is a number from 0 to 1$"),
         (["guess=low_rank", "guess.rank=0"], r"guess\.rank=0 is not possible: accepted is a whole number from 1 on$"),
     ],

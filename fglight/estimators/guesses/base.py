@@ -38,6 +38,7 @@ class Guess(ABC):
         trains_blocks: whether blocks 0..J-2 get a gradient at all.
         several: whether ``directions`` can be more than one.
         combinations: what ``combine`` can be.
+        rescale: whether the coefficients of a span are stretched (``RandomGuess``).
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
             (<t, g>, |g|^2).
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
@@ -56,6 +57,7 @@ class Guess(ABC):
     trains_blocks = True
     several = False
     combinations: tuple[str, ...] = ("mean", "span", "max")
+    rescale = False
     coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
     needs_graph = True
     needs_next_block = False

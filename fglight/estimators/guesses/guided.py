@@ -20,7 +20,7 @@ class GuidedGuess(LocalGuess):
     the authors perturb all parameters at once. Derivatives stand in for their pairs of function values. Of
     ``SeveralAuxiliaries``, the sum of the losses has one guide, and other combinations a direction around each.
 
-    Needs the auxiliary networks, and a backward pass through them and, for parameters, one block; no weight transport.
+    Needs what the local guess does: auxiliary networks, a backward pass through them and, for parameters, the block.
 
     Args:
         alpha: the share of noise, from 0, the local guess, to 1, no guide.

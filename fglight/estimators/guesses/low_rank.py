@@ -43,7 +43,6 @@ class LowRankGuess(RandomGuess):
         """See ``RandomGuess``: a matrix for each sample."""
         if like.dim() < 3:
             return torch.randn_like(like)
-        matrices = like.flatten(2)  # (batch, rows, columns)
-        a = torch.randn_like(matrices[:, :, :1].expand(-1, -1, self.rank))
-        b = torch.randn_like(matrices[:, :1].mT.expand(-1, -1, self.rank))
+        batch, rows, columns = *like.shape[:2], like.shape[2:].numel()
+        a, b = (like.new_empty(batch, size, self.rank).normal_() for size in (rows, columns))
         return (a @ b.mT / self.rank**0.5).view(like.shape)

@@ -95,11 +95,13 @@ class Perturbation(ABC):
         return coefficient(product, square)
 
     def check(self, guess: Guess) -> None:
-        """Refuse a coefficient that means nothing with it or with a guess.
+        """Refuse what means nothing with it, of a guess or a coefficient.
 
         Raises:
             ValueError: in one line.
         """
+        if self.spans and guess.rescale:
+            raise ValueError(f"guess.rescale=true is not possible with {type(self).__name__}: accepted is false")
         spans = self.spans or guess.combine == "span"
 
         def fits(coefficient: Coefficient) -> bool:
