@@ -108,12 +108,10 @@ def test_coefficients(engine, perturb, coefficient):
     ("engine", "perturb", "guess", "settings"),
     [
         ("reverse", "weight", "low_rank", {"guess.directions": 2, "guess.combine": "max"}),
-        ("forward", "activity", "low_rank", {"guess.directions": 2, "guess.combine": "span", "guess.rescale": True}),
         ("reverse", "weight_per_sample", "guided", {}),
         ("forward", "weight", "guided", {}),
         ("reverse", "activity", "local", {"guess.combine": "span"}),
-        ("forward", "weight", "local", {"guess.combine": "max"}),
-        ("reverse", "weight_per_sample", "local", {"guess.combine": "span"}),
+        ("reverse", "weight_per_sample", "local", {"guess.combine": "max"}),
     ],
 )
 def test_several_directions_and_noise(engine, perturb, guess, settings):
