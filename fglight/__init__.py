@@ -4,9 +4,15 @@ Study, reproduce and extend "Can Forward Gradient Match Backpropagation?" (Fourn
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["build_estimator", "build_model", "load_config"]
+__all__ = ["__version__", "build_estimator", "build_model", "load_config"]
+
+try:
+    __version__ = version("fglight")
+except PackageNotFoundError:
+    __version__ = "not installed"  # a checkout that its train.py runs from
 
 
 def __getattr__(name: str) -> Any:

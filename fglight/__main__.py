@@ -5,9 +5,8 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
-from fglight import processes
+from fglight import __version__, processes
 
 COMMANDS = {
     "train": ("fglight.train", "train one cell, or with -m a sweep of many"),
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below; its arguments follow")
-    parser.add_argument("--version", action="version", version=f"fglight {_version()}")
+    parser.add_argument("--version", action="version", version=f"fglight {__version__}")
     given = sys.argv[1:] if arguments is None else arguments
     command = parser.parse_args(given[:1]).command
     module, _ = COMMANDS[command]
@@ -49,13 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(1, f"fglight {command} needs {error.name}: pip install 'fglight[report]' installs it\n")
     with processes.terminable():
         return run(given[1:])
-
-
-def _version() -> str:
-    try:
-        return version("fglight")
-    except PackageNotFoundError:
-        return "from a checkout that is not installed"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """In which order a tensor's numbers lie in memory."""
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,8 @@ def laid_out(x: Tensor, channels_last: bool = False) -> Tensor:
     if channels_last and x.dim() > 3:
         return laid_out(x.movedim(1, -1)).movedim(-1, 1)
     return x.flatten().view(x.shape)
+
+
+def laid_out_as(like: Tensor, x: Tensor) -> Tensor:
+    """The numbers of ``x`` with the strides of ``like``, which has its shape: fused optimizers want gradients so."""
+    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)

@@ -3,7 +3,7 @@
 import lightning as L
 import pytest
 import torch
-from helpers import MODELS, build, compose, module_of
+from helpers import ALL_PERTURBATIONS, MODELS, build, compose, module_of
 from image_files import (
     DEBIAN,
     make,
@@ -242,3 +242,18 @@ def test_a_strided_1x1_convolution_with_channels_last_is_refused_on_cpus():
         estimator.estimate(blocks, *batch)
     estimator.channels_last = False
     estimator.estimate(blocks, *batch)
+
+
+@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
+@pytest.mark.parametrize("guess", ["exact", "local", "gaussian"])
+def test_gradients_have_the_strides_of_their_parameters(guess, perturb, granularity):
+    """Fused optimizers refuse others."""
+    model, estimator, (images, labels) = build(
+        {"perturb.granularity": granularity}, guess=guess, perturb=perturb, aux="linear", dtype=torch.float32
+    )
+    estimator.channels_last = True
+    estimator.estimate(model.to(memory_format=torch.channels_last), images, labels)
+    parameters = estimator.trained_parameters(model)
+    assert any(not parameter.is_contiguous() for parameter in parameters)
+    assert [parameter.grad.stride() for parameter in parameters] == [parameter.stride() for parameter in parameters]
+    torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True).step()

@@ -21,7 +21,7 @@ from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.unprojected import Unprojected
 from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
-from fglight.layout import laid_out
+from fglight.layout import laid_out, laid_out_as
 from fglight.models.blocks import Block
 
 
@@ -216,7 +216,7 @@ class GradientEstimator:
         for here in rest:
             self.guess.learn(here.block, {p: network.gradients[p] for p in here.parameters})
         step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
-        return step, network.gradients
+        return step, {parameter: laid_out_as(parameter, gradient) for parameter, gradient in network.gradients.items()}
 
 
 class ForwardModeEstimator(GradientEstimator):

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
+from fglight import __version__
 from fglight.cell import Cell, cell_of
 from fglight.runs.folder import metric_of
 from fglight.runs.settings import differences, in_short
@@ -60,7 +61,8 @@ def build_result(
         "device": device,
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("fglight", "torch", "lightning")},
+            "fglight": __version__,
+            **{package: version(package) for package in ("torch", "lightning")},
         },
     }
 
