@@ -141,7 +141,7 @@ class WeightPerturbation(Perturbation):
         """See ``Perturbation``."""
         return not self.units.dimensions
 
-    def moves(self, here: BlockPass, guesses: list[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
+    def moves(self, here: BlockPass, guesses: Sequence[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
         """See ``Perturbation``."""
         tensors = list(zip(here.names, here.parameters, guesses))
         return [
@@ -151,7 +151,11 @@ class WeightPerturbation(Perturbation):
         ]
 
     def from_sums(
-        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor] | None, guess: Guess
+        self,
+        passes: Sequence[BlockPass],
+        guesses: Sequence[Sequence[Tensor]],
+        sums: Sequence[Tensor] | None,
+        guess: Guess,
     ) -> list[list[Tensor]]:
         """See ``Perturbation``."""
         products = []
