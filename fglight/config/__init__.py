@@ -72,13 +72,6 @@ def check_config(cfg: DictConfig) -> None:
                 f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=..., without "
                 "hydra/sweeper"
             )
-    stem = cfg.model.get("stem")
-    smallest = {"imagenet": 32, "cifar": 8}.get(stem, 1)  # the factor by which the network shrinks images
-    if cfg.data.image_size < smallest:
-        raise ConfigError(
-            f"data.image_size={cfg.data.image_size} is too small for the network: with model.stem={stem} "
-            f"accepted are images of {smallest}x{smallest} and larger"
-        )
     count = devices(cfg)
     if cfg.data.batch_size < 2 * count:
         raise ConfigError(
