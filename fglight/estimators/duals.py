@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from fglight.errors import BlockError
 from fglight.estimators.buffers import STATISTICS
+from fglight.estimators.generators import generator_state
 from fglight.estimators.layers import used_in
 
 TANGENTS = 8
@@ -180,11 +181,6 @@ def _dual_numbers(device: torch.device) -> Iterator[None]:
         yield
     if not torch.equal(generator_state(device), state):
         raise RuntimeError("it draws random numbers, which would be others in each run")
-
-
-def generator_state(device: torch.device) -> Tensor:
-    """The state of torch's default generator of a device."""
-    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
 
 
 @contextmanager

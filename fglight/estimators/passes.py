@@ -55,12 +55,12 @@ class NetworkPass:
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     error: Tensor | None = None
 
-    def enter(self, index: int, x: Tensor, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
+    def enter(self, index: int, x: Tensor | None, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
         """Block ``index``, about to take in ``x``; nothing runs yet.
 
         Args:
             index: j.
-            x: h_{j-1}, which has no graph.
+            x: h_{j-1}, which has no graph; None where it is not known yet.
             auxiliaries: what is wanted of the block's, where it is not the same for all.
         """
         block = self.blocks[index]

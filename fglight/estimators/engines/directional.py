@@ -51,20 +51,9 @@ class DirectionalStep:
         """Whether all blocks move at once, along a single direction of them all."""
         return self.perturbation.units.joins_blocks and self.target.reach is None
 
-    def run(
-        self,
-        run: Callable[[BlockPass], None],
-        auxiliaries: Auxiliaries | None = None,
-        before_last: Callable[[Sequence[BlockPass]], None] = lambda passes: None,
-    ) -> list[BlockPass]:
-        """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients.
-
-        Args:
-            run: runs one block.
-            auxiliaries: what is wanted of them, where it is not what the network says.
-            before_last: called when all blocks but the last have run.
-        """
-        passes: list[BlockPass] = []
+    def run(self, run: Callable[[BlockPass], None], auxiliaries: Auxiliaries | None = None) -> list[BlockPass]:
+        """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
+        passes = []
         hidden = self.network.batch.images
         for index in range(len(self.network.blocks) - 1):
             here = self.network.enter(index, hidden.detach(), auxiliaries)
@@ -72,7 +61,6 @@ class DirectionalStep:
             hidden = here.output
             here.release()
             passes.append(here)
-        before_last(passes)
         last = self.network.enter(len(passes), hidden.detach().requires_grad_(len(passes) > 0))
         with torch.enable_grad():
             last.run()

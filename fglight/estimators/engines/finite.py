@@ -1,17 +1,17 @@
 """Finite differences: directional derivatives of the target from forward passes alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fglight.estimators.diagnosis import generators_kept
-from fglight.estimators.duals import check_swapped, generator_state, plain_attention
+from fglight.estimators.duals import check_swapped, plain_attention
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
+from fglight.estimators.generators import Redrawn
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
@@ -113,34 +113,42 @@ class _FiniteStep(DirectionalStep):
 
     def estimate(self) -> list[BlockPass]:
         """Run all blocks once as they are, and for each coefficient twice from the first block that moves."""
-        if self.guess.needs_error:
-            passes = self.run_twice(lambda here, _: self._run_block(here))
+        if self.joint and not (self.guess.needs_graph or self.guess.needs_error):  # before anything else is held
+            passes = [self.network.enter(index, None) for index in range(len(self.network.blocks) - 1)]
+            for here in passes:
+                self._look(here)
+            self._move_jointly(passes)
+            passes = self.run(BlockPass.run)
+        else:
+            twice = self.guess.needs_error
+            passes = self.run_twice(lambda here, _: self._run_block(here)) if twice else self.run(self._run_block)
             self._move_jointly(passes[:-1])
-        else:  # before the last block has gradients, for the memory
-            passes = self.run(self._run_block, before_last=self._move_jointly)
         self.scale(passes, self.guesses, self.sums)
         return passes
 
     def _run_block(self, here: BlockPass) -> None:
-        """Run a block, find its directions and, unless all blocks move at once, the derivatives along them."""
+        """Run a block and, unless all blocks move at once, find the derivatives along its directions."""
         if self.guess.needs_graph:
             run_on_graph(here)
-        draw = partial(self.perturbation.guesses, here, self.guess)
-        guesses = self.guesses[here.index] = _Redrawn(draw, here.input.device) if self.redraw else draw()
+        moves = self._look(here)
         if here.output is None:
             here.run()
+        if moves and not self.joint:
+            differences = [
+                self._difference(here.index, here.input, {here.index: move}.get, extent)
+                for move, extent in zip(moves, self.extents.pop())
+            ]
+            self.sums[here.index] = torch.stack(differences)
+
+    def _look(self, here: BlockPass) -> Sequence[Move]:
+        """Find the directions of a block and note their extents; what moves along them, if anything does."""
+        draw = partial(self.perturbation.guesses, here, self.guess)
+        guesses = self.guesses[here.index] = Redrawn(draw, self.network.batch.images.device) if self.redraw else draw()
         if not (self.perturbation.uses_target(self.guess) and here.parameters):
-            return
+            return []
         moves = self.perturbation.moves(here, guesses, self.guess)
-        extents = torch.stack([_extent(here, move) for move in moves])
-        if self.joint:
-            self.extents.append(extents)
-            return
-        differences = [
-            self._difference(here.index, here.input, {here.index: move}.get, extent)
-            for move, extent in zip(moves, extents)
-        ]
-        self.sums[here.index] = torch.stack(differences)
+        self.extents.append(torch.stack([_extent(here, move) for move in moves]))
+        return moves
 
     def _move_jointly(self, passes: Sequence[BlockPass]) -> None:
         """Where all blocks move at once, find the derivatives along their directions."""
@@ -192,38 +200,10 @@ class _FiniteStep(DirectionalStep):
         if self.step is not None:
             return self.step
         device = self.network.batch.images.device.type
-        dtypes = {p.dtype for p in chain.from_iterable(block.parameters() for block in self.network.blocks)}
+        dtypes = {parameter.dtype for block in self.network.blocks for parameter in block.parameters()}
         if torch.is_autocast_enabled(device):
             dtypes.add(torch.get_autocast_dtype(device))
         return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
-
-
-class _Redrawn(Sequence[Tensor]):
-    """Random tensors that are drawn again each time, always the same.
-
-    Args:
-        draw: draws them.
-        device: where.
-    """
-
-    def __init__(self, draw: Callable[[], list[Tensor]], device: torch.device) -> None:
-        self.draw = draw
-        self.device = device
-        self.state = torch.get_rng_state(), generator_state(device)
-        self.length = len(draw())  # the generator moves on as ever
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        return list(self)[index]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        with generators_kept(self.device):
-            torch.set_rng_state(self.state[0])
-            if self.device.type != "cpu":
-                torch.get_device_module(self.device).set_rng_state(self.state[1], self.device)
-            return iter(self.draw())
 
 
 def _extent(here: BlockPass, move: Move) -> Tensor:
