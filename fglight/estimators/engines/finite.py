@@ -39,10 +39,11 @@ class FiniteDifferences(DirectionalEngine):
         step: how far weights move, as a fraction of their own length: ε = step · |θ| / |g| over the tensors that move
             together, with |θ|² = Σ_i max(|θ_i|², r_i) and r_i the rows of tensor i. So the weights of an output count
             as of length one at least, and biases that are zero have a scale. It is Dennis and Schnabel's rule (1983,
-            Sec. 5.6) for typical values of 1/√fan-in. The error is O(ε²) from the difference, O(ε) where kinks as of
-            ReLU lie within, and O(u/ε) from rounding with machine epsilon u. None: √u, where the last two are alike, of
-            the coarsest dtype that the network has or autocast gives it: 1.5e-8 in float64, 3e-4 in float32, 0.09 in
-            bfloat16.
+            Sec. 5.6) for typical values of 1/√fan-in. The difference has an error of O(ε²), about √ε where kinks as of
+            ReLU lie within; rounding adds O(u/ε), with machine epsilon u. None: √u, of the coarsest dtype that the
+            network has or autocast gives it (3e-4 in float32, 1.5e-8 in float64, 0.09 in bfloat16). It lies between
+            u^(1/3), where ε² and u/ε are alike (Press et al., Numerical Recipes, Sec. 5.7), and u^(2/3), where √ε and
+            u/ε are; docs/figures/finite_step.png shows them.
         redraw: whether directions are drawn again from the state of the generator each time that they are needed,
             instead of being kept (as in MeZO); for random guesses.
     """
