@@ -88,7 +88,7 @@ class GradientEstimator:
     @property
     def draws_by_sample(self) -> bool:
         """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
-        return self.guess.draws_samples or (self.guess.random and self.perturbation.by_sample)
+        return self.guess.draws_samples or (self.guess.draws and self.perturbation.by_sample)
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient: what an optimizer should be given.
@@ -123,7 +123,7 @@ class GradientEstimator:
         Args:
             model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.
             images: ``(batch, channels, height, width)`` or whatever block 0 takes, in any floating dtype.
-            labels: class indices, ``(batch,)``.
+            labels: what the blocks' losses take, samples first: class indices ``(batch,)``, or values.
             cosine: whether the cosine similarity of guess and target is computed as well.
 
         Returns:

@@ -76,16 +76,17 @@ class NetworkPass:
             output: h_j, ``(batch, ...)``.
             auxiliaries: what is wanted.
         """
-        output = output.detach().requires_grad_(auxiliaries.differentiated)
-        loss, logits = block.loss(output, self.batch.labels)
+        outputs = [output.detach().requires_grad_(auxiliaries.differentiated) for _ in block.auxiliaries]
+        loss, logits = block.loss_of(outputs, self.batch.labels)
         parameters = trainable(block.aux) if auxiliaries.trained else []
-        inputs = [output] * auxiliaries.differentiated + parameters
+        inputs = outputs * auxiliaries.differentiated + parameters
         if not inputs:
             return LocalLoss(loss.detach(), logits.detach(), None)
         with self.buffers.again(block.aux, on_graph=False):
             gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-        self.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
-        return LocalLoss(loss.detach(), logits.detach(), gradients[0] if auxiliaries.differentiated else None)
+        of_outputs = len(inputs) - len(parameters)
+        self.gradients.update(zip(parameters, gradients[of_outputs:]))
+        return LocalLoss(loss.detach(), logits.detach(), gradients[:of_outputs] or None)
 
 
 @dataclass
@@ -103,6 +104,7 @@ class BlockPass:
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
         next: block j+1, for a guess that needs it.
+        directions: those of the guess, where they were drawn as the forward pass went.
     """
 
     index: int
@@ -115,6 +117,7 @@ class BlockPass:
     calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor | None = None
     next: "BlockPass | None" = None
+    directions: Any = None
 
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
@@ -139,6 +142,7 @@ class BlockPass:
             self.input_gradient = gradients[0]
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
         self.local = LocalLoss(loss.detach(), logits.detach(), None)
+        self.calls.clear()
 
     def take(self, gradients: Sequence[Tensor]) -> None:
         """Make ``gradients``, one for each of ``parameters``, the block's estimate."""
@@ -195,6 +199,13 @@ class BlockPass:
         assert self.local.gradient is not None
         return self.local.gradient
 
+    @property
+    def local_gradients(self) -> Sequence[Tensor]:
+        """The gradient of each auxiliary network's loss with respect to h_j, in h_j's shape; they sum to L_j's."""
+        assert self.local is not None
+        assert self.local.gradients is not None
+        return self.local.gradients
+
     def to_parameters(self, cotangent: Tensor, *, keep: bool = True) -> list[Tensor]:
         """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
         return self.vjp(cotangent, self.parameters, keep=keep)
@@ -241,8 +252,8 @@ class BlockPass:
     def release(self) -> None:
         """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
         if self.local is not None:
-            self.local.gradient = None
-        self.input = self.output = self.next = None
+            self.local.gradients = None
+        self.input = self.output = self.next = self.directions = None
         self.calls.clear()
         self.__dict__.pop("owners", None)
         self.__dict__.pop("weight_calls", None)

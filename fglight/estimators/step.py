@@ -1,7 +1,10 @@
 """What a step wants of auxiliary networks, and what it computes besides gradients."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 
@@ -29,13 +32,19 @@ class LocalLoss:
 
     Attributes:
         loss: L_j, a scalar without graph.
-        logits: of the auxiliary network, ``(batch, classes)``, without graph.
-        gradient: of L_j with respect to h_j, in h_j's shape; None where nobody asked for it.
+        logits: outputs of the auxiliary network, ``(batch, classes)`` or as the loss takes them, without graph.
+        gradients: of each auxiliary network's loss with respect to h_j, in h_j's shape; None where nobody asked for
+            them.
     """
 
     loss: Tensor
     logits: Tensor
-    gradient: Tensor | None
+    gradients: Sequence[Tensor] | None
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient of L_j with respect to h_j, in h_j's shape."""
+        return None if self.gradients is None else reduce(torch.add, self.gradients)
 
 
 @dataclass
@@ -44,7 +53,7 @@ class Step:
 
     Attributes:
         loss: the network's loss L, a scalar.
-        logits: of the head, ``(batch, classes)``.
+        logits: outputs of the head, ``(batch, classes)`` or as the loss takes them.
         local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
         cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
             not asked for or the guess is exact.

@@ -12,22 +12,30 @@ from fglight.models.auxiliaries import (
 )
 from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
+from fglight.models.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from fglight.models.mlp import BlockwiseMLP
 from fglight.models.resnet import BlockwiseResNet
+from fglight.models.several import SeveralAuxiliaries, several_auxiliaries
 
 __all__ = [
+    "BCEWithLogitsLoss",
     "Block",
     "BlockNetwork",
     "BlockwiseMLP",
     "BlockwiseResNet",
     "CNNAuxiliary",
+    "CrossEntropyLoss",
     "Head",
     "LinearAuxiliary",
+    "Loss",
     "MLPAuxiliary",
+    "MSELoss",
     "PooledAuxiliary",
     "PredSimAuxiliary",
+    "SeveralAuxiliaries",
     "as_maps",
     "channels_of",
     "reset_parameters",
+    "several_auxiliaries",
     "split",
 ]

@@ -5,19 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
 from forked import PROCESSES, ROOT
-from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients
+from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients, snapshot
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fglight.estimators import RandomGuess
-from fglight.models import Block
+from fglight.models import Block, BlockNetwork, SeveralAuxiliaries
 from fglight.runs.folder import read_result
+from fglight.training.module import ForwardGradientModule
 
 PARTS = (5, 3)
 """Samples of each process: uneven, as a last batch may be."""
@@ -73,7 +77,26 @@ CASES |= {
     if (engine, guess) != ("forward", "next_block")
 }
 
-CASES |= {"reverse global mixing weight random_sign": ({"perturb.coefficient": "random_sign"}, {"guess": "mixing"})}
+CASES |= {
+    f"{engine} global {guess} {perturb} {granularity} {combine}, several": (
+        {"perturb.granularity": granularity, "guess.combine": combine},
+        {"engine": engine, "target": "global", "guess": guess, "perturb": perturb},
+    )
+    for engine, (guess, perturb, granularity, combine) in product(
+        ("reverse", "forward"),
+        (
+            ("local", "weight", "tensor", "span"),
+            ("local", "weight", "block", "max"),
+            ("local", "weight", "network", "mean"),
+            ("local", "activity", "channel", "max"),
+            ("local", "activity_span", "sample", "mean"),
+            ("local", "weight_per_sample", "tensor", "span"),
+            ("guided", "weight", "tensor", "mean"),
+            ("low_rank", "weight", "filter", "mean"),
+        ),
+    )
+}
+"""With two auxiliary networks for each block."""
 
 COMPILED = (
     "reverse global local weight tensor 1",
@@ -83,9 +106,14 @@ COMPILED = (
     "reverse global dfa activity",
 )
 
+CLIPPED = [
+    (f"{engine} clipped{' compiled' * compiled}", engine, compiled)
+    for engine, compiled in product(("reverse", "forward"), (False, True))
+]
 
-def network():
-    """Blocks that couple no samples, and a batch."""
+
+def network(*, several):
+    """Blocks that couple no samples, with one or two auxiliary networks, and a batch."""
     torch.manual_seed(0)
     bodies = [
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU()),
@@ -94,6 +122,11 @@ def network():
         nn.Linear(6, 6),
     ]
     auxes = [nn.Sequential(nn.Flatten(), nn.Linear(width, 3)) for width in (100, 16, 6, 6)]
+    if several:
+        auxes[:-1] = [
+            SeveralAuxiliaries([aux, nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(aux[1].in_features, 3))])
+            for aux in auxes[:-1]
+        ]
     blocks = [Block(body, aux).double() for body, aux in zip(bodies, auxes)]
     count = sum(PARTS)
     return blocks, torch.randn(count, 2, 5, 5, dtype=torch.float64), torch.randint(3, (count,))
@@ -103,7 +136,7 @@ def estimates(rows):
     """Gradients and cosines of every case for some rows of the batch."""
     results = {}
     for name, (settings, choices) in CASES.items():
-        blocks, images, labels = network()
+        blocks, images, labels = network(several="several" in name)
         estimator = estimator_of(settings, **choices)
         if estimator.draws_by_sample:
             share_directions(estimator.guess, rows)
@@ -116,6 +149,35 @@ def estimates(rows):
                 torch.manual_seed(1)
                 estimator.estimate(blocks, images[rows], labels[rows])
             results[f"{name} compiled"] = gradients(blocks), None
+    for name, engine, compiled in CLIPPED:
+        results[name] = clipped(rows, engine, compiled=compiled), None
+    return results
+
+
+def clipped(rows, engine, *, compiled):
+    """How three clipped steps of training move the parameters."""
+    blocks, images, labels = network()
+    estimator = estimator_of(engine=engine)
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
+    model = BlockNetwork(blocks)
+    before = snapshot(model)
+    module = ForwardGradientModule(model, estimator, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=1e-2)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(module, DataLoader([(images[rows], labels[rows])] * 3, batch_size=None))
+    return {name: value - before[name] for name, value in snapshot(model).items()}
+
+
+def estimates_apart(rows):
+    """Gradients where every process draws other numbers for its samples; what is of the whole batch is the first's."""
+    results = {}
+    for guess, coefficient in (("mixing", "random_sign"), ("next_block", "random_sign"), ("dfa", "projection")):
+        blocks, images, labels = network()
+        torch.manual_seed(rows.start)
+        estimator_of({"perturb.coefficient": coefficient}, guess=guess).estimate(blocks, images[rows], labels[rows])
+        results[f"apart {guess}"] = gradients(blocks), None
     return results
 
 
@@ -128,7 +190,8 @@ def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=len(PARTS))
     start = sum(PARTS[:rank])
-    torch.save(estimates(slice(start, start + PARTS[rank])), folder / f"{rank}.pt")
+    rows = slice(start, start + PARTS[rank])
+    torch.save(estimates(rows) | estimates_apart(rows), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -150,7 +213,7 @@ def whole():
     return estimates(slice(None))
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"{name} compiled" for name in COMPILED)])
+@pytest.mark.parametrize("name", [*CASES, *(f"{name} compiled" for name in COMPILED), *(name for name, *_ in CLIPPED)])
 def test_estimates_are_those_of_one_process(name, parts, whole):
     expected, cosine = whole[name]
     for part, similarity in (results[name] for results in parts):
@@ -159,6 +222,12 @@ def test_estimates_are_those_of_one_process(name, parts, whole):
         assert (similarity is None) == (cosine is None)
         if cosine is not None:
             assert_close(similarity, cosine)
+
+
+@pytest.mark.parametrize("guess", ["mixing", "next_block", "dfa"])
+def test_processes_agree_although_they_draw_apart(guess, parts):
+    (first, _), (second, _) = (results[f"apart {guess}"] for results in parts)
+    assert_same_gradients(second, first, 0)
 
 
 # A run on two devices

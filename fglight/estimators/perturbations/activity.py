@@ -22,11 +22,21 @@ class ActivityPerturbation(Perturbation):
 
     granularities: ClassVar = {"sample": Granularity(dimensions=1), "channel": Granularity(dimensions=2)}
     in_parameters = False
-    several_directions = True
+
+    def draws_early(self, guess: Guess) -> bool:
+        """See ``Perturbation``."""
+        return guess.drawn and not guess.needs_next_block and not guess.needs_error
+
+    def directions(self, here: BlockPass, guess: Guess) -> Tensor:
+        """See ``Perturbation``: ``(k, batch, ...)``."""
+        if here.directions is None:
+            return guess.activity(here)
+        directions, here.directions = here.directions, None
+        return directions
 
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples."""
-        guesses = guess.activity(here)  # (k, batch, ...)
+        guesses = self.directions(here, guess)  # (k, batch, ...)
         directions = self.units.cut(guesses)  # (units, k, features)
         gram, t, products = linalg.gram(directions), None, None
         if target is not None:
@@ -34,7 +44,11 @@ class ActivityPerturbation(Perturbation):
             products = linalg.products(t, directions)
         coefficients = self._coefficients(here, products, gram, guess)
         similarity = self._cosine(here, t, products, gram, coefficients) if cosine else None
-        return Estimate(_to_parameters(here, self.project(here, t, guesses, coefficients)), similarity)
+        estimate = self.project(here, t, guesses, coefficients)
+        if target is not None:
+            target.release()
+        del guesses, directions, t  # each as large as the estimate
+        return Estimate(_to_parameters(here, estimate), similarity)
 
     def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """The estimate of the target in the space of h_j.
@@ -73,7 +87,7 @@ class ActivityPerturbation(Perturbation):
             by_sample = factors.view(len(here.output), -1, factors.shape[-1])
             return (by_sample * self.coefficient_of(guess).scale(by_sample, here.network.batch)).view_as(factors)
 
-        return guess.coefficients(products, gram, scaled)
+        return guess.stretched(guess.coefficients(products, gram, scaled), here.output.numel() // len(gram))
 
     def _cosine(self, here: BlockPass, target: Tensor, products: Tensor, gram: Tensor, coefficients: Tensor) -> Tensor:
         by_sample = (len(here.output), -1)
@@ -83,23 +97,25 @@ class ActivityPerturbation(Perturbation):
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):
-    """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6)."""
+    """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6).
+
+    Of several directions, all are in the span, however the guess combines a sample's own.
+    """
 
     granularities: ClassVar = {"sample": Granularity(dimensions=1)}
-    several_directions = False
     spans = True
 
     def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
-        directions = here.network.batch.gather(guesses.squeeze(0).flatten(1))
+        directions = here.network.batch.gather(guesses.flatten(0, 1).flatten(1))
         return linalg.project_on_span(target, directions).view(here.output.shape)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
-        own = guess.activity(here).squeeze(0)
-        basis = linalg.unit_rows(here.network.batch.gather(own.flatten(1)))  # (whole batch, features)
-        moves = basis.to(own.dtype).view(-1, 1, *own.shape[1:])
-        products = torch.cat([derivative(move.expand(-1, *own.shape)) for move in moves.split(TANGENTS)])
+        own = guess.activity(here)  # (k, batch, ...)
+        basis = linalg.unit_rows(here.network.batch.gather(own.flatten(0, 1).flatten(1)))  # (k * whole batch, features)
+        moves = basis.to(own.dtype).view(-1, 1, *own.shape[2:])
+        products = torch.cat([derivative(move.expand(-1, *own.shape[1:])) for move in moves.split(TANGENTS)])
         return _to_parameters(here, linalg.combine_in_span(products.mT, basis).view(here.output.shape))
 
 
