@@ -74,9 +74,7 @@ def test_other_guesses_are_refused(guess):
 
 
 def test_compiled_steps_are_refused():
-    with pytest.raises(
-        ConfigError, match=r"^compile=true cannot go with checkpointing=true: accepted is false for"
-    ):
+    with pytest.raises(ConfigError, match=r"^compile=true cannot go with checkpointing=true: accepted is false for"):
         estimator_of({"checkpointing": True, "compile": True}, guess="exact")
 
 
