@@ -138,6 +138,7 @@ class CompiledEstimate:
             structure.append(shape)
             return [*gradients.values(), *results]
 
+        torch.clear_autocast_cache()  # a cast that was made before would be a constant of the record
         try:
             graph = make_fx(run)(images, labels, *inputs)
         except torch.OutOfMemoryError:
@@ -154,11 +155,11 @@ class CompiledEstimate:
             )
         step, gradients = estimates[0]
         parameters = list(gradients)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # the record has its casts
             compiled = self.compiler(graph, [images, labels, *inputs])
 
         def replay(images: Tensor, labels: Tensor) -> Estimate:
-            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # the record has its casts
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
                 results = compiled(images, labels, *inputs)
             told = [result if result is None else result.clone() for result in results[len(parameters) :]]
             loss, logits, local, similarity = pytree.tree_unflatten(told, structure[0])
