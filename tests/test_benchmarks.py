@@ -146,8 +146,8 @@ def test_memory_over_depth(tmp_path):
     assert growth["backpropagation"] > 1.6
     assert growth["gaussian guess, network, forward mode"] < 1.1
     assert growth["gaussian guess, network, finite differences, redrawn"] < 1.1
-    assert growth["backpropagation, checkpointed"] < growth["backpropagation"]
-    assert peaks["backpropagation, checkpointed"][1].total < 0.75 * peaks["backpropagation"][1].total
+    before, after = peaks["backpropagation, checkpointed"]
+    assert after.activations - before.activations == 4 * (16 * 8 * 16 * 16) * 4  # an input a block, in float32
     assert {len(row) for row in depth.rows(depths, peaks)} == {len(depth.HEADER)}
     depth.draw(depths, peaks, "", tmp_path / "figures" / "depth.png")
     assert (tmp_path / "figures" / "depth.png").stat().st_size > 10_000
