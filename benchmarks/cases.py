@@ -13,7 +13,7 @@ from fglight.models import BlockNetwork
 Step = Callable[[], object]
 """One step: leaves gradients in ``.grad`` and changes no parameter."""
 
-BACKPROPAGATION = "backpropagation"
+BACKPROPAGATION, INFERENCE = "backpropagation", "inference"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,12 @@ class Case:
 LOCAL, GAUSSIAN, FORWARD = "guess=local", "guess=gaussian", "engine=forward"
 NETWORK, BLOCK = "perturb.granularity=network", "perturb.granularity=block"
 
+FINITE, REDRAW, CHECKPOINTED = "engine=finite", "engine.redraw=true", "checkpointing=true"
+
 CASES = [
+    Case("backpropagation, checkpointed", ("guess=exact", CHECKPOINTED)),
     Case("local learning", ("guess=exact", "target=local"), time={8: 0.95, 16: 0.95}),
+    Case("local learning, checkpointed", ("guess=exact", "target=local", CHECKPOINTED)),
     Case("local guess, activity", (LOCAL, "perturb=activity"), time={8: 1.3, 16: 1.3}, gpu_time=1.3),
     Case("local guess, activity, cosine", (LOCAL, "perturb=activity"), cosine=True),
     Case("local guess, weight", (LOCAL, "perturb=weight"), time={8: 1.6, 16: 1.55}, gpu_time=1.7),
@@ -65,6 +69,10 @@ CASES = [
     ),
     Case("gaussian guess, weight, block, forward mode", (GAUSSIAN, FORWARD, BLOCK)),
     Case("local guess, weight, network, forward mode", (LOCAL, FORWARD, NETWORK)),
+    Case("gaussian guess, weight, network, finite differences", (GAUSSIAN, FINITE, NETWORK)),
+    Case("gaussian guess, weight, network, finite differences, redrawn", (GAUSSIAN, FINITE, NETWORK, REDRAW)),
+    Case("gaussian guess, weight, block, finite differences", (GAUSSIAN, FINITE, BLOCK)),
+    Case("local guess, weight, network, finite differences", (LOCAL, FINITE, NETWORK)),
 ]
 
 
@@ -91,6 +99,16 @@ def backpropagation(model: BlockNetwork, images: Tensor, labels: Tensor) -> Step
     def step() -> None:
         model.zero_grad(set_to_none=True)
         F.cross_entropy(model(images), labels).backward()
+
+    return step
+
+
+def inference(model: BlockNetwork, images: Tensor, labels: Tensor) -> Step:
+    """The loss, and no gradient: what an estimate from forward passes alone is to be compared with."""
+
+    @torch.no_grad()
+    def step() -> None:
+        F.cross_entropy(model(images), labels)
 
     return step
 

@@ -8,7 +8,8 @@ step adds over an idle model is split at its peak by the size of tensors, which 
 - *parameters*: all smaller ones: gradients and directions (each as large as the parameters, so that they grow with
   depth whatever the method), statistics of batch norm, logits.
 
-Forward mode's activations should not grow with depth, backpropagation's in proportion to it.
+Activations of forward mode and finite differences should not grow with depth, backpropagation's in proportion to it,
+and with checkpoints by one block's input a block.
 
 python benchmarks/depth.py                           # prints the table
 python benchmarks/depth.py --write                   # and draws the figure, and writes benchmarks/DEPTH.md
@@ -23,7 +24,20 @@ from pathlib import Path
 
 import memory
 import torch
-from cases import BACKPROPAGATION, FORWARD, GAUSSIAN, LOCAL, NETWORK, Case, Step, backpropagation, estimation
+from cases import (
+    BACKPROPAGATION,
+    CHECKPOINTED,
+    FINITE,
+    FORWARD,
+    GAUSSIAN,
+    LOCAL,
+    NETWORK,
+    REDRAW,
+    Case,
+    Step,
+    backpropagation,
+    estimation,
+)
 from tables import as_markdown, machine, show
 from torch import nn
 
@@ -35,13 +49,17 @@ TABLE = Path(__file__).parent / "DEPTH.md"
 HEADER = ["step", "blocks", "activations, MB", "parameters, MB", "total, MB", "activations, growth", "total, growth"]
 STEPS = {
     BACKPROPAGATION: None,
+    "backpropagation, checkpointed": Case("", ("guess=exact", CHECKPOINTED)),
     "local guess, weight, reverse mode": Case("", (LOCAL, "perturb=weight")),
     "gaussian guess, network, forward mode": Case("", (GAUSSIAN, NETWORK, FORWARD)),
+    "gaussian guess, network, finite differences, redrawn": Case("", (GAUSSIAN, NETWORK, FINITE, REDRAW)),
 }
 STYLES = {  # Okabe and Ito's colours, told apart by markers too
     BACKPROPAGATION: ("#0072B2", "o"),
+    "backpropagation, checkpointed": ("#56B4E9", "v"),
     "local guess, weight, reverse mode": ("#E69F00", "s"),
     "gaussian guess, network, forward mode": ("#009E73", "^"),
+    "gaussian guess, network, finite differences, redrawn": ("#CC79A7", "D"),
 }
 
 

@@ -18,7 +18,18 @@ from itertools import accumulate
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # before torch is imported: the profiler reports every start and stop
 
 import torch
-from cases import BACKPROPAGATION, CASES, Case, Step, backpropagation, build_network, estimation, random_batch
+from cases import (
+    BACKPROPAGATION,
+    CASES,
+    INFERENCE,
+    Case,
+    Step,
+    backpropagation,
+    build_network,
+    estimation,
+    inference,
+    random_batch,
+)
 from tables import machine, show
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -62,7 +73,7 @@ def allocations(step: Step, model: nn.Module) -> list[int]:
 def measure(
     blocks: int, batch: int, width: float, device: torch.device, cases: Sequence[Case] = CASES
 ) -> dict[str, int]:
-    """Peak bytes of backpropagation and of each case.
+    """Peak bytes of backpropagation, of inference and of each case.
 
     Args:
         blocks: 8 or 16.
@@ -73,7 +84,8 @@ def measure(
     """
     model = build_network(blocks, width, device)
     images, labels = random_batch(batch, device)
-    peaks = {BACKPROPAGATION: peak(backpropagation(model, images, labels), model, device)}
+    baselines = {BACKPROPAGATION: backpropagation, INFERENCE: inference}
+    peaks = {name: peak(step(model, images, labels), model, device) for name, step in baselines.items()}
     return peaks | {case.name: peak(estimation(case, model, images, labels), model, device) for case in cases}
 
 

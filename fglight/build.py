@@ -139,6 +139,7 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
             engine=_component(cfg, "engine")(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
+            checkpointing=cfg.checkpointing,
             channels_last=cfg.channels_last,
         )
         if cfg.compile:
@@ -170,7 +171,7 @@ def check_components(configs: Iterable[DictConfig]) -> None:
     Raises:
         ConfigError: those of one do not.
     """
-    parts = ("target", "guess", "perturb", "engine", "aux", "probe", "compile")
+    parts = ("target", "guess", "perturb", "engine", "aux", "probe", "checkpointing", "compile")
     for cfg in {str([cfg[part] for part in parts]): cfg for cfg in configs}.values():
         build_estimator(cfg)
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import auxiliaries  # noqa: E402
 import cases  # noqa: E402
 import depth  # noqa: E402
+import finite  # noqa: E402
 import flops  # noqa: E402
 import gpu  # noqa: E402
 import layers  # noqa: E402
@@ -144,9 +145,33 @@ def test_memory_over_depth(tmp_path):
     growth = {name: after.activations / before.activations for name, (before, after) in peaks.items()}
     assert growth["backpropagation"] > 1.6
     assert growth["gaussian guess, network, forward mode"] < 1.1
+    assert growth["gaussian guess, network, finite differences, redrawn"] < 1.1
+    before, after = peaks["backpropagation, checkpointed"]
+    assert after.activations - before.activations == 4 * (16 * 8 * 16 * 16) * 4  # an input a block, in float32
     assert {len(row) for row in depth.rows(depths, peaks)} == {len(depth.HEADER)}
     depth.draw(depths, peaks, "", tmp_path / "figures" / "depth.png")
     assert (tmp_path / "figures" / "depth.png").stat().st_size > 10_000
+
+
+def test_finite_differences_take_the_memory_of_inference():
+    """And of the directions, where they are kept; at sizes where activations are larger than all weights."""
+    model, batch = cases.build_network(8, 1 / 16, CPU), cases.random_batch(64, CPU)
+    inference = memory.peak(cases.inference(model, *batch), model, CPU)
+    directions = sum(p.nbytes for block in model.blocks[:-1] for p in block.body.parameters())
+    name = "gaussian guess, weight, network, finite differences"
+    kept, redrawn = (
+        memory.peak(cases.estimation(case(name), model, *batch), model, CPU) for name in (name, f"{name}, redrawn")
+    )
+    assert redrawn < 1.05 * inference
+    assert inference < kept < 1.03 * (inference + directions)
+
+
+def test_errors_of_finite_differences_over_the_step(tmp_path):
+    steps = [1e-3, 1e-4]
+    errors = finite.measure(steps, batch=2, width=1 / 32, directions=1)
+    assert errors["SiLU", torch.float64][0] / errors["SiLU", torch.float64][1] == pytest.approx(100, rel=0.1)
+    finite.draw(steps, errors, "", tmp_path / "finite.png")
+    assert (tmp_path / "finite.png").stat().st_size > 10_000
 
 
 def test_gpu_results_are_filed_as_they_come(tmp_path):

@@ -143,6 +143,7 @@ OUT_OF_RANGE = {
     "optim.fused": (1, "yes"),
     "compile": ("max", 1),
     "channels_last": (1,),
+    "checkpointing": (1,),
     "logger.mode": ("sometimes", None),
 }
 

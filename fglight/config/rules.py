@@ -43,6 +43,7 @@ class Root(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     probe: bool
     cosine: bool
+    checkpointing: bool
     compile: bool | Literal["cudagraphs"]
     check: bool
     channels_last: bool
@@ -78,6 +79,13 @@ class Data(Component):
     stream: Annotated[bool | None, Field(description="true, false or null (false up to a gigabyte)")] = OPEN
     num_workers: Annotated[int, Field(ge=0)] = OPEN
     holdout: BelowOne = OPEN
+
+
+class Engine(Settings):
+    """Those of engines."""
+
+    step: Positive | None = OPEN
+    redraw: bool = OPEN
 
 
 class Model(Component):
@@ -188,6 +196,7 @@ MODELS: dict[str, type[Settings]] = {
     "": Root,
     "aux": Aux,
     "data": Data,
+    "engine": Engine,
     "guess": Component,
     "logger": Logger,
     "loss": Loss,

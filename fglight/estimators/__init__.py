@@ -4,6 +4,7 @@ Knows nothing of Lightning, Hydra or data: it works on any sequence of blocks.
 """
 
 from fglight.estimators.engines.base import Engine
+from fglight.estimators.engines.finite import FiniteDifferences
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.estimator import ForwardModeEstimator, GradientEstimator
@@ -35,6 +36,7 @@ __all__ = [
     "DRTPGuess",
     "Engine",
     "ExactGuess",
+    "FiniteDifferences",
     "FixedNTKGuess",
     "ForwardMode",
     "ForwardModeEstimator",

@@ -124,3 +124,16 @@ def check_kernels(blocks: Sequence[Block]) -> None:
                     f"strided 1x1 convolution of fewer than {LANES} channels is wrong: accepted is "
                     "channels_last=false, or a convolution without stride of every second pixel"
                 )
+
+
+def check_checkpoints(guess: Guess) -> None:
+    """Refuse checkpoints of blocks whose estimate is not the target.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if guess.projects or not guess.trains_blocks:
+        raise ValueError(
+            f"checkpointing=true is not possible with {type(guess).__name__}, whose estimate is not the target: "
+            "accepted is checkpointing=false, or guess=exact"
+        )

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from fglight.errors import BlockError
 from fglight.estimators.buffers import STATISTICS
+from fglight.estimators.generators import generator_state
 from fglight.estimators.layers import used_in
 
 TANGENTS = 8
@@ -106,7 +107,7 @@ def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[
     with _dual_numbers(x.device), _without_statistics(body):
         at_once = vmap(lambda tangent: jvp(function, (start,), (tangent,))[:2], out_dims=(None, 0))
         output, moved = at_once(tangents)
-    _check_swapped(body, output)
+    check_swapped(body, output, "engine=forward")
     return output.detach(), moved.detach()
 
 
@@ -173,17 +174,13 @@ def _dual_numbers(device: torch.device) -> Iterator[None]:
     Raises:
         RuntimeError: random numbers were drawn, which would be others in another run.
     """
-    state = _generator_state(device)
+    state = generator_state(device)
     # Gradients are on, or nothing would tell torch.no_grad() in a block from its surroundings. Of the attention kernels
     # only this one has a forward-mode derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad._set_fwd_grad_enabled(True), _Tangents():
         yield
-    if not torch.equal(_generator_state(device), state):
+    if not torch.equal(generator_state(device), state):
         raise RuntimeError("it draws random numbers, which would be others in each run")
-
-
-def _generator_state(device: torch.device) -> Tensor:
-    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
 
 
 @contextmanager
@@ -205,14 +202,19 @@ def _detached(body: nn.Module) -> dict[str, Tensor]:
 
 
 def _unpack(body: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
-    _check_swapped(body, output)
+    check_swapped(body, output, "engine=forward")
     primal, tangent = forward_ad.unpack_dual(output)
     primal = primal.detach()
     return primal, torch.zeros_like(primal) if tangent is None else tangent.detach()
 
 
-def _check_swapped(body: nn.Module, output: Tensor) -> None:
-    """Refuse a body that keeps a parameter where it cannot be replaced by a dual number.
+def check_swapped(body: nn.Module, output: Tensor, engine: str) -> None:
+    """Refuse a body that keeps a parameter where it cannot be replaced by another tensor.
+
+    Args:
+        body: the body, which ran with other tensors without graph in the place of its parameters.
+        output: what it gave out, with gradients turned on.
+        engine: that runs it so.
 
     Raises:
         BlockError: naming the parameter.
@@ -222,7 +224,7 @@ def _check_swapped(body: nn.Module, output: Tensor) -> None:
         for name, parameter in body.named_parameters():
             if uses[parameter]:
                 raise BlockError(
-                    f"engine=forward cannot move {name} of a {type(body).__name__}, which is used otherwise than as an "
+                    f"{engine} cannot move {name} of a {type(body).__name__}, which is used otherwise than as an "
                     "attribute of its module (kept in a list, say): accepted is engine=reverse"
                 )
 

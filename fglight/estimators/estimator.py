@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fglight.errors import BlockError
+from fglight.estimators import checking
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.checking import LayerCheck, check_apart, check_kernels, check_layers, differentiation
 from fglight.estimators.diagnosis import name_culprit
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
@@ -40,6 +40,8 @@ class GradientEstimator:
             guess that forbids it (``ntk``, ``fixed_ntk``) has the last word.
         probe: train auxiliary networks even where nothing uses them, on detached outputs; the network's own gradients
             stay the same.
+        checkpointing: whether blocks keep their inputs alone and run once more to be differentiated, with an exact
+            guess (Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass, and the same gradients.
         channels_last: whether images are laid out in memory as ``(batch, height, width, channels)``, for networks with
             such weights. Whatever their strides are, images are taken in one of the two layouts.
 
@@ -57,13 +59,17 @@ class GradientEstimator:
         engine: Engine | None = None,
         train_auxiliaries: bool = True,
         probe: bool = False,
+        checkpointing: bool = False,
         channels_last: bool = False,
     ) -> None:
         self.target = target
         self.guess = guess
         self.perturbation = perturbation if guess.projects else Unprojected()
         self.engine = engine or ReverseMode()
+        self.checkpointing = checkpointing
         self.channels_last = channels_last
+        if checkpointing:
+            checking.check_checkpoints(guess)
         self.perturbation.check(guess)
         self.engine.check(guess, self.perturbation)
         self.needs_auxiliaries = target.uses_auxiliaries or guess.uses_auxiliaries
@@ -135,7 +141,7 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(blocks, images, differentiation(self.engine, self.perturbation))
+            culprit = name_culprit(blocks, images, checking.differentiation(self.engine, self.perturbation))
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
@@ -143,7 +149,7 @@ class GradientEstimator:
             parameter.grad = gradient
         return step
 
-    def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[LayerCheck]:
+    def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checking.LayerCheck]:
         """Tell, before any training, what a step will do with each layer: nothing is trained, and no buffer moves.
 
         Args:
@@ -158,8 +164,8 @@ class GradientEstimator:
         try:
             self._check_network(blocks, images.device)
         except BlockError as error:
-            return [LayerCheck(None, "", type(model).__name__, "refused", str(error))]
-        return check_layers(blocks, images, self.guess, self.perturbation, self.engine)
+            return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
+        return checking.check_layers(blocks, images, self.guess, self.perturbation, self.engine)
 
     def _check_network(self, blocks: Sequence[Block], device: torch.device) -> None:
         """Refuse a network on which a step would be wrong.
@@ -171,9 +177,9 @@ class GradientEstimator:
         Raises:
             BlockError: naming the layer.
         """
-        check_apart(blocks)
+        checking.check_apart(blocks)
         if self.channels_last and device.type == "cpu":
-            check_kernels(blocks)
+            checking.check_kernels(blocks)
         self.engine.check_blocks(blocks)
 
     def compile(self, compiler: Compiler = inductor) -> None:
@@ -185,6 +191,8 @@ class GradientEstimator:
         Raises:
             ValueError: where a recorded step would not replay.
         """
+        if self.checkpointing:  # a compiler would see that both runs compute the same, and keep it
+            raise ValueError("compile=true cannot go with checkpointing=true: accepted is false for one of them")
         self.engine.check_compiled(self.guess, self.perturbation)
         self._compute = CompiledEstimate(self._compute, compiler)  # type: ignore[method-assign]
 
@@ -206,6 +214,7 @@ class GradientEstimator:
             trains_blocks=self.guess.trains_blocks,
             keeps_graphs=self.guess.needs_next_block,
             needs_error=self.guess.needs_error,
+            checkpointing=self.checkpointing,
         )
         passes, cosines = self.engine.estimate(network, self.target, self.guess, self.perturbation, cosine=cosine)
         *rest, last = passes

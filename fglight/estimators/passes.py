@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fglight.estimators import duals
 from fglight.estimators.batch import Batch
@@ -36,6 +37,7 @@ class NetworkPass:
         trains_blocks: whether blocks 0..J-2 are trained.
         keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
         needs_error: whether ``error`` is wanted.
+        checkpointing: whether blocks 0..J-2 keep their inputs alone and run once more for a product.
         gradients: those that the step has found so far.
         error: the gradient of the network's loss with respect to the logits, ``(batch, classes)``, once the last block
             has its gradients, where it is wanted and the loss comes from them.
@@ -49,15 +51,16 @@ class NetworkPass:
     trains_blocks: bool = True
     keeps_graphs: bool = False
     needs_error: bool = False
+    checkpointing: bool = False
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     error: Tensor | None = None
 
-    def enter(self, index: int, x: Tensor, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
+    def enter(self, index: int, x: Tensor | None, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
         """Block ``index``, about to take in ``x``; nothing runs yet.
 
         Args:
             index: j.
-            x: h_{j-1}, which has no graph.
+            x: h_{j-1}, which has no graph; None where it is not known yet.
             auxiliaries: what is wanted of the block's, where it is not the same for all.
         """
         block = self.blocks[index]
@@ -119,7 +122,9 @@ class BlockPass:
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
         with without_reentrant_checkpoints(), self.network.recording(self.block.body) as self.calls:
-            self.output = self.block.body(self.input)
+            keeps = not self.network.checkpointing or self.block is self.network.blocks[-1]
+            body = self.block.body if keeps else partial(checkpoint, self.block.body, use_reentrant=False)
+            self.output = body(self.input)
         for call in self.calls:
             call.again = partial(self.again, on_graph=False)
 

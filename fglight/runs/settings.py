@@ -19,6 +19,7 @@ WITHOUT_EFFECT = (
     "logger",
     "cosine",
     "compile",
+    "checkpointing",
     "channels_last",
     "optim.fused",
     "data.root",

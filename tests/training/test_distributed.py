@@ -98,6 +98,14 @@ CASES |= {
 }
 """With two auxiliary networks for each block."""
 
+CASES |= {
+    f"finite {target} {guess} {granularity}": (
+        {"perturb.granularity": granularity, "engine.step": 1e-3},
+        {"engine": "finite", "target": target, "guess": guess},
+    )
+    for target, guess, granularity in product(("global", "local"), ("local", "gaussian"), ("tensor", "network"))
+}
+
 COMPILED = (
     "reverse global local weight tensor 1",
     "reverse local gaussian activity sample 1",

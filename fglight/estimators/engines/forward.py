@@ -1,7 +1,6 @@
 """Forward mode: directional derivatives of the target, without a backward pass through the network."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -10,16 +9,16 @@ from torch import Tensor, nn
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import check_deterministic
 from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all, shares
-from fglight.estimators.engines.base import Engine
+from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import BlockDerivative, Perturbation
-from fglight.estimators.step import GRADIENT_ALONE, Auxiliaries
+from fglight.estimators.step import GRADIENT_ALONE
 from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
 
 
-class ForwardMode(Engine):
+class ForwardMode(DirectionalEngine):
     """Takes inner products with the target as what they are, its derivatives along directions (Sec. 3.3).
 
     Tangents, how the output of a block moves along its directions, are pushed through the later blocks. They meet the
@@ -42,17 +41,6 @@ class ForwardMode(Engine):
 
     name = "engine=forward"
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
-    has_targets = False
-
-    def check(self, guess: Guess, perturbation: Perturbation) -> None:
-        """See ``Engine``: a guess needs a direction, and must do without the next block."""
-        if not guess.projects:
-            raise ValueError(f"engine=forward needs a direction, {type(guess).__name__} has none: accepted is reverse")
-        if guess.needs_next_block:
-            raise ValueError(
-                f"engine=forward is not possible with {type(guess).__name__}, which needs the next block before that "
-                "has run: accepted is engine=reverse"
-            )
 
     def check_blocks(self, blocks: Sequence[Block]) -> None:
         """See ``Engine``: bodies that draw random numbers."""
@@ -96,34 +84,27 @@ class ForwardMode(Engine):
                 pushforward_all(body, x, torch.ones_like(x).expand(count, *x.shape), again)
 
 
-@dataclass
-class _ForwardStep:
+class _ForwardStep(DirectionalStep):
     """One step in forward mode."""
-
-    network: NetworkPass
-    target: Target
-    guess: Guess
-    perturbation: Perturbation
 
     def in_one_run(self) -> list[BlockPass]:
         """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
-        joint = self.perturbation.units.joins_blocks and self.target.reach is None  # a single tangent does
         aims = self.perturbation.uses_target(self.guess)
-        guesses: dict[int, list[Tensor]] = {}
+        guesses: dict[int, Sequence[Tensor]] = {}
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
         sums: dict[int, Tensor] = {}
 
         def run(here: BlockPass) -> None:
             index = here.index
             if self.guess.needs_graph:  # others run together with their tangents
-                _run_on_graph(here)
+                run_on_graph(here)
             guesses[index] = self.perturbation.guesses(here, self.guess)
-            if here.output is None and not (aims and (joint or here.parameters)):
+            if here.output is None and not (aims and (self.joint or here.parameters)):
                 here.run()  # nothing of its own moves
             if not aims:
                 return
             moves = self.perturbation.moves(here, guesses[index], self.guess)
-            if joint:
+            if self.joint:
                 moving[0] = _push(here, moves, moving.get(0))
                 return
             own = {index: _push(here, moves)} if here.parameters else {}
@@ -135,64 +116,20 @@ class _ForwardStep:
             if arrived is not None:
                 sums[index - self.target.reach] = shares(arrived, here.local_gradient).sum(1)
 
-        passes = self._run_twice(lambda here, _: run(here)) if self.guess.needs_error else self._run(run)
+        passes = self.run_twice(lambda here, _: run(here)) if self.guess.needs_error else self.run(run)
         sums |= {index: shares(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
-        self._scale(passes, guesses, sums)
+        self.scale(passes, guesses, sums)
         return passes
-
-    def _scale(self, passes: Sequence[BlockPass], guesses: dict[int, list[Tensor]], sums: dict[int, Tensor]) -> None:
-        """Make directions of weights the estimates, from inner products by block and coefficient."""
-        parts = [here for here in passes[:-1] if here.parameters]
-        groups = [[here] for here in parts]
-        if self.perturbation.units.joins_blocks and parts:
-            groups = [parts]
-            if sums:
-                total = torch.stack(list(sums.values())).sum(0)
-                # Of all coefficients there is the sum, and the first has it.
-                sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
-        for group in groups:
-            known = self.network.batch.mean([sums[here.index] for here in group]) if sums else None
-            own = [guesses.pop(here.index) for here in group]
-            for here, gradients in zip(group, self.perturbation.from_sums(group, own, known, self.guess)):
-                here.take(gradients)
 
     def in_two_runs(self) -> list[BlockPass]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
 
         def run(here: BlockPass, passes: Sequence[BlockPass]) -> None:
-            (_run_on_graph if self.perturbation.reuses_graph(self.guess) else BlockPass.run)(here)
+            (run_on_graph if self.perturbation.reuses_graph(self.guess) else BlockPass.run)(here)
             if here.parameters:
                 here.take(self.perturbation.estimate_forward(here, self._derivative(here, passes), self.guess))
 
-        return self._run_twice(run)
-
-    def _run(self, run: Callable[[BlockPass], None], auxiliaries: Auxiliaries | None = None) -> list[BlockPass]:
-        """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
-        passes = []
-        hidden = self.network.batch.images
-        for index in range(len(self.network.blocks) - 1):
-            here = self.network.enter(index, hidden.detach(), auxiliaries)
-            run(here)
-            hidden = here.output
-            here.release()
-            passes.append(here)
-        last = self.network.enter(len(passes), hidden.detach().requires_grad_(len(passes) > 0))
-        with torch.enable_grad():
-            last.run()
-            last.finish()
-        return [*passes, last]
-
-    def _run_twice(self, run: Callable[[BlockPass, Sequence[BlockPass]], None]) -> list[BlockPass]:
-        """Run all blocks for the loss, and blocks 0..J-2 again as ``run`` does, which knows the passes before."""
-        passes = self._run(BlockPass.run, replace(self.network.auxiliaries, differentiated=False))
-        hidden = self.network.batch.images
-        for before in passes[:-1]:
-            here = self.network.enter(before.index, hidden.detach(), replace(self.network.auxiliaries, trained=False))
-            with self.network.buffers.again(here.block):
-                run(here, passes)
-                hidden = here.output
-                here.release()
-        return passes
+        return self.run_twice(run)
 
     def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
         """What takes derivatives of the target of one block along tangents of its output."""
@@ -223,11 +160,6 @@ class _ForwardStep:
                 x = here.block.body(x)
         with self.network.buffers.again(here.block.aux):
             return self.network.local_loss(here.block, x, GRADIENT_ALONE).gradient
-
-
-def _run_on_graph(here: BlockPass) -> None:
-    with torch.set_grad_enabled(bool(here.parameters)):
-        here.run()
 
 
 def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor | None = None) -> Tensor:

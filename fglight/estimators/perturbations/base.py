@@ -219,7 +219,7 @@ class Perturbation(ABC):
         """
         raise self._without_forward_mode()
 
-    def moves(self, here: BlockPass, guesses: list[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
+    def moves(self, here: BlockPass, guesses: Sequence[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
         """Forward mode in one run: what moves along each of a block's directions.
 
         Args:
@@ -233,7 +233,11 @@ class Perturbation(ABC):
         raise self._without_forward_mode()
 
     def from_sums(
-        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor] | None, guess: Guess
+        self,
+        passes: Sequence[BlockPass],
+        guesses: Sequence[Sequence[Tensor]],
+        sums: Sequence[Tensor] | None,
+        guess: Guess,
     ) -> list[list[Tensor]]:
         """Forward mode in one run: the estimates of several blocks.
 

@@ -134,7 +134,7 @@ class WeightPerturbation(Perturbation):
         here: BlockPass,
         products: list[list[Tensor]],
         grams: list[list[Tensor]],
-        guesses: Sequence[list[Tensor]],
+        guesses: Sequence[Sequence[Tensor]],
         guess: Guess,
     ) -> list[list[Tensor]]:
         """The coefficients that belong together.
@@ -166,7 +166,7 @@ class WeightPerturbation(Perturbation):
         """See ``Perturbation``."""
         return not self.units.dimensions
 
-    def moves(self, here: BlockPass, guesses: list[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
+    def moves(self, here: BlockPass, guesses: Sequence[Tensor], guess: Guess) -> list[dict[str, Tensor]]:
         """See ``Perturbation``."""
         tensors = list(zip(here.names, here.parameters, guesses))
         return [
@@ -176,7 +176,11 @@ class WeightPerturbation(Perturbation):
         ]
 
     def from_sums(
-        self, passes: Sequence[BlockPass], guesses: Sequence[list[Tensor]], sums: Sequence[Tensor] | None, guess: Guess
+        self,
+        passes: Sequence[BlockPass],
+        guesses: Sequence[Sequence[Tensor]],
+        sums: Sequence[Tensor] | None,
+        guess: Guess,
     ) -> list[list[Tensor]]:
         """See ``Perturbation``."""
         products = []
@@ -186,7 +190,8 @@ class WeightPerturbation(Perturbation):
             products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
         grams = [[linalg.gram(g) for g in tensors] for tensors in guesses]
         coefficients = self._coefficients(passes[0], products, grams, guesses, guess)
-        return [_combine(here, c, g) for here, c, g in zip(passes, coefficients, guesses)]
+        lists = (g if isinstance(g, list) else list(g) for g in guesses)  # others are drawn again, block by block
+        return [_combine(here, c, g) for here, c, g in zip(passes, coefficients, lists)]
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for a coefficient for each filter, with one derivative each."""

@@ -55,7 +55,8 @@ class Kind:
         guessed = resolve_name(guess["_target_"])
         alike = next((str(i) for i, classes in enumerate(ALIKE) if guessed in classes), None)
         single = guess.get("directions", 1) == 1 and not ("parts" in settings["aux"] and guess.get("combine") != "sum")
-        how = {key: settings[key] for key in ("target", "guess", "perturb", "engine", "probe", "channels_last")}
+        parts = ("target", "guess", "perturb", "engine", "probe", "checkpointing", "channels_last")
+        how = {key: settings[key] for key in parts}
         if alike and single:
             how["guess"] = alike
         if not guess["projects"]:

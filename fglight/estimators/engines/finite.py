@@ -1,0 +1,229 @@
+"""Finite differences: directional derivatives of the target from forward passes alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.duals import check_swapped, plain_attention
+from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
+from fglight.estimators.generators import Redrawn
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.passes import BlockPass, NetworkPass
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.targets import Target
+
+Move = Mapping[str, Tensor]
+"""A direction of some of a body's parameters, by their names."""
+
+Moves = Callable[[int], Move | None]
+"""The directions that blocks move along, by their indices; None for those that do not."""
+
+
+class FiniteDifferences(DirectionalEngine):
+    """Takes inner products with the target as central differences of its loss, (L(θ + εg) - L(θ - εg)) / 2ε.
+
+    This is SPSA (Spall 1992), and with a gaussian guess and one coefficient for the network MeZO (Malladi et al. 2023,
+    arXiv 2305.17333). Two forward passes give a derivative, from the block that moves to where the target has its loss.
+    They keep nothing, and so a step takes the memory of inference and of the directions, beside the last block's exact
+    gradient. A guess from an auxiliary network takes the graph of one block besides.
+
+    θ stays as it is: a body that moves runs with other tensors in the place of its parameters. Both passes draw the
+    same random numbers. ``cosine`` has no effect.
+
+    Args:
+        step: how far weights move, as a fraction of their own length: ε = step · |θ| / |g| over the tensors that move
+            together, with |θ|² = Σ_i max(|θ_i|², r_i) and r_i the rows of tensor i. So the weights of an output count
+            as of length one at least, and biases that are zero have a scale. It is Dennis and Schnabel's rule (1983,
+            Sec. 5.6) for typical values of 1/√fan-in. The difference has an error of O(ε²), about √ε where kinks as of
+            ReLU lie within; rounding adds O(u/ε), with machine epsilon u. None: √u, of the coarsest dtype that the
+            network has or autocast gives it (3e-4 in float32, 1.5e-8 in float64, 0.09 in bfloat16). It lies between
+            u^(1/3), where ε² and u/ε are alike (Press et al., Numerical Recipes, Sec. 5.7), and u^(2/3), where √ε and
+            u/ε are; docs/figures/finite_step.png shows them.
+        redraw: whether directions are drawn again from the state of the generator each time that they are needed,
+            instead of being kept (as in MeZO); for random guesses.
+    """
+
+    name = "engine=finite"
+    remedy = "accepted are layers that run on other tensors in the place of their parameters, or engine=reverse"
+
+    def __init__(self, step: float | None = None, redraw: bool = False) -> None:
+        self.step = step
+        self.redraw = redraw
+
+    def check(self, guess: Guess, perturbation: Perturbation) -> None:
+        """See ``Engine``: coefficients stand for a tensor or more, and what is drawn again is random."""
+        super().check(guess, perturbation)
+        if not perturbation.in_one_run:
+            raise ValueError(
+                f"perturb.granularity={perturbation.granularity} of {type(perturbation).__name__} is not possible with "
+                "engine=finite, which takes two passes for each coefficient: accepted is perturb=weight with "
+                "perturb.granularity=tensor, block or network"
+            )
+        if self.redraw and (not guess.random or guess.needs_graph):
+            raise ValueError(
+                f"engine.redraw=true is not possible with {type(guess).__name__}, which is not drawn: accepted is false"
+            )
+
+    def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
+        """See ``Engine``.
+
+        Raises:
+            ValueError: always, for a record would draw other random numbers in each pass.
+        """
+        raise ValueError(
+            "compile=true cannot go with engine=finite, whose passes draw the same random numbers twice: accepted is "
+            "compile=false or engine=forward"
+        )
+
+    @torch.no_grad()
+    @plain_attention()
+    def estimate(
+        self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
+    ) -> tuple[list[BlockPass], Tensor | None]:
+        """See ``Engine``."""
+        return _FiniteStep(network, target, guess, perturbation, self.step, self.redraw).estimate(), None
+
+    @torch.no_grad()
+    @plain_attention()
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
+        """See ``Engine``: run it on other tensors, unless it is the last."""
+        if last:
+            return super().differentiate(body, x, last=last, parameters=parameters)
+        _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
+
+
+@dataclass
+class _FiniteStep(DirectionalStep):
+    """One step by finite differences.
+
+    Attributes:
+        step: relative to the weights; None: from the precision.
+        redraw: whether directions are drawn again.
+    """
+
+    step: float | None
+    redraw: bool
+    guesses: dict[int, Sequence[Tensor]] = field(default_factory=dict)
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    extents: list[Tensor] = field(default_factory=list)
+
+    def estimate(self) -> list[BlockPass]:
+        """Run all blocks once as they are, and for each coefficient twice from the first block that moves."""
+        if self.joint and not (self.guess.needs_graph or self.guess.needs_error):  # before anything else is held
+            passes = [self.network.enter(index, None) for index in range(len(self.network.blocks) - 1)]
+            for here in passes:
+                self._look(here)
+            self._move_jointly(passes)
+            passes = self.run(BlockPass.run)
+        else:
+            twice = self.guess.needs_error
+            passes = self.run_twice(lambda here, _: self._run_block(here)) if twice else self.run(self._run_block)
+            self._move_jointly(passes[:-1])
+        self.scale(passes, self.guesses, self.sums)
+        return passes
+
+    def _run_block(self, here: BlockPass) -> None:
+        """Run a block and, unless all blocks move at once, find the derivatives along its directions."""
+        if self.guess.needs_graph:
+            run_on_graph(here)
+        moves = self._look(here)
+        if here.output is None:
+            here.run()
+        if moves and not self.joint:
+            differences = [
+                self._difference(here.index, here.input, {here.index: move}.get, extent)
+                for move, extent in zip(moves, self.extents.pop())
+            ]
+            self.sums[here.index] = torch.stack(differences)
+
+    def _look(self, here: BlockPass) -> Sequence[Move]:
+        """Find the directions of a block and note their extents; what moves along them, if anything does."""
+        draw = partial(self.perturbation.guesses, here, self.guess)
+        guesses = self.guesses[here.index] = Redrawn(draw, self.network.batch.images.device) if self.redraw else draw()
+        if not (self.perturbation.uses_target(self.guess) and here.parameters):
+            return []
+        moves = self.perturbation.moves(here, guesses, self.guess)
+        self.extents.append(torch.stack([_extent(here, move) for move in moves]))
+        return moves
+
+    def _move_jointly(self, passes: Sequence[BlockPass]) -> None:
+        """Where all blocks move at once, find the derivatives along their directions."""
+        if not self.extents:
+            return
+
+        def move(m: int, index: int) -> Move | None:
+            if index == len(passes) or not passes[index].parameters:
+                return None
+            return self.perturbation.moves(passes[index], self.guesses[index], self.guess)[m]
+
+        differences = [
+            self._difference(0, self.network.batch.images, partial(move, m), extent)
+            for m, extent in enumerate(torch.stack(self.extents).sum(0))
+        ]
+        self.sums[0] = torch.stack(differences)
+
+    def _difference(self, first: int, x: Tensor, moves: Moves, extent: Tensor) -> Tensor:
+        """The derivative of the target of block ``first`` as blocks from there on move, a scalar.
+
+        Args:
+            first: the first block that moves.
+            x: its input.
+            moves: of the blocks.
+            extent: of the direction, see ``_extent``.
+        """
+        squared, length = extent
+        size = self._relative * torch.where(length > 0, squared / length, 1).sqrt()
+        plus, minus = (self._loss(first, x, moves, step) for step in (size, -size))
+        slope = (plus.double() - minus.double()) / (2 * size)
+        return slope.to(torch.promote_types(plus.dtype, torch.float32))
+
+    def _loss(self, first: int, x: Tensor, moves: Moves, step: Tensor) -> Tensor:
+        """The loss that the target of block ``first`` differentiates, with blocks moved by ``step`` times ``moves``."""
+        end = len(self.network.blocks) - 1
+        if self.target.reach is not None:
+            end = min(first + self.target.reach, end)
+        with generators_kept(self.network.batch.images.device):
+            for index in range(first, end + 1):
+                block, move = self.network.blocks[index], moves(index)
+                with self.network.buffers.again(block.body):
+                    x = _run_moved(block.body, x, move, step) if move else block.body(x)
+            with self.network.buffers.again(block.aux):
+                return block.loss(x, self.network.batch.labels)[0]
+
+    @cached_property
+    def _relative(self) -> float:
+        """``step``, or the square root of machine epsilon."""
+        if self.step is not None:
+            return self.step
+        device = self.network.batch.images.device.type
+        dtypes = {parameter.dtype for block in self.network.blocks for parameter in block.parameters()}
+        if torch.is_autocast_enabled(device):
+            dtypes.add(torch.get_autocast_dtype(device))
+        return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
+
+
+def _extent(here: BlockPass, move: Move) -> Tensor:
+    """The squared lengths of the parameters that move, outputs counting as one at least, and of the direction, (2,)."""
+    parameters = dict(zip(here.names, here.parameters))
+    pairs = [(parameters[name], g) for name, g in move.items()]
+    own = [_square(p).clamp_min(len(p) if p.dim() else 1) for p, _ in pairs]
+    return torch.stack([torch.stack(own).sum(), torch.stack([_square(g) for _, g in pairs]).sum()])
+
+
+def _square(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+
+
+def _run_moved(body: nn.Module, x: Tensor, move: Move, step: Tensor | float) -> Tensor:
+    """The output of a body whose parameters are ``step`` times ``move`` away from where they are."""
+    values = {name: parameter.detach() for name, parameter in body.named_parameters()}
+    values |= {name: values[name] + step * g for name, g in move.items()}
+    with torch.enable_grad():  # nothing has a graph but a parameter that is not replaced
+        output = functional_call(body, values, (x,))
+    check_swapped(body, output, "engine=finite")
+    return output.detach()
