@@ -5,13 +5,10 @@ from functools import partial
 from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
@@ -25,8 +22,7 @@ IMAGES = ("num_classes", "in_channels", "image_size")
 """What a network is told of the data set, where its class takes it."""
 
 if TYPE_CHECKING:  # takes seconds, and plans do without
-    from lightning import Callback, LightningDataModule
-    from torchmetrics import Metric
+    from lightning import LightningDataModule
 
 
 def load_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -64,7 +60,7 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
     images = {name: cfg.data[name] for name in IMAGES if takes is None or name in takes}
     auxiliary = partial(_auxiliary(cfg), num_classes=cfg.data.num_classes)
     try:
-        network = _component(cfg, "model")(auxiliary=auxiliary, **images)
+        network = component(cfg, "model")(auxiliary=auxiliary, **images)
     except ValueError as error:
         raise ConfigError(one_line(error)) from error
     if not isinstance(network, BlockNetwork):
@@ -81,42 +77,20 @@ def build_loss(cfg: DictConfig) -> Loss:
     Raises:
         ConfigError: it cannot be made.
     """
-    loss = _component(cfg, "loss")
+    loss = component(cfg, "loss")
     try:
         return loss() if isclass(loss.func) else loss
     except (TypeError, ValueError) as error:
         raise ConfigError(f"loss={cfg.loss.name} is not possible with its settings: {one_line(error)}") from error
 
 
-def build_metrics(cfg: DictConfig) -> "dict[str, Metric]":
-    """The metrics of a configuration, by name.
-
-    Raises:
-        ConfigError: one cannot be made.
-    """
-    return {name: _own("loss.metrics", name, settings) for name, settings in cfg.loss.metrics.items()}
-
-
-def _own(node: str, name: str, settings: DictConfig) -> Any:
-    """What a user has put into a group of named components.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        return instantiate(settings)
-    except HydraException as error:
-        reason = one_line(error.__cause__ or error)
-        raise ConfigError(f"{node}.{name} is not possible: {reason}") from error
-
-
 def _auxiliary(cfg: DictConfig) -> Callable[..., nn.Module]:
     """What makes a block's auxiliary network, or several whose settings are those of their files."""
     if "parts" not in cfg.aux:
-        return _component(cfg, "aux")
+        return component(cfg, "aux")
     several, parts = {key: value for key, value in cfg.aux.items() if key != "parts"}, cfg.aux.parts
-    listed = [_component({"aux": choices("aux")[part]}, "aux") for part in parts]
-    return partial(_component({"aux": several}, "aux"), parts=listed)
+    listed = [component({"aux": choices("aux")[part]}, "aux") for part in parts]
+    return partial(component({"aux": several}, "aux"), parts=listed)
 
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:
@@ -135,8 +109,8 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
         estimator = GradientEstimator(
             target=_checked(cfg, "target"),
             guess=_checked(cfg, "guess"),
-            perturbation=_component(cfg, "perturb")(),
-            engine=_component(cfg, "engine")(),
+            perturbation=component(cfg, "perturb")(),
+            engine=component(cfg, "engine")(),
             train_auxiliaries=cfg.aux.trained,
             probe=cfg.probe,
             checkpointing=cfg.checkpointing,
@@ -155,14 +129,14 @@ def _checked(cfg: DictConfig, group: str) -> Any:
     Raises:
         ConfigError: it does not.
     """
-    component = _component(cfg, group)()
+    made = component(cfg, group)()
     for fact in FACTS[group]:
-        said, true = says(cfg[group], fact), getattr(component, fact)
+        said, true = says(cfg[group], fact), getattr(made, fact)
         if said != true:
             raise ConfigError(
                 f"{group}.{fact}={said} is not what {cfg[group]._target_} is: accepted is {true}, or to leave it out"
             )
-    return component
+    return made
 
 
 def check_components(configs: Iterable[DictConfig]) -> None:
@@ -204,75 +178,7 @@ def build_data(cfg: DictConfig) -> "LightningDataModule":
     return data
 
 
-def build_callbacks(cfg: DictConfig) -> "list[Callback]":
-    """The callbacks of a configuration's run, beside those that every run has.
-
-    Raises:
-        ConfigError: one cannot be made, or does what a run does by itself.
-    """
-    from lightning import Callback
-    from lightning.pytorch.callbacks import (
-        BatchSizeFinder,
-        Checkpoint,
-        GradientAccumulationScheduler,
-        LearningRateFinder,
-        ProgressBar,
-        StochasticWeightAveraging,
-    )
-
-    instead: dict[Any, str] = {
-        Checkpoint: "checkpoints/last.ckpt is what an interrupted run goes on from",
-        ProgressBar: "trainer.enable_progress_bar shows one",
-        (BatchSizeFinder, GradientAccumulationScheduler): "data.batch_size is how many images a step takes",
-        LearningRateFinder: "-m search=lr looks for learning rates",
-        StochasticWeightAveraging: "the scheduler decides on learning rates",
-    }
-    callbacks = []
-    for name, settings in cfg.callbacks.items():
-        callback = _own("callbacks", name, settings)
-        chosen = f"callbacks.{name}._target_={settings._target_}"
-        if not isinstance(callback, Callback):
-            raise ConfigError(f"{chosen} is not possible: accepted is a callback of Lightning's")
-        for kind, words in instead.items():
-            if isinstance(callback, kind):
-                raise ConfigError(f"{chosen} cannot go with what a run does by itself: leave it out, {words}")
-        callbacks.append(callback)
-    return callbacks
-
-
-def build_optimizer(cfg: DictConfig, device: torch.device) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """What makes the optimizer of a configuration's run.
-
-    Args:
-        cfg: the configuration.
-        device: where its parameters are; ``optim.fused=null`` is true on a GPU.
-    """
-    fused = {"fused": device.type == "cuda"} if cfg.optim.get("fused", False) is None else {}
-    return _from_one(cfg, "optim", **fused)
-
-
-def build_scheduler(cfg: DictConfig) -> Callable[[Optimizer], LRScheduler]:
-    """What makes the scheduler of the learning rate of a configuration's run."""
-    return _from_one(cfg, "scheduler")
-
-
-def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
-    """What makes a group's component from one argument that the settings do not have, and says what is wrong with them.
-
-    The function raises ConfigError.
-    """
-    component = partial(_component(cfg, group), **settings)
-
-    def make(argument: Any) -> Any:
-        try:
-            return component(argument)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{group}={cfg[group].name} is not possible with its settings: {error}") from error
-
-    return make
-
-
-def _component(cfg: Mapping[str, Any], group: str) -> partial:
+def component(cfg: Mapping[str, Any], group: str) -> partial:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
     left_out = not_arguments(group)
     return instantiate({key: value for key, value in cfg[group].items() if key not in left_out}, _partial_=True)

@@ -16,7 +16,6 @@ from omegaconf.errors import ConfigAttributeError
 
 import fglight
 from fglight import build_estimator, build_model, load_config
-from fglight.build import build_callbacks
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.rules import MODELS
@@ -26,6 +25,7 @@ from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
 from fglight.paper.recipes import recipe
 from fglight.runs import differences
+from fglight.training.build import build_callbacks
 
 with (Path(fglight.__file__).parent / "paper" / "tables.csv").open(newline="") as file:
     ROWS = list(csv.DictReader(file))

@@ -15,10 +15,10 @@ from fglight.estimators.diagnosis import culprits, generators_kept
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import record_calls
-from fglight.estimators.passes import NetworkPass, trainable
+from fglight.estimators.passes import NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.step import Auxiliaries
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 LANES = 16
 """How many single-precision numbers the vector registers of CPUs hold at most."""

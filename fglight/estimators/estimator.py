@@ -16,13 +16,13 @@ from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, indu
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import NetworkPass, trainable
+from fglight.estimators.passes import NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.unprojected import Unprojected
 from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
 from fglight.layout import laid_out, laid_out_as
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 
 class GradientEstimator:

@@ -16,12 +16,7 @@ from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import without_reentrant_checkpoints
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in
 from fglight.estimators.step import Auxiliaries, LocalLoss
-from fglight.models.blocks import Block
-
-
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of ``module`` that take a gradient, in the order of ``module.parameters()``."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+from fglight.models.blocks import Block, trainable
 
 
 @dataclass
@@ -230,14 +225,7 @@ class BlockPass:
         ]
 
     def jvp(self, moves: Mapping[str, Tensor]) -> Tensor:
-        """Jacobian-vector products of f_j from parameters to h_j, with several directions.
-
-        Args:
-            moves: of parameters by their names, ``(count, *parameter.shape)``; the others stay where they are.
-
-        Returns:
-            Tangents of h_j, ``(count, batch, ...)``.
-        """
+        """Tangents of h_j, ``(count, batch, ...)``, as some parameters move along ``(count, *parameter.shape)`` each."""
         return duals.pushforward_all(self.block.body, self.input, moves, self.again)[1]
 
     def jvp_each(self, name: str, directions: Tensor) -> Tensor:
@@ -255,5 +243,5 @@ class BlockPass:
             self.local.gradients = None
         self.input = self.output = self.next = self.directions = None
         self.calls.clear()
-        self.__dict__.pop("owners", None)
-        self.__dict__.pop("weight_calls", None)
+        for known in ("owners", "weight_calls"):
+            self.__dict__.pop(known, None)

@@ -15,6 +15,11 @@ from fglight.models.several import SeveralAuxiliaries
 _CROSS_ENTROPY = CrossEntropyLoss()
 
 
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of ``module`` that take a gradient, in the order of ``module.parameters()``."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 class Block(nn.Module):
     """Block j of a network: its layers f_j and the network that reads their output h_j.
 

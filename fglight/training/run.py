@@ -16,15 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from fglight.build import (
-    build_callbacks,
-    build_data,
-    build_estimator,
-    build_metrics,
-    build_model,
-    build_optimizer,
-    build_scheduler,
-)
+from fglight.build import build_data, build_estimator, build_model
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.fixed import FIXED
@@ -36,6 +28,7 @@ from fglight.processes import Terminated, terminable
 from fglight.runs.folder import claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, summary
 from fglight.runs.settings import check_unchanged, differences, in_short, run_settings
+from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
 from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule

@@ -11,12 +11,12 @@ from forked import train_py
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from fglight import load_config
-from fglight.build import build_metrics
 from fglight.data.vectors import Diabetes
 from fglight.report.contents import build
 from fglight.report.render import render
 from fglight.runs.folder import State, state
 from fglight.runs.settings import differences
+from fglight.training.build import build_metrics
 from fglight.training.metrics import BlockMetrics
 
 MLP = """

@@ -12,7 +12,8 @@ from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pus
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
-from fglight.estimators.perturbations.base import BlockDerivative, Perturbation
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.perturbations.estimate import BlockDerivative
 from fglight.estimators.step import GRADIENT_ALONE
 from fglight.estimators.targets import Target
 from fglight.models.blocks import Block

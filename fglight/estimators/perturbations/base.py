@@ -1,9 +1,8 @@
 """Perturbations (Sec. 3.3): the space in which a target is projected on a guess."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,28 +11,9 @@ from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
+from fglight.estimators.perturbations.estimate import BlockDerivative, BlockTarget, Estimate
 from fglight.estimators.targets import TargetGradient
 from fglight.estimators.units import Granularity
-
-BlockTarget = tuple[BlockPass, TargetGradient | None]
-"""A block and its target; None where the perturbation does without."""
-
-BlockDerivative = Callable[[Tensor], Tensor]
-"""Inner products of a block's target with tangents of its output: takes ``(count, batch, ...)``, gives ``(count,
-batch)``, one for every sample."""
-
-
-@dataclass
-class Estimate:
-    """The estimate of one block's gradient.
-
-    Attributes:
-        gradients: a tensor for each trained parameter of the body.
-        cosine: mean cosine similarity of guess and target, a scalar; None where it was not asked for.
-    """
-
-    gradients: list[Tensor]
-    cosine: Tensor | None = None
 
 
 class Perturbation(ABC):

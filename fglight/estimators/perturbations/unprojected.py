@@ -7,7 +7,8 @@ from torch import Tensor
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations.base import Estimate, Perturbation
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.perturbations.estimate import Estimate
 from fglight.estimators.targets import TargetGradient
 
 

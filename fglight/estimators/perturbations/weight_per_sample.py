@@ -20,7 +20,8 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, knows_layer, record_calls
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.per_sample import InnerProducts, ParameterUse
-from fglight.estimators.perturbations.base import BlockDerivative, Estimate, Perturbation
+from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.perturbations.estimate import BlockDerivative, Estimate
 from fglight.estimators.targets import TargetGradient
 from fglight.estimators.units import Granularity
 
