@@ -1,6 +1,6 @@
 """Everything a report shows, from folders of runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,9 +14,12 @@ from fglight.report.draw import Drawing, draw
 from fglight.report.metrics import by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score
+from fglight.report.studies import Filled, searched
+from fglight.report.studies import fill as fill_study
 from fglight.report.tables import Table, fill
 from fglight.report.verdicts import Verdict, judge_all
-from fglight.runs.collect import Collection, Problem, Unfinished, collect
+from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
+from fglight.studies import STUDIES, Study
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Report:
         tables: the paper's tables with our numbers.
         verdicts: the paper's claims, judged: first those that the runs decide.
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
+        studies: studies with their runs, each at every scale that there are some of.
         problems: files and runs that were not used.
         progress: for each unfinished run its path, cell, epochs done and last test accuracy, in words.
     """
@@ -38,6 +42,7 @@ class Report:
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
     figures: tuple[tuple[Plot, Drawing | None], ...]
+    studies: tuple[tuple[Study, tuple[Filled, ...]], ...]
     problems: tuple[Problem, ...]
     progress: tuple[tuple[str, ...], ...]
 
@@ -79,13 +84,16 @@ class Report:
         return tuple((str(problem.path), problem.reason) for problem in self.problems)
 
 
-def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) -> Report:
+def build(
+    roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int], studies: Iterable[str] | None = ()
+) -> Report:
     """Read the runs below some folders and fill the tables, judge the claims and draw the figures.
 
     Args:
         roots: folders with run directories at any depth.
         tables: numbers of the paper's tables to fill.
         figures: numbers of the paper's figures to draw.
+        studies: names of studies to fill; None for those of which learning rates were searched.
 
     Raises:
         ConfigError: a root is no folder.
@@ -105,9 +113,16 @@ def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) 
         tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
         verdicts=judge_all(scores, read),
         figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
+        studies=_studies(studies, runs.finished),
         progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
         problems=(*runs.problems, *damaged, *scores.repeated),
     )
+
+
+def _studies(names: Iterable[str] | None, runs: Sequence[Run]) -> tuple[tuple[Study, tuple[Filled, ...]], ...]:
+    if names is None:
+        names = STUDIES if any(map(searched, runs)) else ()
+    return tuple((STUDIES[name], fill_study(STUDIES[name], runs)) for name in names)
 
 
 def _progress(run: Unfinished, metrics: pd.DataFrame) -> tuple[str, ...]:

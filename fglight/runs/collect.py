@@ -35,6 +35,7 @@ class Run:
     epoch: int
     test_accuracy: float
     probe: str = ""
+    test_loss: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             epoch=int(words["epoch"]),
             test_accuracy=float(words["test_accuracy"]),
             probe=_probe(path.parent, words),
+            test_loss=float(words.get("test_loss", math.nan)),
         )
     except KeyError as error:
         raise _Unreadable(path, f"no entry {error}") from error

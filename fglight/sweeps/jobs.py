@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
@@ -14,6 +14,7 @@ from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import MODELS, recipe
 from fglight.paper.searches import HOLDOUT, aux_sizes, schedules
 from fglight.runs.settings import has_effect, within
+from fglight.studies import STUDIES
 from fglight.sweeps.request import Request
 
 NAME_LENGTH = 120
@@ -29,12 +30,14 @@ class Entry:
         seeds: how many of them the paper ran.
         group: of its runs on Weights & Biases.
         settings: beside the cell's own.
+        rates: learning rates to search; none for the paper's.
     """
 
     cell: Cell
     seeds: int
     group: str
     settings: Mapping[str, str] = field(default_factory=dict)
+    rates: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Job:
         told = ((key, value) for key, value in self.told if any(within(name, [plain(key)]) for name in departures))
         return replace(self, told=tuple(told))
 
+    def having(self, settings: Mapping[str, str]) -> "Job":
+        """The same run with other values of some settings."""
+        ordered = tuple(sorted({**dict(self.settings), **settings}.items()))
+        return replace(self, settings=ordered, told=_told(ordered))
+
     @property
     def overrides(self) -> list[str]:
         """The Hydra overrides that make the run's configuration."""
@@ -115,7 +123,7 @@ def plan_jobs(request: Request) -> list[Job]:
         entries = [
             replace(entry, settings={**entry.settings, **schedule, "data.holdout": HOLDOUT}, group="search-lr")
             for entry in entries
-            for schedule in schedules(entry.cell)
+            for schedule in schedules(entry.cell, entry.rates)
         ]
     jobs: dict[tuple[str, int], Job] = {}
     for entry in entries:
@@ -138,6 +146,9 @@ def _entries(request: Request) -> Iterator[Entry]:
         for curve in FIGURES[number].curves:
             probe = {"probe": "true", "aux": curve.probe} if curve.probe else {}
             yield Entry(curve.cell, seeds[curve.cell], f"figure{number}", probe)
+    for study in (STUDIES[name] for name in request.studies):
+        for line in study.rows:
+            yield Entry(line.cell(study.data), study.seeds, f"study-{study.name}", line.settings, study.rates)
 
 
 def _matching(entries: list[Entry], request: Request) -> list[Entry]:
@@ -192,8 +203,11 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
         if "scheduler.step_size" in settings:
             settings["scheduler.step_size"] = str(lr_step)
     ordered = tuple(sorted(settings.items()))
-    told = tuple((key, value) for key, value in ordered if has_effect(plain(key)))
-    return Job(cell, seed, ordered, lr_step, entry.group, told)
+    return Job(cell, seed, ordered, lr_step, entry.group, _told(ordered))
+
+
+def _told(settings: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in settings if has_effect(plain(key)))
 
 
 def shrunk(lr_step: int, epochs: int, max_epochs: str) -> int:

@@ -1,0 +1,31 @@
+"""Every guess, beside backpropagation, frozen blocks and local learning with the same auxiliary networks."""
+
+from itertools import product
+
+from fglight.studies.study import Row, Study
+
+PERTURBATIONS = ("weight", "activity")
+AUXILIARIES = {"CNN": "aux=cnn", "MLP": "aux=mlp", "linear": "aux=linear"}
+
+GUESSES = Study(
+    name="guesses",
+    title="Guesses",
+    question="Does feedback from the global target ever beat local learning with exactly the same auxiliary networks?",
+    rows=(
+        Row("Backpropagation", "guess=exact"),
+        Row("Frozen blocks", "guess=frozen"),
+        *(Row(f"Local learning, {words}", f"target=local guess=exact {aux}") for words, aux in AUXILIARIES.items()),
+        *(
+            Row(f"{name} guess, {words}, {perturb}", f"guess={guess} {aux} perturb={perturb}")
+            for (name, guess), (words, aux), perturb in product(
+                (("Local", "local"), ("NTK", "ntk")), AUXILIARIES.items(), PERTURBATIONS
+            )
+        ),
+        *(
+            Row(f"{name} guess, {perturb}", f"guess={guess} perturb={perturb}")
+            for (name, guess), perturb in product(
+                (("Gaussian", "gaussian"), ("Rademacher", "rademacher")), PERTURBATIONS
+            )
+        ),
+    ),
+)
