@@ -79,6 +79,11 @@ def check_config(cfg: DictConfig) -> None:
             f"data.image_size={cfg.data.image_size} is too small for the network: with model.stem={stem} "
             f"accepted are images of {smallest}x{smallest} and larger"
         )
+    if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
+        raise ConfigError(
+            f"data.train_images={cfg.data.train_images} is not possible: accepted is a whole number up to "
+            f"{cfg.data.images[0]}, or null"
+        )
     count = devices(cfg)
     if cfg.data.batch_size < 2 * count:
         raise ConfigError(

@@ -79,6 +79,7 @@ class Data(Component):
     stream: Annotated[bool | None, Field(description="true, false or null (false up to a gigabyte)")] = OPEN
     num_workers: Annotated[int, Field(ge=0)] = OPEN
     holdout: BelowOne = OPEN
+    train_images: Whole | None = OPEN
 
 
 class Model(Component):

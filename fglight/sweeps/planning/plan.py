@@ -159,6 +159,7 @@ def _batches(cfg: DictConfig) -> tuple[float, float]:
         data.setup("fit")
         return len(data.train_dataloader()), len(data.val_dataloader())
     training, testing = cfg.data.images
+    training = cfg.data.get("train_images") or training
     if cfg.data.get("holdout"):
         training, testing = training * (1 - cfg.data.holdout), training * cfg.data.holdout
     return training / cfg.data.batch_size, testing / cfg.data.batch_size
