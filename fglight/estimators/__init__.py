@@ -8,9 +8,14 @@ from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.estimator import ForwardModeEstimator, GradientEstimator
 from fglight.estimators.guesses.base import Guess
+from fglight.estimators.guesses.dfa import DFAGuess
+from fglight.estimators.guesses.drtp import DRTPGuess
 from fglight.estimators.guesses.exact import ExactGuess
 from fglight.estimators.guesses.frozen import FrozenGuess
 from fglight.estimators.guesses.local import LocalGuess
+from fglight.estimators.guesses.mixing import MixingGuess
+from fglight.estimators.guesses.momentum import MomentumGuess
+from fglight.estimators.guesses.next_block import NextBlockGuess
 from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
 from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
 from fglight.estimators.perturbations.activity import ActivityPerturbation, ActivitySpanPerturbation
@@ -24,6 +29,8 @@ from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTa
 __all__ = [
     "ActivityPerturbation",
     "ActivitySpanPerturbation",
+    "DFAGuess",
+    "DRTPGuess",
     "Engine",
     "ExactGuess",
     "FixedNTKGuess",
@@ -37,7 +44,10 @@ __all__ = [
     "IntermediateTarget",
     "LocalGuess",
     "LocalTarget",
+    "MixingGuess",
+    "MomentumGuess",
     "NTKGuess",
+    "NextBlockGuess",
     "Perturbation",
     "RademacherGuess",
     "RandomGuess",

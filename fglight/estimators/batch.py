@@ -47,6 +47,14 @@ class Batch:
         flat = _sum(torch.cat([tensor.flatten() for tensor in tensors]) * self.share)
         return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors)]
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors of one shape, the same in all."""
+        return tensor if self.share is None else _sum(tensor)
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """The first process's tensor, in all processes."""
+        return tensor if self.share is None else _sum(tensor if dist.get_rank() == 0 else torch.zeros_like(tensor))
+
     def own(self, draw: Callable[[], Tensor]) -> Tensor:
         """This process's part of what every process draws for its own samples, from the same generator state."""
         if self.share is None:

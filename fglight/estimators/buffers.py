@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.layers import BATCH_NORMS
+from fglight.models.blocks import Block
 
 STATISTICS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 """Layers whose buffers move in training, and do not matter there for what they give out."""
@@ -28,7 +29,7 @@ class Buffers:
             for network in modules
             for module in network.modules()
             for name, buffer in module._buffers.items()
-            if buffer is not None
+            if buffer is not None and not isinstance(module, Block)  # what a guess keeps no run moves
         ]
         copies = _copies([buffer for _, _, buffer in found])
         self.found = {

@@ -225,3 +225,8 @@ def _check_swapped(body: nn.Module, output: Tensor) -> None:
                     f"engine=forward cannot move {name} of a {type(body).__name__}, which is used otherwise than as an "
                     "attribute of its module (kept in a list, say): accepted is engine=reverse"
                 )
+
+
+def shares(tangents: Tensor, gradient: Tensor) -> Tensor:
+    """Each sample's share of ⟨gradient, tangent⟩, ``(count, batch)``, for tangents ``(count, batch, ...)``."""
+    return (tangents.flatten(2) * gradient.flatten(1)).sum(2)

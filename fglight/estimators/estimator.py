@@ -82,7 +82,7 @@ class GradientEstimator:
     @property
     def draws_by_sample(self) -> bool:
         """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
-        return self.guess.random and self.perturbation.by_sample
+        return self.guess.draws_samples or (self.guess.random and self.perturbation.by_sample)
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient: what an optimizer should be given.
@@ -193,23 +193,28 @@ class GradientEstimator:
     ) -> tuple[Step, dict[nn.Parameter, Tensor]]:
         """What the step computes, and the gradients."""
         self._check_network(blocks, images.device)
+        batch = Batch.of(images, labels)
+        self.guess.set_up(blocks, batch)
         self.guess.prepare(blocks)
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         network = NetworkPass(
             blocks,
-            Batch.of(images, labels),
+            batch,
             Buffers(blocks),
             auxiliaries,
             self.perturbation.recording,
             trains_blocks=self.guess.trains_blocks,
             keeps_graphs=self.guess.needs_next_block,
+            needs_error=self.guess.needs_error,
         )
         passes, cosines = self.engine.estimate(network, self.target, self.guess, self.perturbation, cosine=cosine)
         *rest, last = passes
         # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
         alike = set() if self.perturbation.by_sample else {p for here in rest for p in here.parameters}
         own = {p: gradient for p, gradient in network.gradients.items() if p not in alike}
-        network.gradients.update(zip(own, network.batch.mean(list(own.values()))))
+        network.gradients.update(zip(own, batch.mean(list(own.values()))))
+        for here in rest:
+            self.guess.learn(here.block, {p: network.gradients[p] for p in here.parameters})
         step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
         return step, network.gradients
 

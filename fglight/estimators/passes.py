@@ -35,7 +35,10 @@ class NetworkPass:
         recording: gives a context in which a body runs once, whose value is the uses of its layers.
         trains_blocks: whether blocks 0..J-2 are trained.
         keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
+        needs_error: whether ``error`` is wanted.
         gradients: those that the step has found so far.
+        error: the gradient of the network's loss with respect to the logits, ``(batch, classes)``, once the last block
+            has its gradients, where it is wanted and the loss comes from them.
     """
 
     blocks: Sequence[Block]
@@ -45,7 +48,9 @@ class NetworkPass:
     recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
     trains_blocks: bool = True
     keeps_graphs: bool = False
+    needs_error: bool = False
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    error: Tensor | None = None
 
     def enter(self, index: int, x: Tensor, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
         """Block ``index``, about to take in ``x``; nothing runs yet.
@@ -121,6 +126,8 @@ class BlockPass:
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
         keep = self.network.keeps_graphs
+        if self.network.needs_error:
+            (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
         with self.network.buffers.again(self.block, on_graph=False):
             gradients = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True)
         if self.input.requires_grad:

@@ -1,8 +1,8 @@
 """A network cut into blocks, each with its own small network on top that turns the block's output into a loss."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,9 @@ from fglight.models.auxiliaries import PooledAuxiliary
 
 class Block(nn.Module):
     """Block j of a network: its layers f_j and the network that reads their output h_j.
+
+    Buffers of the block itself, rather than of its parts, are what a guess keeps from step to step. They come with the
+    first step, or with a state that is loaded.
 
     Args:
         body: the layers f_j, any module of one tensor.
@@ -25,6 +28,14 @@ class Block(nn.Module):
         super().__init__()
         self.body = body
         self.aux = aux
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Have the buffers that a loaded state has; see ``nn.Module``."""
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and "." not in name and name not in self._buffers:
+                self.register_buffer(name, torch.empty_like(value, device=next(self.parameters(), value).device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def loss(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of this block's auxiliary network (or head) on the block's output.

@@ -108,6 +108,16 @@ def test_every_target(target, guess):
     assert_same_training(target=target, guess=guess)
 
 
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("guess", "perturb"),
+    [("dfa", "weight"), ("drtp", "activity"), ("next_block", "activity"), ("mixing", "weight"), ("momentum", "weight")],
+)
+def test_published_guesses(guess, perturb, engine):
+    if (guess, engine) != ("next_block", "forward"):
+        assert_same_training(guess=guess, perturb=perturb, engine=engine)
+
+
 def test_only_what_comes_twice_in_a_row_is_compiled():
     compiled = []
     trained(lambda graph, inputs: compiled.append(len(inputs[0])) or graph)

@@ -61,11 +61,26 @@ CASES |= {
     )
 }
 
+CASES |= {
+    f"{engine} global {guess} {perturb}": ({}, {"engine": engine, "guess": guess, "perturb": perturb})
+    for engine, (guess, perturb) in product(
+        ("reverse", "forward"),
+        (
+            *product(("dfa", "drtp", "mixing", "next_block"), ("activity", "weight", "activity_span")),
+            ("momentum", "weight"),
+        ),
+    )
+    if (engine, guess) != ("forward", "next_block")
+}
+
+CASES |= {"reverse global mixing weight random_sign": ({"perturb.coefficient": "random_sign"}, {"guess": "mixing"})}
+
 COMPILED = (
     "reverse global local weight tensor 1",
     "reverse local gaussian activity sample 1",
     "reverse intermediate ntk weight_per_sample tensor 1",
     "forward global gaussian weight network 1",
+    "reverse global dfa activity",
 )
 
 

@@ -48,6 +48,8 @@ KINDS = {
     "exact": ["target=local", "guess=exact", "aux=predsim"],
     "adam": ["optim=adam", "scheduler=cosine", "scheduler.interval=step", "scheduler.T_max=6", "clip_norm=0.1"],
     "adamw": ["guess=gaussian", "optim=adamw", "scheduler=constant"],
+    "dfa": ["guess=dfa", "perturb=activity"],
+    "momentum": ["guess=momentum", "guess.noise=0.5", "perturb=weight"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
 }
 

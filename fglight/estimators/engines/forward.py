@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import check_deterministic
-from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all
+from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all, shares
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
@@ -27,8 +27,9 @@ class ForwardMode(Engine):
     of the last block, all of which take a backward pass of their own anyway. No other backward pass leaves a block, and
     no more than one block's activations are kept.
 
-    Where a coefficient stands for a tensor of weights or more, one run carries all tangents. Finer coefficients take a
-    first run for the loss and a second one, in which a few tangents of one block at a time go through the rest.
+    Where a coefficient stands for a tensor of weights or more, one run carries all tangents. Finer coefficients, and
+    guesses that need the error, take a first run for the loss and a second one; there, a few tangents of one block at a
+    time go through the rest where coefficients are finer.
 
     For ``weight`` the estimates are those of ``ReverseMode``. Where batch norm couples the samples, coefficients for
     every sample are others: forward mode has the derivative of what sample i adds to the loss with *all* samples moving
@@ -125,19 +126,17 @@ class _ForwardStep:
             if joint:
                 moving[0] = _push(here, moves, moving.get(0))
                 return
-            own = {}
-            if here.parameters:
-                own[index] = _push(here, moves)
+            own = {index: _push(here, moves)} if here.parameters else {}
             if moving:
                 pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
             moving.update(own)
             arrived = None if self.target.reach is None else moving.pop(index - self.target.reach, None)
             if arrived is not None:
-                sums[index - self.target.reach] = _read(arrived, here.local_gradient).sum(1)
+                sums[index - self.target.reach] = shares(arrived, here.local_gradient).sum(1)
 
-        passes = self._run(run)
-        sums |= {index: _read(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
+        passes = self._run_twice(lambda here, _: run(here)) if self.guess.needs_error else self._run(run)
+        sums |= {index: shares(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
         self._scale(passes, guesses, sums)
         return passes
 
@@ -159,19 +158,13 @@ class _ForwardStep:
 
     def in_two_runs(self) -> list[BlockPass]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
-        passes = self._run(BlockPass.run, replace(self.network.auxiliaries, differentiated=False))
-        hidden = self.network.batch.images
-        for before in passes[:-1]:
-            untrained = replace(self.network.auxiliaries, trained=False)
-            here = self.network.enter(before.index, hidden.detach(), untrained)
-            with self.network.buffers.again(here.block):
-                (_run_on_graph if self.perturbation.reuses_graph(self.guess) else BlockPass.run)(here)
-                hidden = here.output
-                if here.parameters:
-                    derivative = self._derivative(here, passes)
-                    here.take(self.perturbation.estimate_forward(here, derivative, self.guess))
-                here.release()
-        return passes
+
+        def run(here: BlockPass, passes: Sequence[BlockPass]) -> None:
+            (_run_on_graph if self.perturbation.reuses_graph(self.guess) else BlockPass.run)(here)
+            if here.parameters:
+                here.take(self.perturbation.estimate_forward(here, self._derivative(here, passes), self.guess))
+
+        return self._run_twice(run)
 
     def _run(self, run: Callable[[BlockPass], None], auxiliaries: Auxiliaries | None = None) -> list[BlockPass]:
         """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
@@ -188,6 +181,18 @@ class _ForwardStep:
             last.run()
             last.finish()
         return [*passes, last]
+
+    def _run_twice(self, run: Callable[[BlockPass, Sequence[BlockPass]], None]) -> list[BlockPass]:
+        """Run all blocks for the loss, and blocks 0..J-2 again as ``run`` does, which knows the passes before."""
+        passes = self._run(BlockPass.run, replace(self.network.auxiliaries, differentiated=False))
+        hidden = self.network.batch.images
+        for before in passes[:-1]:
+            here = self.network.enter(before.index, hidden.detach(), replace(self.network.auxiliaries, trained=False))
+            with self.network.buffers.again(here.block):
+                run(here, passes)
+                hidden = here.output
+                here.release()
+        return passes
 
     def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
         """What takes derivatives of the target of one block along tangents of its output."""
@@ -206,7 +211,7 @@ class _ForwardStep:
                 output = x
                 for later in rest:
                     output, moving = pushforward_all(later.block.body, output, moving, later.again)
-                products.append(_read(moving, gradient))
+                products.append(shares(moving, gradient))
             return torch.cat(products)
 
         return derivative
@@ -243,8 +248,3 @@ def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor |
                 tangent = pushforward(*start)[1]
         tangents.append(tangent)
     return torch.stack(tangents)
-
-
-def _read(tangents: Tensor, gradient: Tensor) -> Tensor:
-    """Each sample's share of ⟨gradient, tangent⟩, ``(count, batch)``, for tangents ``(count, batch, ...)``."""
-    return (tangents.flatten(2) * gradient.flatten(1)).sum(2)

@@ -5,12 +5,15 @@ names it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fglight.estimators.batch import Batch
+from fglight.estimators.buffers import Buffers
 from fglight.estimators.coefficients import Projection
+from fglight.estimators.diagnosis import generators_kept
 from fglight.estimators.linalg import span_coefficients
 from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
@@ -41,6 +44,13 @@ class Guess(ABC):
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
         needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
             graphs then stay until the step is over.
+        needs_error: whether ``here.network.error`` is needed, the gradient of L with respect to the logits, ``(batch,
+            classes)``. Forward mode then runs the network once more.
+        draws_samples: whether ``sample`` is asked for random numbers of every sample, which processes must not draw
+            alike.
+        only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``), the
+            same in all processes.
+        keeps: names of tensors that last from step to step, as buffers of the blocks 0..J-2; see ``begin``.
 
     Raises:
         ValueError: for more directions than the guess can have, or an unknown way to combine them.
@@ -55,6 +65,10 @@ class Guess(ABC):
     coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
     needs_graph = True
     needs_next_block = False
+    needs_error = False
+    draws_samples = False
+    only_weight = False
+    keeps: tuple[str, ...] = ()
 
     def __init__(self, directions: int = 1, combine: str = "mean") -> None:
         if type(directions) is not int or directions < 1:
@@ -69,13 +83,57 @@ class Guess(ABC):
     @property
     def drawn(self) -> bool:
         """Whether random numbers are drawn when directions are asked for: blocks are then taken from 0 on."""
-        return self.random or self.directions > 1
+        return self.random or self.draws_samples or self.directions > 1
+
+    @torch.no_grad()
+    def set_up(self, blocks: Sequence[Block], batch: Batch) -> None:
+        """Have every block keep what ``begin`` gives, unless it does already; called before every step.
+
+        Args:
+            blocks: all blocks of the network.
+            batch: an example.
+        """
+        *rest, last = blocks
+        if all(name in block._buffers for block in rest for name in self.keeps):
+            return
+        buffers, hidden, outputs = Buffers(blocks), batch.images, []
+        with generators_kept(hidden.device):
+            for block in blocks:
+                with buffers.again(block.body):
+                    hidden = block.body(hidden)
+                outputs.append(hidden)
+            with buffers.again(last.aux):
+                classes = last.aux(hidden).shape[1]
+        for block, output in zip(rest, outputs):
+            for name, tensor in zip(self.keeps, self.begin(block, output, classes)):
+                block.register_buffer(name, batch.first(tensor))
+
+    def begin(self, block: Block, output: Tensor, classes: int) -> Sequence[Tensor]:
+        """What a block keeps at first, a tensor for each of ``keeps``.
+
+        The tensors move with the network, to a device or another dtype, are in its checkpoints and never in an
+        optimizer.
+
+        Args:
+            block: block j < J-1.
+            output: an example of its output h_j, ``(batch, ...)``.
+            classes: the number of classes.
+        """
+        return []
 
     def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
         """Prepare for a step, before its forward pass.
 
         Args:
             blocks: all blocks of the network.
+        """
+
+    def learn(self, block: Block, estimate: Mapping[nn.Parameter, Tensor]) -> None:  # noqa: B027
+        """Called after every step with the estimate that came of it, for each block 0..J-2.
+
+        Args:
+            block: block j.
+            estimate: of each of its trained parameters, the same in all processes.
         """
 
     @abstractmethod
@@ -98,6 +156,8 @@ class Guess(ABC):
         Returns:
             ``(k, *shape)`` for each of ``here.parameters``.
         """
+        if not here.parameters:
+            return []
         cotangents = self.activity(here)
         by_direction = [
             here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
@@ -105,15 +165,15 @@ class Guess(ABC):
         return [stack(tensors) for tensors in zip(*by_direction)]
 
     def sample(self, like: Tensor) -> Tensor:
-        """Draw one direction; only random guesses can (``RandomGuess``).
+        """Draw random numbers; only guesses that draw can.
 
         Args:
-            like: what the direction is for.
+            like: what they are for.
 
         Returns:
-            A direction in the shape, dtype and device of ``like``.
+            Random numbers in the shape, dtype and device of ``like``.
         """
-        raise NotImplementedError(f"{type(self).__name__} is not random: it has no directions to draw")
+        raise NotImplementedError(f"{type(self).__name__} is not random: it has nothing to draw")
 
     def coefficients(
         self, products: Tensor | None, gram: Tensor, coefficient: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -90,11 +90,15 @@ class Perturbation(ABC):
         return self.spans or guess.combine == "span" or self.coefficient_of(guess).uses_products
 
     def factors(self, here: BlockPass, guess: Guess, product: Tensor | None, square: Tensor) -> Tensor:
-        """The factors of directions; see ``Coefficient``. Those drawn for samples are each process's own."""
-        coefficient = self.coefficient_of(guess)
+        """The factors of directions; see ``Coefficient``.
+
+        Of those that are drawn, factors of samples are each process's own, and others the same in all.
+        """
+        coefficient, batch = self.coefficient_of(guess), here.network.batch
         if self.by_sample and coefficient.random:
-            return here.network.batch.own(lambda: coefficient(product, square))
-        return coefficient(product, square)
+            return batch.own(lambda: coefficient(product, square))
+        factors = coefficient(product, square)
+        return batch.first(factors) if coefficient.random and guess.draws_samples else factors
 
     def check(self, guess: Guess) -> None:
         """Refuse a guess that it cannot project on, or a coefficient that means nothing with it.
@@ -105,6 +109,11 @@ class Perturbation(ABC):
         if guess.directions > 1 and not self.several_directions:
             raise ValueError(
                 f"guess.directions={guess.directions} is not possible with {type(self).__name__}: accepted is 1"
+            )
+        if guess.only_weight and self.by_sample:
+            raise ValueError(
+                f"{type(self).__name__} is not possible with {type(guess).__name__}, whose directions are of the whole "
+                "batch's weights: accepted is perturb=weight"
             )
         spans = self.spans or guess.combine == "span"
 

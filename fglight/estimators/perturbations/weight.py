@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -99,7 +100,7 @@ class WeightPerturbation(Perturbation):
             if cosine:
                 squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.network.batch.mean(exact)])
         grams = [[linalg.gram(d) for d in tensors] for tensors in guesses]
-        coefficients = self._coefficients(products, grams, guess)
+        coefficients = self._coefficients(group[0][0], products, grams, guess)
         estimates = [Estimate(_combine(here, c, g)) for (here, _), c, g in zip(group, coefficients, guesses)]
         for estimate, *tensors in zip(estimates, products, grams, coefficients, squares):
             estimate.cosine = torch.stack([linalg.cosine(*tensor) for tensor in zip(*tensors)]).mean()
@@ -108,15 +109,16 @@ class WeightPerturbation(Perturbation):
     def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
         directions = guess.weight(here)
-        # A random one is drawn alike everywhere.
-        return [self.units.cut(g) for g in (directions if guess.random else here.network.batch.mean(directions))]
+        alike = guess.random or guess.only_weight
+        return [self.units.cut(g) for g in (directions if alike else here.network.batch.mean(directions))]
 
     def _coefficients(
-        self, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
+        self, here: BlockPass, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
     ) -> list[list[Tensor]]:
         """The coefficients that belong together.
 
         Args:
+            here: one of the blocks.
             products: ⟨t, g_m⟩ for every block and parameter tensor, ``(units, k)``; empty where they are not known.
             grams: ⟨g_l, g_m⟩ for every block and parameter tensor, ``(units, k, k)``.
             guess: turns them into coefficients.
@@ -130,7 +132,7 @@ class WeightPerturbation(Perturbation):
         if self.units.joins_tensors:
             gram = gram.sum(0, keepdim=True)
             product = None if product is None else product.sum(0, keepdim=True)
-        found = guess.coefficients(product, gram, self.coefficient_of(guess))
+        found = guess.coefficients(product, gram, partial(self.factors, here, guess))
         coefficients = iter(found.expand(sum(sizes), -1).split(sizes))
         return [[next(coefficients) for _ in block] for block in grams]
 
@@ -158,7 +160,7 @@ class WeightPerturbation(Perturbation):
             # Where one coefficient stands for several tensors, the first has the sum over all.
             products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
         grams = [[linalg.gram(g) for g in tensors] for tensors in guesses]
-        coefficients = self._coefficients(products, grams, guess)
+        coefficients = self._coefficients(passes[0], products, grams, guess)
         return [_combine(here, c, g) for here, c, g in zip(passes, coefficients, guesses)]
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
@@ -175,7 +177,7 @@ class WeightPerturbation(Perturbation):
             products.append(torch.cat(parts).view(-1, guess.directions))
         products = here.network.batch.mean(products)
         grams = [linalg.gram(g) for g in guesses]
-        return _combine(here, self._coefficients([products] if products else [], [grams], guess)[0], guesses)
+        return _combine(here, self._coefficients(here, [products] if products else [], [grams], guess)[0], guesses)
 
     def _products_by_layer(self, here: BlockPass, target: TargetGradient, guesses: list[Tensor]) -> list[Tensor]:
         """⟨t, g⟩ of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""

@@ -1,0 +1,59 @@
+"""Direct feedback alignment as a guess."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fglight.errors import BlockError
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.passes import BlockPass
+from fglight.models.blocks import Block
+
+
+class DFAGuess(Guess):
+    """The error at the output through a fixed random matrix: g_j = e B_j (Nøkland 2016, arXiv 1609.01596, Eq. 8).
+
+    e is the gradient of L with respect to the logits, ``(batch, classes)``, and B_j is drawn once, with entries
+    N(0, 1/classes). With ``perturb.coefficient=one`` and any target, blocks follow g_j itself, which is direct feedback
+    alignment as published; with others, g_j is what the target is projected on.
+
+    Needs the error at the output, and so the whole forward pass; no backward pass but the block's own, no transport of
+    weights from one block to another. With convolutions, B_j has a column for every channel and position of h_j; and
+    where the paper's feedback arrives at every layer, behind its nonlinearity, here it does at every block.
+    """
+
+    needs_error = True
+    keeps = ("feedback",)
+
+    def begin(self, block: Block, output: Tensor, classes: int) -> Sequence[Tensor]:
+        """See ``Guess``: B_j, ``(classes, *shape)`` for h_j of shape ``(batch, *shape)``."""
+        return [output.new_empty(classes, *output.shape[1:]).normal_(std=classes**-0.5)]
+
+    def signal(self, here: BlockPass) -> Tensor:
+        """What is fed back, ``(batch, classes)``: e.
+
+        Raises:
+            BlockError: the loss does not come from the logits.
+        """
+        if here.network.error is None:
+            head = type(here.network.blocks[-1].aux).__name__
+            raise BlockError(
+                f"{type(self).__name__} is not possible where the loss of the head, a {head}, does not come from its "
+                "logits: accepted is a loss that does"
+            )
+        return here.network.error
+
+    def activity(self, here: BlockPass) -> Tensor:
+        """See ``Guess``.
+
+        Raises:
+            BlockError: h_j had another shape when B_j was drawn.
+        """
+        feedback = here.block.get_buffer("feedback")
+        if feedback.shape[1:] != here.output.shape[1:]:
+            raise BlockError(
+                f"the output of block {here.index} is {tuple(here.output.shape[1:])} for a sample, and was "
+                f"{tuple(feedback.shape[1:])} when {type(self).__name__} drew its feedback: accepted is one shape"
+            )
+        fed_back = self.signal(here).to(feedback.dtype) @ feedback.flatten(1)
+        return fed_back.view_as(here.output).to(here.output.dtype).unsqueeze(0)

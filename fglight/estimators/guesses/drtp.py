@@ -1,0 +1,26 @@
+"""Direct random target projection as a guess."""
+
+import torch
+from torch import Tensor
+
+from fglight.estimators.guesses.dfa import DFAGuess
+from fglight.estimators.passes import BlockPass
+
+
+class DRTPGuess(DFAGuess):
+    """The label through a fixed random matrix: g_j = onehot(y) B_j (Frenkel et al. 2021, arXiv 1909.01311, Sec. 2).
+
+    B_j is that of ``DFAGuess``, whose error e has the same signs for all samples of a class: negative at the class,
+    positive elsewhere. The one-hot label stands for these signs, up to a constant and to its own sign, which means
+    nothing as long as B_j is as likely as -B_j.
+
+    Needs the labels, and is known before any later block has run; no backward pass but the block's own, no transport of
+    weights. Adapted to convolutions as ``DFAGuess`` is.
+    """
+
+    needs_error = False
+
+    def signal(self, here: BlockPass) -> Tensor:
+        """See ``DFAGuess``: onehot(y)."""
+        labels = here.network.batch.labels
+        return labels.unsqueeze(1) == torch.arange(len(here.block.get_buffer("feedback")), device=labels.device)
