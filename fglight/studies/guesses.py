@@ -6,6 +6,14 @@ from fglight.studies.study import Row, Study
 
 PERTURBATIONS = ("weight", "activity")
 AUXILIARIES = {"CNN": "aux=cnn", "MLP": "aux=mlp", "linear": "aux=linear"}
+WITHOUT_AUXILIARIES = {
+    "Gaussian": "gaussian",
+    "Rademacher": "rademacher",
+    "DFA": "dfa",
+    "DRTP": "drtp",
+    "Next block's": "next_block",
+    "Mixing": "mixing",
+}
 
 GUESSES = Study(
     name="guesses",
@@ -23,9 +31,8 @@ GUESSES = Study(
         ),
         *(
             Row(f"{name} guess, {perturb}", f"guess={guess} perturb={perturb}")
-            for (name, guess), perturb in product(
-                (("Gaussian", "gaussian"), ("Rademacher", "rademacher")), PERTURBATIONS
-            )
+            for (name, guess), perturb in product(WITHOUT_AUXILIARIES.items(), PERTURBATIONS)
         ),
+        Row("Momentum guess, weight", "guess=momentum perturb=weight"),
     ),
 )

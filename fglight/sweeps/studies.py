@@ -32,12 +32,12 @@ def run_study(request: Request, folder: Path, sweep: Callable[..., Sweep]) -> tu
     """
     if "data.holdout" in request.settings:
         raise ConfigError("data.holdout goes with search=lr: a study holds images out in its search alone")
+    seeds = plan_jobs(replace(request, settings={k: v for k, v in request.settings.items() if k not in LR_AXES}))
     searching = replace(request, search="lr", seeds=(0,))
     search = sweep(searching)
     grids = _by_estimator(search.jobs)
     failed = search.run() if any(len(grid) > 1 for grid in grids.values()) else 0
     best = {estimator: _best(grid, folder) for estimator, grid in grids.items()}
-    seeds = plan_jobs(replace(request, settings={k: v for k, v in request.settings.items() if k not in LR_AXES}))
     waiting = {job.name for job in seeds if best[_estimator(job)] is None}
     if waiting and request.plan:
         which = counted(len(waiting), "learning rate")
