@@ -136,10 +136,10 @@ def cases() -> dict[str, tuple[nn.Module, Tensor]]:
         "time before samples": tokens(linear, lambda layer, x: layer(x.transpose(0, 1)).transpose(0, 1)),
         "tokens or windows folded into the batch": tokens(linear, lambda layer, x: layer(x.flatten(0, 1)).view_as(x)),
         "an embedding of positions alone": tokens(nn.Embedding(TOKENS, WIDTH), lambda layer, x: x + layer(places)),
-        "`checkpoint(..., use_reentrant=False)`": tokens(
+        "a checkpoint with `use_reentrant=False`": tokens(
             linear, lambda layer, x: checkpoint(layer, x, use_reentrant=False)
         ),
-        "`checkpoint(..., use_reentrant=True)`": tokens(
+        "a checkpoint with `use_reentrant=True`": tokens(
             linear, lambda layer, x: checkpoint(layer, x, use_reentrant=True)
         ),
         "an `autograd.Function` without `jvp`": tokens(linear, lambda layer, x: ReverseOnly.apply(layer(x))),

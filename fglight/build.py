@@ -20,6 +20,9 @@ from fglight.estimators import GradientEstimator
 from fglight.estimators.engines.compiled import COMPILERS
 from fglight.models import BlockNetwork
 
+IMAGES = ("num_classes", "in_channels", "image_size")
+"""What a network is told of the data set, where its class takes it."""
+
 if TYPE_CHECKING:  # takes seconds, and plans do without
     from lightning import Callback, LightningDataModule
 
@@ -50,12 +53,23 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
 
     Returns:
         The blocks, freshly initialised from torch's default generator.
+
+    Raises:
+        ConfigError: its settings, or the images, are none that the network can have, or its class gives no blocks.
     """
-    size = {name: cfg.model[name] for name in ("blocks", "width") if name in cfg.model}
-    auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes, **size)
-    return _component(cfg, "model")(
-        auxiliary=auxiliary, num_classes=cfg.data.num_classes, in_channels=cfg.data.in_channels
-    )
+    target = cfg.model._target_
+    takes = arguments("model", target)
+    images = {name: cfg.data[name] for name in IMAGES if takes is None or name in takes}
+    auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes)
+    try:
+        network = _component(cfg, "model")(auxiliary=auxiliary, **images)
+    except ValueError as error:
+        raise ConfigError(one_line(error)) from error
+    if not isinstance(network, BlockNetwork):
+        raise ConfigError(
+            f"model._target_={target} is not possible: accepted is what gives a fglight.models.BlockNetwork"
+        )
+    return network
 
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:

@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 FACTS = {
     "guess": ("random", "uses_auxiliaries", "projects"),
     "target": ("uses_auxiliaries",),
-    "model": ("network",),
     "data": ("images",),
 }
 """What the files of components say of them, so that no class need be imported to know it. They set nothing."""
@@ -27,13 +26,13 @@ class Cell:
 
     Attributes:
         data: name of the data set.
-        blocks: number of blocks of the network, 0 where its file does not say.
-        width: width factor of the network.
+        blocks: number of blocks of the paper's network, 0 for others.
+        width: width factor of the paper's network, 1 for others.
         target: name of the target.
         guess: name of the guess.
         aux: name of the auxiliary network, empty where neither target nor guess uses one.
         perturb: name of the perturbation, empty for guesses that nothing is projected on.
-        network: name of the network; the paper has one.
+        network: name of the network; the paper's is the one with blocks.
     """
 
     data: str
@@ -48,16 +47,18 @@ class Cell:
     @classmethod
     def from_config(cls, cfg: DictConfig) -> "Cell":
         """The cell that a configuration describes."""
+        network = cfg.model.get("network") or cfg.model.name
+        size = cfg.model if network == cls.network else {}  # what the settings of others mean is their own affair
         has_aux = says(cfg.target, "uses_auxiliaries") or says(cfg.guess, "uses_auxiliaries")
         return cls(
             data=cfg.data.name,
-            blocks=cfg.model.get("blocks", 0),
-            width=cfg.model.get("width", 1.0),
+            blocks=size.get("blocks", 0),
+            width=size.get("width", 1.0),
             target=cfg.target.name,
             guess=cfg.guess.name,
             aux=cfg.aux.name if has_aux else "",
             perturb=cfg.perturb.name if says(cfg.guess, "projects") else "",
-            network=cfg.model.get("network") or cfg.model.name,
+            network=network,
         )
 
     def __str__(self) -> str:
@@ -79,7 +80,7 @@ class Cell:
     @property
     def _other_network(self) -> str:
         """The network's name, empty for the paper's."""
-        return "" if self.network == "resnet18" else self.network
+        return "" if self.network == Cell.network and self.blocks else self.network
 
 
 def cell_of(words: Mapping[str, Any]) -> Cell:

@@ -1,9 +1,11 @@
 """Train one cell, or with -m a sweep: ``fglight train -m table=3``, ``fglight train -m guess=gaussian,local``."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra import version
@@ -16,6 +18,12 @@ from omegaconf import DictConfig
 from fglight.config import devices
 from fglight.config.settings import CONFIG_DIR, check_overrides
 from fglight.errors import ConfigError, FglightError, RunBusyError
+
+PLUGINS = {
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
+    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "optuna"),
+}
+"""Choices that come with packages of Hydra's, their modules, and the extra that installs them."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,11 +47,24 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--experimental-rerun is not possible: hydra.run.dir=FOLDER goes on with the run that is there")
     try:
         check_overrides(options.overrides)
+        _check_installed(options.overrides)
     except FglightError as error:
         print(error, file=sys.stderr)
         return 1
-    _run_hydra(args=options, args_parser=parser, task_function=job, config_path=str(CONFIG_DIR), config_name="config")
+    try:
+        _run_hydra(
+            args=options, args_parser=parser, task_function=job, config_path=str(CONFIG_DIR), config_name="config"
+        )
+    except KeyboardInterrupt:  # of a sweep
+        return 128 + signal.SIGINT
     return 0
+
+
+def _check_installed(overrides: Sequence[str]) -> None:
+    for choice in set(overrides) & PLUGINS.keys():
+        module, extra = PLUGINS[choice]
+        if find_spec(module) is None:
+            raise ConfigError(f"{choice} is not installed: pip install 'fglight[{extra}]' installs what it needs")
 
 
 def job(cfg: DictConfig) -> float | None:

@@ -21,7 +21,8 @@ class Choosing(Callback):
 
         A run's settings are checked with each choice and at both ends of each interval, others at their first value.
         """
-        from fglight.config.rules import Optuna, check
+        from fglight.config.rules import Optuna
+        from fglight.config.values import check
         from fglight.errors import ConfigError, FglightError
         from fglight.sweeps.composing import Composer, checked
         from fglight.sweeps.request import refuse_check
@@ -36,18 +37,25 @@ class Choosing(Callback):
         try:
             refuse_check(overrides)
             if sweeper == "optuna":
-                if not isinstance(config.hydra.sweeper.direction, str):  # its default, an enumeration's minimize
-                    config.hydra.sweeper.direction = "maximize"
+                _complete(config.hydra.sweeper, config.seed)
                 check("hydra.sweeper", Optuna, dict(config.hydra.sweeper))
             for cfg in checked(composer, _examples(overrides)):
                 if cfg.data.get("holdout") == 0:
                     raise ConfigError(
-                        f"data.holdout={cfg.data.holdout} is not possible with hydra/sweeper={sweeper}, test images must "
-                        "not choose settings: accepted is a part of the training images, as in data.holdout=0.1"
+                        f"data.holdout={cfg.data.holdout} is not possible with hydra/sweeper={sweeper}, where the test "
+                        "images would choose settings: accepted is a part of those of training, as in data.holdout=0.1"
                     )
             make_sweep_directory(config)
         except FglightError as error:
             sys.exit(str(error))
+
+
+def _complete(optuna: DictConfig, seed: int) -> None:
+    """Give Optuna's sweeper what it lacks: which way is better, and a seed, so that the same command does the same."""
+    if not isinstance(optuna.direction, str):  # its default is an enumeration's minimize
+        optuna.direction = "maximize"
+    if "seed" in optuna.sampler and optuna.sampler.seed is None:
+        optuna.sampler.seed = seed
 
 
 def _examples(overrides: Sequence[Override]) -> Iterator[list[str]]:

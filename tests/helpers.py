@@ -44,7 +44,8 @@ def compose(settings=None, **choices):
 
 def build(settings=None, *, size=8, batch=6, seed=0, dtype=torch.float64, **choices):
     """A small network, its estimator and one batch: ``(model, estimator, (images, labels))``."""
-    cfg = compose({"model.width": 1 / 32, **(settings or {})}, **choices)
+    narrow = {"model.width": 1 / 32} if choices.get("model", MODELS[0]) in MODELS else {}
+    cfg = compose({**narrow, **(settings or {})}, **choices)
     torch.manual_seed(seed)
     model = build_model(cfg).to(dtype)
     images = torch.randn(batch, cfg.data.in_channels, size, size, dtype=dtype)

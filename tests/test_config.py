@@ -15,12 +15,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 import fglight
-from fglight import build_estimator, load_config
+from fglight import build_estimator, build_model, load_config
 from fglight.build import build_callbacks
 from fglight.cell import Cell
 from fglight.config import check_config
-from fglight.config.rules import MODELS, check_values
+from fglight.config.rules import MODELS
 from fglight.config.settings import CONFIG_DIR, GROUPS, UnknownSettingError
+from fglight.config.values import check_values
 from fglight.errors import ConfigError, FglightError
 from fglight.estimators import ActivityPerturbation, Unprojected
 from fglight.paper.recipes import recipe
@@ -122,7 +123,7 @@ OUT_OF_RANGE = {
     "aux.trained": ("sometimes", None),
     "data.num_classes": (0, 1, -1, 2.5),
     "data.in_channels": (0, -1, "rgb"),
-    "data.image_size": (0, 7, -8, "large"),
+    "data.image_size": (0, -8, "large"),
     "data.batch_size": (0, 1, -128, 12.5),
     "optim.lr": (0, -0.1, float("nan"), float("inf"), "high"),
     "scheduler.step_size": (0, -1, 1.5),
@@ -216,8 +217,8 @@ def test_an_override_out_of_range_is_refused_on_loading():
 @pytest.mark.parametrize(("stem", "size"), [("imagenet", 31), ("cifar", 7)])
 def test_an_image_too_small_for_the_network_is_refused(stem, size):
     with pytest.raises(ConfigError, match=rf"^data\.image_size={size} .*model\.stem={stem}"):
-        check_config(compose({"model.stem": stem, "data.image_size": size}))
-    check_config(compose({"model.stem": stem, "data.image_size": size + 1}))
+        build_model(compose({"model.stem": stem, "data.image_size": size}))
+    build_model(compose({"model.stem": stem, "data.image_size": size + 1}))
 
 
 def test_a_hidden_width_of_the_linear_auxiliary_is_refused():
@@ -302,7 +303,7 @@ def refusal(*overrides):
         ("callback=early_stopping", "did you mean callbacks?"),
         ("foo=1", "there are aux, blocks, "),
         ("+optim.foo=1", "there are optim.dampening, optim.differentiable, "),
-        ("+model.foo=1", "there are model.blocks, model.name, model.stem, model.width"),
+        ("+model.foo=1", "there are model.blocks, model.name, model.network, model.stem"),
         ("+data.foo=1", "there are data.augment, data.batch_size, "),
         ("data.source.foo=1", "there are data.augment, data.batch_size, "),
         ("+guess.foo=1", "there are guess.name"),

@@ -64,6 +64,8 @@ def test_the_code_of_a_page_runs(page, texts, tmp_path, monkeypatch):
     names = {"__name__": "page"}
     for code in texts:
         exec(code, names)
+        for expression, printed in re.findall(r"^print\((.*)\)  # (.*)$", code, re.MULTILINE):
+            assert str(eval(expression, names)) == printed
 
 
 @on_pages(commands())

@@ -72,13 +72,6 @@ def check_config(cfg: DictConfig) -> None:
                 f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=..., without "
                 "hydra/sweeper"
             )
-    stem = cfg.model.get("stem")
-    smallest = {"imagenet": 32, "cifar": 8}.get(stem, 1)  # the factor by which the network shrinks images
-    if cfg.data.image_size < smallest:
-        raise ConfigError(
-            f"data.image_size={cfg.data.image_size} is too small for the network: with model.stem={stem} "
-            f"accepted are images of {smallest}x{smallest} and larger"
-        )
     if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
         raise ConfigError(
             f"data.train_images={cfg.data.train_images} is not possible: accepted is a whole number up to "

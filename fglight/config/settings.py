@@ -45,7 +45,7 @@ DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
-    "model": {"auxiliary", "num_classes", "in_channels"},
+    "model": {"auxiliary", "num_classes", "in_channels", "image_size"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
 }
@@ -105,7 +105,7 @@ def check_settings(cfg: DictConfig) -> None:
             raise ConfigError(str(said)) from error
         raise ConfigError(f"{error.full_key} has no value: {str(error).splitlines()[0]}") from error
     _check_names(root, groups)
-    from fglight.config.rules import check_values  # pydantic takes a while, and help does without
+    from fglight.config.values import check_values  # pydantic takes a while, and help does without
 
     check_values(root, groups)
 

@@ -7,14 +7,18 @@ from fglight.models.auxiliaries import (
     MLPAuxiliary,
     PooledAuxiliary,
     PredSimAuxiliary,
+    as_maps,
+    channels_of,
 )
 from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
+from fglight.models.mlp import BlockwiseMLP
 from fglight.models.resnet import BlockwiseResNet
 
 __all__ = [
     "Block",
     "BlockNetwork",
+    "BlockwiseMLP",
     "BlockwiseResNet",
     "CNNAuxiliary",
     "Head",
@@ -22,6 +26,8 @@ __all__ = [
     "MLPAuxiliary",
     "PooledAuxiliary",
     "PredSimAuxiliary",
+    "as_maps",
+    "channels_of",
     "reset_parameters",
     "split",
 ]

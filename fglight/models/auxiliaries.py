@@ -1,9 +1,9 @@
 """Auxiliary networks a_j (Sec. 4.1, App. A.2 and B.2) and the classifier head.
 
-Each maps a block's output ``(batch, channels, height, width)`` to logits ``(batch, classes)``. The constructors of the
-paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the network is cut into),
-``width`` (the network's width factor) and ``hidden`` (None: the default for these), so that a network builds any of
-them in the same way. ``PooledAuxiliary`` takes outputs of any shape.
+Each maps a block's output, feature maps or what ``as_maps`` makes some of, to logits ``(batch, classes)``. The
+constructors of the paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the paper's
+network is cut into; None for other networks), ``width`` (its width factor) and ``hidden`` (None: the default for
+these), so that a network builds any of them in the same way. ``PooledAuxiliary`` takes outputs of any shape.
 """
 
 import math
@@ -12,20 +12,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def _default_hidden(eight: int, sixteen: int, blocks: int, width: float) -> int:
-    """The hidden width for 8 blocks (App. A.2) or 16 (the released code), scaled with the network, at least 1."""
-    return max(1, int((eight if blocks <= 8 else sixteen) * width))
+from fglight.layout import laid_out
 
 
-class CNNAuxiliary(nn.Sequential):
+def channels_of(output: Tensor) -> int:
+    """How many channels maps have, or tokens ``(batch, tokens, channels)``, or features ``(batch, channels)``."""
+    return output.shape[1 if output.dim() > 3 else -1]
+
+
+def as_maps(output: Tensor) -> Tensor:
+    """A block's output as feature maps ``(batch, channels, height, width)``.
+
+    Tokens ``(batch, tokens, channels)`` are a square's, row by row; where all but the first are, that is the class
+    token, which has no place and is left out. Any others are a single row. Features ``(batch, channels)`` are a map of
+    one position.
+    """
+    if output.dim() > 3:
+        return output
+    tokens = output.reshape(len(output), -1, output.shape[-1])
+    count = tokens.shape[1]
+    side = math.isqrt(count)
+    if side**2 != count and math.isqrt(count - 1) ** 2 == count - 1:
+        tokens, side = tokens[:, 1:], math.isqrt(count - 1)
+    return laid_out(tokens.mT.unflatten(2, (side if side**2 == tokens.shape[1] else 1, -1)))
+
+
+class _OnMaps(nn.Sequential):
+    """Layers on what ``as_maps`` makes of a block's output."""
+
+    def forward(self, output: Tensor) -> Tensor:
+        return super().forward(as_maps(output))
+
+
+def _default_hidden(eight: int, sixteen: int, other: int, blocks: int | None, width: float) -> int:
+    """The hidden width for 8 blocks (App. A.2), 16 (the released code) or another network, scaled, at least 1."""
+    return max(1, int((other if blocks is None else eight if blocks <= 8 else sixteen) * width))
+
+
+class CNNAuxiliary(_OnMaps):
     """A 1x1 convolution to ``hidden`` channels, ``depth`` 3x3 stride-2 convolutions, 2x2 pooling, linear (App. A.2).
 
     Args:
         channels: channels of the block's output.
         num_classes: number of classes.
-        blocks: number of blocks of the network, which selects the hidden width: 32 with 8 (App. A.2), 16 with 16
-            (the released code).
+        blocks: number of blocks of the paper's network, which selects the hidden width: 32 with 8 (App. A.2), 16 with
+            16 (the released code); with other networks, None, it is a quarter of ``channels``, but 8 at least.
         width: width factor of the network, scales the hidden width.
         hidden: hidden channels; None takes as many as said above.
         depth: number of strided convolutions.
@@ -35,26 +66,26 @@ class CNNAuxiliary(nn.Sequential):
         self,
         channels: int,
         num_classes: int,
-        blocks: int = 8,
+        blocks: int | None = None,
         width: float = 1.0,
         hidden: int | None = None,
         depth: int = 3,
     ) -> None:
-        hidden = hidden or _default_hidden(32, 16, blocks, width)
+        hidden = hidden or _default_hidden(32, 16, max(8, channels // 4), blocks, width)
         layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
         for _ in range(depth):
             layers += [nn.Conv2d(hidden, hidden, 3, 2, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(True)]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * hidden, num_classes))
 
 
-class MLPAuxiliary(nn.Sequential):
+class MLPAuxiliary(_OnMaps):
     """2x2 pooling, ``depth`` linear-BN-ReLU layers of ``hidden`` units, linear (App. A.2).
 
     Args:
         channels: channels of the block's output.
         num_classes: number of classes.
-        blocks: number of blocks of the network, which selects the hidden width: 1024 with 8 (App. A.2), 512 with 16
-            (the released code).
+        blocks: number of blocks of the paper's network, which selects the hidden width: 1024 with 8 (App. A.2), 512
+            with 16 (the released code); with other networks, None, it is ``channels``.
         width: width factor of the network, scales the hidden width.
         hidden: hidden units; None takes as many as said above.
         depth: number of hidden layers.
@@ -64,19 +95,19 @@ class MLPAuxiliary(nn.Sequential):
         self,
         channels: int,
         num_classes: int,
-        blocks: int = 8,
+        blocks: int | None = None,
         width: float = 1.0,
         hidden: int | None = None,
         depth: int = 3,
     ) -> None:
-        hidden = hidden or _default_hidden(1024, 512, blocks, width)
+        hidden = hidden or _default_hidden(1024, 512, channels, blocks, width)
         layers: list[nn.Module] = []
         for inputs in [4 * channels] + [hidden] * (depth - 1):
             layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(True)]
         super().__init__(nn.AdaptiveAvgPool2d(2), nn.Flatten(), *layers, nn.Linear(hidden, num_classes))
 
 
-class LinearAuxiliary(nn.Sequential):
+class LinearAuxiliary(_OnMaps):
     """Batch norm, 2x2 pooling, linear (Sec. 4.1).
 
     Args:
@@ -92,7 +123,7 @@ class LinearAuxiliary(nn.Sequential):
         self,
         channels: int,
         num_classes: int,
-        blocks: int = 8,
+        blocks: int | None = None,
         width: float = 1.0,
         hidden: int | None = None,
         pool: int = 2,
@@ -135,7 +166,7 @@ class PooledAuxiliary(nn.Module):
 
     def __init__(self, example: Tensor, num_classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(example.shape[1 if example.dim() > 3 else -1], num_classes)
+        self.linear = nn.Linear(channels_of(example), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(batch, classes)``."""
@@ -154,12 +185,13 @@ class PredSimAuxiliary(nn.Module):
 
     The convolution keeps all channels at stride 1, as in the paper, and so costs half as much as an 8-block network's
     block or more, and as much as a 16-block one's or more: App. A.2's 10 % of a block's FLOPs are of the other
-    auxiliaries. Without ``full_conv`` it has stride 2 and 3/8 (8 blocks) or 1/8 (16) of the channels, and stays below.
+    auxiliaries. Without ``full_conv`` it has stride 2 and 3/8 (8 blocks) or 1/8 (16, other networks) of the channels,
+    and stays below.
 
     Args:
         channels: channels of the block's output.
         num_classes: number of classes.
-        blocks: number of blocks of the network.
+        blocks: number of blocks of the paper's network; None for other ones.
         width: accepted for uniformity, unused (``channels`` carries it).
         hidden: output channels of the convolution; None takes as many as said above.
         full_conv: stride 1 and, unless ``hidden`` says otherwise, as many output as input channels.
@@ -172,13 +204,13 @@ class PredSimAuxiliary(nn.Module):
         self,
         channels: int,
         num_classes: int,
-        blocks: int = 8,
+        blocks: int | None = None,
         width: float = 1.0,
         hidden: int | None = None,
         full_conv: bool = True,
     ) -> None:
         super().__init__()
-        default = channels if full_conv else channels * 3 // 8 if blocks <= 8 else channels // 8
+        default = channels if full_conv else channels * 3 // 8 if (blocks or 16) <= 8 else channels // 8
         self.conv = nn.Conv2d(
             channels, hidden or max(2, default), 3, stride=1 if full_conv else 2, padding=1, bias=False
         )
@@ -190,7 +222,7 @@ class PredSimAuxiliary(nn.Module):
 
     def forward(self, output: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the decoder."""
-        return self.decoder(output)
+        return self.decoder(as_maps(output))
 
     def loss(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The predsim loss.
@@ -203,7 +235,7 @@ class PredSimAuxiliary(nn.Module):
             The loss, a scalar, and the decoder's logits, ``(batch, classes)``.
         """
         logits = self(output)
-        maps = self.conv(output).flatten(2)
+        maps = self.conv(as_maps(output)).flatten(2)
         # A map of one position has no spatial deviation; its value takes that place, as in the original.
         features = maps.std(dim=2) if maps.shape[2] > 1 else maps.squeeze(2)
         one_hot = F.one_hot(labels, logits.shape[1]).to(features.dtype)

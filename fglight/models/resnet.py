@@ -72,24 +72,29 @@ class BlockwiseResNet(BlockNetwork):
 
     Args:
         blocks: 8 or 16.
-        auxiliary: builds the auxiliary network of a block from the channels of its output.
+        auxiliary: builds the auxiliary network of a block from the channels of its output, ``blocks`` and ``width``.
         num_classes: number of classes.
         in_channels: channels of the images.
         width: factor on every channel count, rounded down.
         stem: ``cifar`` (3x3, stride 1) or ``imagenet`` (7x7, stride 2, max-pooling).
+        image_size: height and width of the images; None where any may come.
+        network: what the blocks are of, ``resnet18``.
 
     Raises:
-        ValueError: if ``blocks`` or ``stem`` is none of the above, or ``width`` leaves no channel.
+        ValueError: if ``blocks``, ``stem`` or ``network`` is none of the above, ``width`` leaves no channel, or the
+            images are too small.
     """
 
     def __init__(
         self,
         blocks: int,
-        auxiliary: Callable[[int], nn.Module],
+        auxiliary: Callable[..., nn.Module],
         num_classes: int,
         in_channels: int = 3,
         width: float = 1.0,
         stem: str = "cifar",
+        image_size: int | None = None,
+        network: str = "resnet18",
     ) -> None:
         stages = [int(channels * width) for channels in STAGES]
         if stages[0] < 1:
@@ -98,6 +103,16 @@ class BlockwiseResNet(BlockNetwork):
             raise ValueError(f"model.blocks={blocks} is not possible: ResNet-18 is cut into 8 or 16 blocks")
         if stem not in ("cifar", "imagenet"):
             raise ValueError(f"model.stem={stem} does not exist: cifar or imagenet")
+        if network != "resnet18":
+            raise ValueError(
+                f"model.network={network} is not possible here: accepted is resnet18 (model=torchvision has others)"
+            )
+        smallest = {"imagenet": 32, "cifar": 8}[stem]  # the factor by which the network shrinks images
+        if image_size is not None and image_size < smallest:
+            raise ValueError(
+                f"data.image_size={image_size} is too small for the network: with model.stem={stem} "
+                f"accepted are images of {smallest}x{smallest} and larger"
+            )
 
         per_stage = blocks // len(stages)
         outputs = [channels for channels in stages for _ in range(per_stage)]
@@ -111,6 +126,7 @@ class BlockwiseResNet(BlockNetwork):
                 bodies.append(nn.Sequential(*_conv_bn_relu(inputs[j], outputs[j], stride)))
         alone = blocks == 16 and stem == "imagenet"
         bodies[0] = nn.Sequential(*_stem(in_channels, outputs[0], stem), *([] if alone else [bodies[0]]))
-        auxiliaries = [*(auxiliary(channels) for channels in outputs[:-1]), Head(outputs[-1], num_classes)]
+        size = {"blocks": blocks, "width": width}
+        auxiliaries = [*(auxiliary(channels, **size) for channels in outputs[:-1]), Head(outputs[-1], num_classes)]
         super().__init__(Block(body, aux) for body, aux in zip(bodies, auxiliaries))
         reset_parameters(self)

@@ -91,7 +91,7 @@ def nearest(cell: Cell, *, random: bool) -> Cell:
     return replace(
         cell,
         data=cell.data if cell.data in _known("data") | {"digits"} else "cifar10",
-        network="resnet18",
+        network=Cell.network,
         blocks=cell.blocks if cell.blocks in MODELS else 8,
         target=cell.target if cell.target in _known("target") else "global",
         guess=cell.guess if cell.guess in _known("guess") else "gaussian" if random else "local",

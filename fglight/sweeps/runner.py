@@ -102,8 +102,6 @@ class Sweep:
         progress = Progress({job: self._dir(job) for job in todo}, finished)
         try:
             self._launch(todo, progress)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
         finally:
             failed = self._report(progress.errors)
         return failed

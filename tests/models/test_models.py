@@ -15,7 +15,7 @@ from fglight.models import BlockwiseResNet, CNNAuxiliary, Head, MLPAuxiliary, Pr
 
 def bodies_of(blocks, stem="cifar", width=1.0):
     with torch.device("meta"):
-        model = BlockwiseResNet(blocks, lambda channels: nn.Conv2d(channels, 10, 1), 10, width=width, stem=stem)
+        model = BlockwiseResNet(blocks, lambda channels, **size: nn.Conv2d(channels, 10, 1), 10, width=width, stem=stem)
     return [block.body for block in model.blocks]
 
 
@@ -246,6 +246,7 @@ def test_auxiliaries_cost_under_a_tenth_of_their_block(name, aux, data, side, st
         ({"width": 0.01}, r"model\.width=0\.01 .*1/64"),
         ({"blocks": 12}, r"model\.blocks=12 .*8 or 16"),
         ({"stem": "none"}, r"model\.stem=none .*cifar or imagenet"),
+        ({"network": "vgg11"}, r"model\.network=vgg11 .*resnet18 \(model=torchvision"),
     ],
 )
 def test_impossible_networks_are_refused(arguments, message):

@@ -224,13 +224,13 @@ def test_which_predsim_an_earlier_version_trained_its_configuration_tells(full_c
         assert reported(tmp_path, PREDSIM) == {"scaled"}
 
 
-def test_another_network_of_as_many_blocks_fills_no_cell(tmp_path):
+def test_another_network_whose_settings_have_the_same_names_fills_no_cell(tmp_path):
     cfg = config()
-    cfg.model = {"_target_": "mine.Net", "name": "mine", "blocks": 8, "width": 1.0}
-    assert Cell.from_config(cfg) == replace(LOCAL, network="mine")
+    cfg.model = {"_target_": "mine.Net", "name": "mine", "blocks": 8, "width": [4, 8]}
+    assert Cell.from_config(cfg) == replace(LOCAL, network="mine", blocks=0)
     assert statuses(cfg, tmp_path) == {"missing"}
     ((cell, *_),) = build([tmp_path], [3], []).outside
-    assert cell == "cifar10, mine, 8 blocks, local guess, cnn, weight, global target"
+    assert cell == "cifar10, mine, local guess, cnn, weight, global target"
 
 
 def test_settings_by_full_names_hold_every_value():

@@ -26,7 +26,8 @@ class Kind:
         auxiliaries: the auxiliary networks and what is done with them; empty where they take no part.
         whole: whether its auxiliary networks cannot be told from its passes.
         model: name of the network.
-        family: networks on which an estimator takes about as many times as long as backpropagation: those of a class.
+        family: networks on which an estimator takes about as many times as long as backpropagation: those of a class,
+            and where it has several networks, of one of them.
         name: of the network and the images' shape, for people.
     """
 
@@ -65,6 +66,7 @@ class Kind:
             how["aux"] = settings["aux"]
         elif settings["target"]["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"]:
             auxiliaries = _text([settings["aux"], guessed.trains_auxiliaries, settings["probe"]])
+        said = [model["name"], *(f"{key} {value}" for key, value in model.items() if key not in ("_target_", "name"))]
         return cls(
             network=_text({**model, **shape}),
             shape=_text(shape),
@@ -72,10 +74,9 @@ class Kind:
             passes=_text(how),
             auxiliaries=auxiliaries,
             whole=whole,
-            model=model["name"],
-            family=model["_target_"],
-            name=f"{model['name']}, width {model.get('width', 1):g}, {data['in_channels']}x{data['image_size']}x"
-            f"{data['image_size']}",
+            model=_text([model["name"], model.get("network")]),
+            family=_text([model["_target_"], model.get("network")]),
+            name=f"{', '.join(said)}, {data['in_channels']}x{data['image_size']}x{data['image_size']}",
         )
 
 

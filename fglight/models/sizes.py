@@ -1,0 +1,26 @@
+"""Checks of a network's settings of sizes."""
+
+from collections.abc import Iterable
+
+
+def whole(**settings: object) -> None:
+    """Refuse settings of ``model`` that are no whole numbers from 1 on.
+
+    Raises:
+        ValueError: naming the setting and its value.
+    """
+    for name, value in settings.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"model.{name}={value} is not possible: accepted is a whole number from 1 on")
+
+
+def whole_each(**settings: object) -> None:
+    """Refuse settings of ``model`` that are no lists of whole numbers from 1 on.
+
+    Raises:
+        ValueError: naming the setting and its value.
+    """
+    for name, value in settings.items():
+        values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
+        if not values or any(type(one) is not int or one < 1 for one in values):
+            raise ValueError(f"model.{name}={value} is not possible: accepted is a list of whole numbers from 1 on")

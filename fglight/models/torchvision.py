@@ -1,0 +1,164 @@
+"""Any classifier of torchvision's, cut into blocks between its layers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.ops import StochasticDepth
+
+from fglight.errors import one_line
+from fglight.models.auxiliaries import channels_of
+from fglight.models.blocks import BlockNetwork, split
+from fglight.models.chain import chain
+from fglight.models.initialization import reset_parameters
+
+COLOURS = 3
+"""Channels of the images that torchvision's networks take."""
+
+
+class Colours(nn.Module):
+    """A grey image in three colours."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, 1, height, width)`` to ``(batch, 3, height, width)``."""
+        return images.expand(-1, COLOURS, -1, -1)
+
+
+def cut_network(
+    auxiliary: Callable[[int], nn.Module],
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    network: str,
+    cuts: Sequence[int | str] | None = None,
+    weights: str | None = None,
+    dropout: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> BlockNetwork:
+    """Build a network of torchvision's, and cut it into blocks.
+
+    It starts as torchvision has it, its auxiliary networks as those of the paper's networks do. Activations that change
+    their input in place do not, since a block must not.
+
+    Args:
+        auxiliary: builds the auxiliary network of a block from the channels of its output.
+        num_classes: number of classes.
+        in_channels: channels of the images; grey ones, 1, become three alike.
+        image_size: height and width of the images.
+        network: name of a classifier, as ``torchvision.models.list_models(torchvision.models)`` lists them.
+        cuts: the layers with which blocks 1, 2, ... begin, by their places or names in ``chain(network)``; also by the
+            name of what begins with them, such as a stage. None: four blocks of about as many layers.
+        weights: the name of trained weights, which are downloaded, as ``DEFAULT``; the classifier starts anew unless it
+            has as many classes. None starts all anew.
+        dropout: whether dropout and stochastic depth are as torchvision has them, else 0.
+        arguments: of torchvision's function for the network, such as ``width_mult``.
+
+    Raises:
+        ValueError: naming the setting that is not possible, its value and what is accepted.
+    """
+    if in_channels not in (1, COLOURS):
+        raise ValueError(
+            f"data.in_channels={in_channels} is not possible with model.network={network}: accepted is 1 or 3"
+        )
+    built = _built(network, num_classes, weights, dict(arguments or {}))
+    for module in built.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+        if not dropout and isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
+        elif not dropout and isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    try:
+        layers = chain(built)
+    except Exception as error:  # whatever its computation does
+        raise ValueError(
+            f"model.network={network} is not possible: accepted is a chain of layers ({one_line(error)})"
+        ) from error
+    places = min(4, len(layers) - 1) if cuts is None else _places(cuts, list(layers))
+
+    def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
+        if output.dim() == 4 and output.shape[2] != output.shape[3]:
+            raise ValueError(
+                f"model.network={network} is not possible, it has channels last: accepted are networks of maps "
+                "(batch, channels, height, width), or of tokens (batch, tokens, channels)"
+            )
+        return auxiliary(channels_of(output))
+
+    try:
+        cut = split(layers.values(), places, torch.zeros(2, COLOURS, image_size, image_size), auxiliary_of)
+    except (RuntimeError, AssertionError) as error:  # of its layers
+        raise ValueError(
+            f"data.image_size={image_size} is not possible with model.network={network}: {one_line(error)}"
+        ) from error
+    for block in cut.blocks[:-1]:
+        reset_parameters(block.aux)
+    if in_channels != COLOURS:
+        cut.blocks[0].body = nn.Sequential(Colours(), cut.blocks[0].body)
+    return cut
+
+
+def _built(network: str, num_classes: int, weights: str | None, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network, with trained weights or freshly initialised."""
+    there = models.list_models(models)
+    if network not in there:
+        near = get_close_matches(str(network), there, n=9, cutoff=0.5) or there
+        raise ValueError(
+            f"model.network={network} is not possible: accepted is one of torchvision's, as {', '.join(near)}"
+        )
+    weightings = models.get_model_weights(network)
+    if weights is not None and weights not in weightings.__members__:
+        raise ValueError(
+            f"model.weights={weights} is not possible: accepted is null, {', '.join(weightings.__members__)}"
+        )
+    given = {"num_classes": num_classes} if weights is None else {"weights": weights}
+    try:
+        with torch.device("cpu"):  # some look at their weights while they are initialised
+            built = models.get_model(network, **given, **arguments)
+            if weights is not None:
+                _classify(built, num_classes)
+    except OSError as error:
+        raise ValueError(
+            f"model.weights={weights} cannot be downloaded ({one_line(error)}): accepted is null, or to put "
+            f"{weightings[str(weights)].url} into {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        said = f"model.weights={weights} " if weights is not None else ""
+        raise ValueError(f"{said}model.arguments={arguments} is not possible: {one_line(error)}") from error
+    return built.to(torch.get_default_device())
+
+
+def _classify(network: nn.Module, num_classes: int) -> None:
+    """Give a network a new last layer, unless it has as many classes."""
+    name, last = next(
+        (name, module)
+        for name, module in reversed([*network.named_modules()])
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    )
+    if isinstance(last, nn.Linear) and last.out_features != num_classes:
+        network.set_submodule(name, nn.Linear(last.in_features, num_classes))
+    elif isinstance(last, nn.Conv2d) and last.out_channels != num_classes:
+        network.set_submodule(name, nn.Conv2d(last.in_channels, num_classes, 1))
+
+
+def _places(cuts: Sequence[int | str], names: Sequence[str]) -> list[int]:
+    """The places of the layers with which blocks 1, 2, ... begin."""
+    last = len(names) - 2  # the head is a layer, too, and the last block has another one
+    listed = not isinstance(cuts, str) and isinstance(cuts, Sequence)
+    places = [_place(cut, names) for cut in cuts] if listed else [0]
+    if any(low >= high for low, high in pairwise([0, *places, last + 1])):
+        raise ValueError(
+            f"model.cuts={cuts} is not possible: accepted is null or a list, in order, of places from 1 to {last} or "
+            f"names, from {names[1]} to {names[last]}, among the layers {', '.join(names)}"
+        )
+    return places
+
+
+def _place(cut: int | str, names: Sequence[str]) -> int:
+    """A layer's place; 0, where none can be cut, for one that does not exist."""
+    if isinstance(cut, str):
+        return next((i for i, name in enumerate(names) if f"{name}.".startswith(f"{cut}.")), 0)
+    return cut if type(cut) is int else 0
