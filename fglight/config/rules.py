@@ -43,6 +43,7 @@ class Root(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     probe: bool
     cosine: bool
+    measure: bool
     compile: bool | Literal["cudagraphs"]
     check: bool
     channels_last: bool

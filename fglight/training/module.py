@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.estimators.measures import measure
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
 
@@ -77,6 +78,7 @@ class ForwardGradientModule(L.LightningModule):
             None: any.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
+        measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often.
         channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
             is told.
     """
@@ -94,6 +96,7 @@ class ForwardGradientModule(L.LightningModule):
         clip_norm: float | None = None,
         seed: int = 0,
         cosine: bool = True,
+        measure: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -106,6 +109,7 @@ class ForwardGradientModule(L.LightningModule):
         self.clip_norm = clip_norm
         self.seed = seed
         self.cosine = cosine
+        self.measure = measure
         self.train_metrics = BlockMetrics(len(model.blocks))
         self.test_metrics = BlockMetrics(len(model.blocks))
         self.first_bad_step = torch.tensor(-1)
@@ -149,6 +153,8 @@ class ForwardGradientModule(L.LightningModule):
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
+        if self.measure and report:
+            self._log_measures(images, labels)
         optimizer: Any = self.optimizers()
         if self.clip_norm is not None:  # every process has the gradients of the whole batch
             clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
@@ -197,6 +203,11 @@ class ForwardGradientModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's test metrics."""
         self._log_metrics("test", self.test_metrics)
+
+    def _log_measures(self, images: Tensor, labels: Tensor) -> None:
+        measured = measure(self.model.blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
+        for name, values in vars(measured).items():
+            self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)}, sync_dist=True)
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
         losses, accuracies = metrics.compute()

@@ -146,6 +146,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         clip_norm=cfg.clip_norm,
         seed=cfg.seed,
         cosine=cfg.cosine,
+        measure=cfg.measure,
         channels_last=cfg.channels_last,
     )
     try:
