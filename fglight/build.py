@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +19,14 @@ from fglight.config.settings import DATA, arguments, not_arguments
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.estimators.engines.compiled import COMPILERS
-from fglight.models import BlockNetwork
+from fglight.models import BlockNetwork, Loss
 
 IMAGES = ("num_classes", "in_channels", "image_size")
 """What a network is told of the data set, where its class takes it."""
 
 if TYPE_CHECKING:  # takes seconds, and plans do without
     from lightning import Callback, LightningDataModule
+    from torchmetrics import Metric
 
 
 def load_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -69,7 +71,43 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
         raise ConfigError(
             f"model._target_={target} is not possible: accepted is what gives a fglight.models.BlockNetwork"
         )
+    network.use_loss(build_loss(cfg))
     return network
+
+
+def build_loss(cfg: DictConfig) -> Loss:
+    """The loss of a configuration, for blocks that have none of their own.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    loss = _component(cfg, "loss")
+    try:
+        return loss() if isclass(loss.func) else loss
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"loss={cfg.loss.name} is not possible with its settings: {one_line(error)}") from error
+
+
+def build_metrics(cfg: DictConfig) -> "dict[str, Metric]":
+    """The metrics of a configuration, by name.
+
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    return {name: _own("loss.metrics", name, settings) for name, settings in cfg.loss.metrics.items()}
+
+
+def _own(node: str, name: str, settings: DictConfig) -> Any:
+    """What a user has put into a group of named components.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        return instantiate(settings)
+    except HydraException as error:
+        reason = one_line(error.__cause__ or error)
+        raise ConfigError(f"{node}.{name} is not possible: {reason}") from error
 
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:
@@ -181,11 +219,7 @@ def build_callbacks(cfg: DictConfig) -> "list[Callback]":
     }
     callbacks = []
     for name, settings in cfg.callbacks.items():
-        try:
-            callback = instantiate(settings)
-        except HydraException as error:
-            reason = one_line(error.__cause__ or error)
-            raise ConfigError(f"callbacks.{name} is not possible: {reason}") from error
+        callback = _own("callbacks", name, settings)
         chosen = f"callbacks.{name}._target_={settings._target_}"
         if not isinstance(callback, Callback):
             raise ConfigError(f"{chosen} is not possible: accepted is a callback of Lightning's")
@@ -228,7 +262,7 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
     return make
 
 
-def _component(cfg: DictConfig, group: str) -> Callable:
+def _component(cfg: DictConfig, group: str) -> partial:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
     left_out = not_arguments(group)
     return instantiate({key: value for key, value in cfg[group].items() if key not in left_out}, _partial_=True)

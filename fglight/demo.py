@@ -13,6 +13,7 @@ from rich.table import Table
 from fglight.cell import Cell
 from fglight.errors import FglightError
 from fglight.runs.folder import make_directory
+from fglight.runs.record import metric_names
 
 CELLS = [
     ("end-to-end backpropagation", ["guess=exact"]),
@@ -23,6 +24,7 @@ CELLS = [
     ("control: blocks left untrained", ["guess=frozen"]),
 ]
 SEEDS = range(2)
+SPLITS = ("test", "train")
 DEFAULTS = ["target=global", "model.width=0.5", "trainer.max_epochs=5", "logger.mode=disabled"]
 STEP = "scheduler.step_size=2"
 """The recipe's, shrunk with the epochs."""
@@ -41,17 +43,18 @@ def main(arguments: Sequence[str]) -> int:
 
     console = Console()
     title = f"ResNet-18 in 8 blocks, global target: mean ± deviation of {len(SEEDS)} seeds"
-    table = Table("cell", "test accuracy", "train accuracy", "time each", title=title)
     try:
         configurations = [
             (name, [load_config([*DEFAULTS, *step, *cell, *overrides, f"seed={seed}"]) for seed in SEEDS])
             for name, cell in CELLS
         ]
         folder = make_directory("folder", Path("outputs", f"demo_{datetime.now():%Y-%m-%d_%H-%M-%S}"), new=True)
+        metric = metric_names(configurations[0][1][0])[0]
+        table = Table("cell", f"test {metric}", f"train {metric}", "time each", title=title)
         for name, cfgs in configurations:
             results = [train(cfg, folder / str(Cell.from_config(cfg)) / f"seed{cfg.seed}") for cfg in cfgs]
-            accuracies = (_percent([result[f"{split}_accuracy"] for result in results]) for split in ("test", "train"))
-            table.add_row(name, *accuracies, f"{mean(result['time_s'] for result in results):.0f} s")
+            scores = (_over_seeds(metric, [result[f"{split}_{metric}"] for result in results]) for split in SPLITS)
+            table.add_row(name, *scores, f"{mean(result['time_s'] for result in results):.0f} s")
     except (FglightError, HydraException) as error:
         Console(stderr=True).print(f"error: {error}", style="bold red")
         return 1
@@ -60,5 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _percent(fractions: list[float]) -> str:
-    return f"{100 * mean(fractions):.1f} ± {100 * stdev(fractions):.1f} %"
+def _over_seeds(metric: str, values: list[float]) -> str:
+    if metric == "accuracy":
+        return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f} %"
+    return f"{mean(values):.3g} ± {stdev(values):.2g}"

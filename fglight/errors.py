@@ -18,6 +18,10 @@ class BlockError(FglightError, ValueError):
     """A network that an estimator, as it is set, would be wrong on."""
 
 
+class LabelError(FglightError, ValueError):
+    """Labels that a loss or a metric has no meaning for, with the outputs that they came with."""
+
+
 class DataError(FglightError, RuntimeError):
     """Files of a data set that are missing, damaged or at odds with the configuration."""
 

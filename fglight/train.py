@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from fglight.config import devices
 from fglight.config.settings import CONFIG_DIR, check_overrides
 from fglight.errors import ConfigError, FglightError, RunBusyError
+from fglight.runs.folder import metric_of
 
 PLUGINS = {
     "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
@@ -68,7 +69,7 @@ def _check_installed(overrides: Sequence[str]) -> None:
 
 
 def job(cfg: DictConfig) -> float | None:
-    """Run one job and return its test accuracy; None where another process is running it."""
+    """Run one job and return its result, the test accuracy or another metric; None where another process runs it."""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if sweep and devices(cfg) > 1:
@@ -80,7 +81,8 @@ def job(cfg: DictConfig) -> float | None:
             os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs
         from fglight.training.run import train  # loads torch, which help and errors do without
 
-        return train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_accuracy"]
+        result = train(cfg, Path(HydraConfig.get().runtime.output_dir))
+        return result[f"test_{metric_of(result)}"]
     except FglightError as error:
         if sweep and isinstance(error, RunBusyError):
             print(error)

@@ -59,6 +59,12 @@ def devices(cfg: DictConfig) -> int:
     return cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else len(cfg.trainer.devices)
 
 
+def input_shape(cfg: DictConfig) -> tuple[int, ...]:
+    """The shape of one input: ``(channels, height, width)``, or ``(channels,)`` for vectors, whose size is 1."""
+    size = cfg.data.image_size
+    return (cfg.data.in_channels, size, size) if size > 1 else (cfg.data.in_channels,)
+
+
 def check_config(cfg: DictConfig) -> None:
     """Check everything that can be checked without data and without building anything.
 

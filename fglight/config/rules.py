@@ -68,7 +68,7 @@ class Aux(Component):
 class Data(Component):
     """Those of data sets."""
 
-    num_classes: Annotated[int, Field(ge=2)]
+    num_classes: Whole
     in_channels: Whole
     image_size: Whole
     batch_size: Annotated[int, Field(ge=2, description="a whole number from 2 on (batch norm needs two)")]
@@ -106,6 +106,12 @@ class Scheduler(Settings):
     gamma: Fraction = OPEN
     T_max: Whole = OPEN
     factor: Fraction = OPEN
+
+
+class Loss(Component):
+    """Those of losses."""
+
+    metrics: Annotated[dict[str, Any], Field(description="metrics by name, each with its _target_, or {} for none")]
 
 
 class Logger(Settings):
@@ -185,6 +191,7 @@ MODELS: dict[str, type[Settings]] = {
     "data": Data,
     "guess": Component,
     "logger": Logger,
+    "loss": Loss,
     "model": Model,
     "optim": Optim,
     "perturb": Component,

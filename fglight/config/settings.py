@@ -36,7 +36,7 @@ NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
 MOVED = {"optim.lr_step": "scheduler.step_size", "optim.lr_gamma": "scheduler.gamma"}
 """Settings by the names that they had in earlier versions, and in runs of these on disk."""
 
-NOT_ARGUMENTS = ("name", "trained", "interval")
+NOT_ARGUMENTS = ("name", "trained", "interval", "metrics")
 """Settings of components that are no arguments of their classes."""
 
 DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")
@@ -45,6 +45,7 @@ DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")
 _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
+    "loss": {"input", "target", "output", "labels"},
     "model": {"auxiliary", "num_classes", "in_channels", "image_size"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
@@ -121,6 +122,7 @@ def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]
     unread = chain(
         ((name, value) for name, value in root.items() if name not in _root()),
         *(_unread(group, settings, read[group]) for group, settings in groups.items()),
+        _unread("loss.metrics", groups["loss"].get("metrics") or {}, None),  # each has a name of the user's
     )
     for name, value in unread:
         raise _unknown(name, f"{name}={value}", known)
@@ -145,7 +147,7 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
         return frozenset(Trainer.model_fields)
     target = settings.get("_target_")
     listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_") == target))
-    if listed and (group not in ("optim", "scheduler") or settings.keys() <= listed):
+    if listed and (group not in ("loss", "optim", "scheduler") or settings.keys() <= listed):
         return listed  # to import a class takes seconds, and those of the package have no more than their files list
     taken = arguments(group, target)
     said = not_arguments(group) | set(DATA if group == "data" else ())

@@ -1,4 +1,4 @@
-"""Images as batches: data sets in memory on the training device, and folders that are read as training goes."""
+"""Data sets as batches: in memory on the training device, and folders of images that are read as training goes."""
 
 from importlib import import_module
 from typing import Any
@@ -8,6 +8,7 @@ _MODULES = {
     "DataModule": "base",
     "ImageDataModule": "datamodule",
     "ImagenetteDataModule": "imagenette",
+    "VectorDataModule": "vectors",
     "image_folder": "class_folders",
 }
 

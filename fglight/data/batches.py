@@ -1,4 +1,4 @@
-"""Batches of images that lie in memory, in an order and with an augmentation that follow from (seed, epoch)."""
+"""Batches of what lies in memory, in an order and with an augmentation that follow from (seed, epoch)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -35,10 +35,10 @@ class Batches:
     batches draw the same, and each gets its share.
 
     Args:
-        images: uint8, (images, channels, height, width).
-        labels: int64, (images,), on the images' device.
+        images: uint8, (images, channels, height, width); or anything else that is given out as it is.
+        labels: int64, (images,), or of any other kind, on the images' device.
         batch_size: images a batch, over all processes; the last one may have fewer.
-        mean: mean of each channel in 0..1 units.
+        mean: mean of each channel in 0..1 units; None leaves images as they are.
         std: standard deviation of each channel in 0..1 units.
         shuffle: whether these are batches for training.
         augment: whether each image gets its own random crop and flip.
@@ -54,8 +54,8 @@ class Batches:
         labels: Tensor,
         *,
         batch_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] = (),
         shuffle: bool = False,
         augment: bool = False,
         seed: int = 0,
@@ -66,7 +66,7 @@ class Batches:
         self.images = images
         self.labels = labels
         self.shares = batch_shares(len(images), batch_size, training=shuffle, processes=processes, rank=rank)
-        self.mean = torch.tensor(list(mean), dtype=torch.float32, device=images.device)
+        self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32, device=images.device)
         self.std = torch.tensor(list(std), dtype=torch.float32, device=images.device)
         self.shuffle = shuffle
         self.augment = augment
@@ -77,7 +77,7 @@ class Batches:
         return len(self.shares)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels): float32 (batch, channels, height, width) and int64 (batch,)."""
+        """Yield (images, labels): float32 (batch, channels, height, width) and, for classes, int64 (batch,)."""
         count = len(self.images)
         generator = epoch_generator(self.seed, self.epoch, self.images.device)
         # Everything is drawn before the first batch, so that the draws do not depend on how the epoch is cut up.
@@ -88,4 +88,5 @@ class Batches:
             images = self.images[chosen]
             if crops is not None:
                 images = crop_and_flip(images, crops.part(start, stop))
-            yield normalise(laid_out(images), self.mean, self.std), self.labels[chosen]
+            images = laid_out(images)
+            yield images if self.mean is None else normalise(images, self.mean, self.std), self.labels[chosen]

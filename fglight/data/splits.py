@@ -1,4 +1,4 @@
-"""Stratified splits of a set of images, the same whatever the seed of the run."""
+"""Splits of a data set, the same whatever the seed of the run."""
 
 from collections.abc import Sequence
 
@@ -27,6 +27,25 @@ def stratified_split(labels: Sequence[int] | np.ndarray, fraction: float) -> tup
     first, second = train_test_split(
         np.arange(len(labels)), test_size=fraction, stratify=np.asarray(labels), random_state=_SPLIT_SEED
     )
+    return np.sort(first), np.sort(second)
+
+
+def random_split(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits samples in two, the same way every time.
+
+    Args:
+        count: Number of samples.
+        fraction: Share of the samples that goes into the second part.
+
+    Returns:
+        The indices of the first and of the second part, both ascending.
+
+    Raises:
+        ValueError: A part would be empty.
+    """
+    from sklearn.model_selection import train_test_split  # takes seconds, and few data sets are split
+
+    first, second = train_test_split(np.arange(count), test_size=fraction, random_state=_SPLIT_SEED)
     return np.sort(first), np.sort(second)
 
 

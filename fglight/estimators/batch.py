@@ -17,7 +17,7 @@ class Batch:
 
     Attributes:
         images: ``(batch, channels, height, width)`` or whatever block 0 takes.
-        labels: class indices, ``(batch,)``.
+        labels: class indices ``(batch,)``, or what else the losses take.
         share: of the whole batch, a scalar; None where this process has all of it.
     """
 

@@ -117,7 +117,7 @@ class GradientEstimator:
         Args:
             model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.
             images: ``(batch, channels, height, width)`` or whatever block 0 takes, in any floating dtype.
-            labels: class indices, ``(batch,)``.
+            labels: what the blocks' losses take, samples first: class indices ``(batch,)``, or values.
             cosine: whether the cosine similarity of guess and target is computed as well.
 
         Returns:

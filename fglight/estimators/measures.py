@@ -48,7 +48,7 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
 
     def run(start: int, hidden: Tensor, moved: Mapping[str, Tensor]) -> list[Tensor]:
         """The outputs of the blocks from one on, whose parameters have moved, and the loss."""
-        outputs = []
+        outputs: list[Tensor] = []
         for block in blocks[start:]:
             with buffers.again(block.body):
                 hidden = functional_call(block.body, dict(moved), (hidden,)) if not outputs else block.body(hidden)
@@ -70,9 +70,11 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
                 names = [name for name, p in block.body.named_parameters() if p.requires_grad]
                 moved = {name: p - lr * g for name, p, g in zip(names, parameters[index], estimate)}
                 losses.append(run(index, inputs[index], moved)[-1])
-    norms = [torch.stack([_product(group, group).sqrt() for group in groups]) for groups in (targets, estimates)]
+    target, estimate = (
+        torch.stack([_product(ours, ours) for ours in groups]).sqrt() for groups in (targets, estimates)
+    )
     products = torch.stack([_product(*groups) for groups in zip(targets, estimates)])
-    return Measures(*norms, products / (norms[0] * norms[1]), loss.detach() - torch.stack(losses))
+    return Measures(target, estimate, products / (target * estimate), loss.detach() - torch.stack(losses))
 
 
 def _product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

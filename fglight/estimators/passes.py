@@ -100,6 +100,7 @@ class BlockPass:
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
         next: block j+1, for a guess that needs it.
+        directions: those of the guess, where they were drawn as the forward pass went.
     """
 
     index: int
@@ -112,6 +113,7 @@ class BlockPass:
     calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor | None = None
     next: "BlockPass | None" = None
+    directions: Any = None
 
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
@@ -134,6 +136,7 @@ class BlockPass:
             self.input_gradient = gradients[0]
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
         self.local = LocalLoss(loss.detach(), logits.detach(), None)
+        self.calls.clear()
 
     def take(self, gradients: Sequence[Tensor]) -> None:
         """Make ``gradients``, one for each of ``parameters``, the block's estimate."""
@@ -237,7 +240,7 @@ class BlockPass:
         """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
         if self.local is not None:
             self.local.gradient = None
-        self.input = self.output = self.next = None
+        self.input = self.output = self.next = self.directions = None
         self.calls.clear()
         self.__dict__.pop("owners", None)
         self.__dict__.pop("weight_calls", None)

@@ -29,7 +29,7 @@ class LocalLoss:
 
     Attributes:
         loss: L_j, a scalar without graph.
-        logits: of the auxiliary network, ``(batch, classes)``, without graph.
+        logits: outputs of the auxiliary network, ``(batch, classes)`` or as the loss takes them, without graph.
         gradient: of L_j with respect to h_j, in h_j's shape; None where nobody asked for it.
     """
 
@@ -44,7 +44,7 @@ class Step:
 
     Attributes:
         loss: the network's loss L, a scalar.
-        logits: of the head, ``(batch, classes)``.
+        logits: outputs of the head, ``(batch, classes)`` or as the loss takes them.
         local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
         cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
             not asked for or the guess is exact.

@@ -75,8 +75,9 @@ class GlobalTarget(Target):
             below = [here.input] if here.input.requires_grad else []
             gradients = here.vjp(cotangent, [*below, *points(here)], keep=keep)
             crossing = gradients.pop(0) if below else None
-            yield here, TargetGradient(cotangent, gradients)  # nothing else holds what the perturbation lets go of
-            cotangent = crossing
+            # Nothing else holds what the perturbation lets go of.
+            target, cotangent = TargetGradient(cotangent, gradients), crossing
+            yield here, target
 
 
 class LocalTarget(Target):
@@ -107,5 +108,5 @@ class IntermediateTarget(Target):
         for here in reversed(passes[:-1]):
             # What the block below will aim at goes first, while this block's graph is there.
             below = here.vjp(here.local_gradient, [here.input]) if here.input.requires_grad else [None]
-            yield here, TargetGradient(cotangent, here.vjp(cotangent, points(here), keep=keep))
-            cotangent = below[0]
+            target, cotangent = TargetGradient(cotangent, here.vjp(cotangent, points(here), keep=keep)), below[0]
+            yield here, target

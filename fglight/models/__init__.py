@@ -12,18 +12,23 @@ from fglight.models.auxiliaries import (
 )
 from fglight.models.blocks import Block, BlockNetwork, split
 from fglight.models.initialization import reset_parameters
+from fglight.models.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from fglight.models.mlp import BlockwiseMLP
 from fglight.models.resnet import BlockwiseResNet
 
 __all__ = [
+    "BCEWithLogitsLoss",
     "Block",
     "BlockNetwork",
     "BlockwiseMLP",
     "BlockwiseResNet",
     "CNNAuxiliary",
+    "CrossEntropyLoss",
     "Head",
     "LinearAuxiliary",
+    "Loss",
     "MLPAuxiliary",
+    "MSELoss",
     "PooledAuxiliary",
     "PredSimAuxiliary",
     "as_maps",

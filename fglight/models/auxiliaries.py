@@ -1,9 +1,10 @@
 """Auxiliary networks a_j (Sec. 4.1, App. A.2 and B.2) and the classifier head.
 
-Each maps a block's output, feature maps or what ``as_maps`` makes some of, to logits ``(batch, classes)``. The
-constructors of the paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks`` (how many the paper's
-network is cut into; None for other networks), ``width`` (its width factor) and ``hidden`` (None: the default for
-these), so that a network builds any of them in the same way. ``PooledAuxiliary`` takes outputs of any shape.
+Each maps a block's output, feature maps or what ``as_maps`` makes some of, to logits ``(batch, classes)``, or as many
+other outputs. The constructors of the paper's take ``channels`` (of the block's output), ``num_classes``, ``blocks``
+(how many the paper's network is cut into; None for other networks), ``width`` (its width factor) and ``hidden`` (None:
+the default for these), so that a network builds any of them in the same way. ``PooledAuxiliary`` takes outputs of any
+shape.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fglight.layout import laid_out
+from fglight.models.losses import CrossEntropyLoss
 
 
 def channels_of(output: Tensor) -> int:
@@ -219,6 +221,7 @@ class PredSimAuxiliary(nn.Module):
         self.decoder = nn.Sequential(
             nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(channels * pooled[0] * pooled[1], num_classes)
         )
+        self.cross_entropy = CrossEntropyLoss()
 
     def forward(self, output: Tensor) -> Tensor:
         """Logits ``(batch, classes)`` of the decoder."""
@@ -235,10 +238,10 @@ class PredSimAuxiliary(nn.Module):
             The loss, a scalar, and the decoder's logits, ``(batch, classes)``.
         """
         logits = self(output)
+        prediction = self.cross_entropy(logits, labels)
         maps = self.conv(as_maps(output)).flatten(2)
         # A map of one position has no spatial deviation; its value takes that place, as in the original.
         features = maps.std(dim=2) if maps.shape[2] > 1 else maps.squeeze(2)
         one_hot = F.one_hot(labels, logits.shape[1]).to(features.dtype)
         matching = F.mse_loss(_similarity(features), _similarity(one_hot))
-        prediction = F.cross_entropy(logits, labels)
         return torch.lerp(prediction, matching, self.similarity_weight), logits

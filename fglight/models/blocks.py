@@ -5,10 +5,13 @@ from copy import deepcopy
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fglight.errors import LabelError
 from fglight.models.auxiliaries import PooledAuxiliary
+from fglight.models.losses import CrossEntropyLoss, Loss
+
+_CROSS_ENTROPY = CrossEntropyLoss()
 
 
 class Block(nn.Module):
@@ -19,15 +22,33 @@ class Block(nn.Module):
 
     Args:
         body: the layers f_j, any module of one tensor.
-        aux: the auxiliary network a_j, or the classifier head for the last block. It maps h_j to logits
-            ``(batch, classes)``. An auxiliary with a method ``loss(h, labels) -> (loss, logits)`` defines its own local
-            loss; for all others it is the cross-entropy of the logits.
+        aux: the auxiliary network a_j, or the head for the last block. It maps h_j to outputs as the loss takes them:
+            logits ``(batch, classes)``, or values in the labels' shape. An auxiliary with a method
+            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss.
+        loss: of outputs and labels, a mean over the batch: any function, or a module without parameters, whose buffers
+            move with the block. None: the network's.
+
+    Raises:
+        ValueError: for a loss with parameters.
     """
 
-    def __init__(self, body: nn.Module, aux: nn.Module) -> None:
+    def __init__(self, body: nn.Module, aux: nn.Module, loss: Loss | None = None) -> None:
         super().__init__()
         self.body = body
         self.aux = aux
+        self.criterion: Loss | None = None
+        if loss is not None:
+            self.use_loss(loss)
+
+    def use_loss(self, loss: Loss) -> None:
+        """Have a loss of its own; see above."""
+        if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+            raise ValueError(
+                f"{type(loss).__name__} has parameters, which nothing would train: accepted is a loss without, or an "
+                "auxiliary network with a method loss"
+            )
+        del self.criterion  # where a module was, torch takes no function
+        self.criterion = loss
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         """Have the buffers that a loaded state has; see ``nn.Module``."""
@@ -42,31 +63,46 @@ class Block(nn.Module):
 
         Args:
             output: h_j, ``(batch, ...)``.
-            labels: class indices, ``(batch,)``.
+            labels: as the loss takes them: class indices ``(batch,)``, or values ``(batch, outputs)``.
 
         Returns:
-            The scalar loss L_j, a mean over the batch, and the logits ``(batch, classes)``.
+            The scalar loss L_j, a mean over the batch, and the outputs of the auxiliary network, ``(batch, ...)``.
+
+        Raises:
+            LabelError: the loss gives no mean over the batch, or is none of outputs and labels like these.
         """
         own = getattr(self.aux, "loss", None)
         if own is not None:
             return own(output, labels)
         logits = self.aux(output)
-        return F.cross_entropy(logits, labels), logits
+        loss = (self.criterion or _CROSS_ENTROPY)(logits, labels)
+        if loss.dim() > 0:
+            raise LabelError(f"the loss gives {tuple(loss.shape)} numbers: accepted is one, the mean over the batch")
+        return loss, logits
 
 
 class BlockNetwork(nn.Module):
-    """A sequence of blocks; the last one's ``aux`` is the classifier head.
+    """A sequence of blocks; the last one's ``aux`` is the classifier head, or gives other outputs.
 
     Args:
-        blocks: the blocks, from the images to the classes.
+        blocks: the blocks, from the images to the outputs.
+        loss: of those blocks that have none of their own, see ``Block``; None: cross-entropy.
     """
 
-    def __init__(self, blocks: Iterable[Block]) -> None:
+    def __init__(self, blocks: Iterable[Block], loss: Loss | None = None) -> None:
         super().__init__()
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
+        if loss is not None:
+            self.use_loss(loss)
+
+    def use_loss(self, loss: Loss) -> None:
+        """Give a loss to the blocks that have none."""
+        for block in self.blocks:
+            if block.criterion is None:
+                block.use_loss(loss)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` of the classifier head; the auxiliary networks take no part."""
+        """Outputs of the head, for a classifier logits ``(batch, classes)``; auxiliary networks take no part."""
         hidden = images
         for block in self.blocks:
             hidden = block.body(hidden)
@@ -78,6 +114,7 @@ def split(
     blocks: int | Sequence[int],
     example: Tensor,
     auxiliary: Callable[[Tensor, int], nn.Module] = PooledAuxiliary,
+    loss: Loss | None = None,
 ) -> BlockNetwork:
     """Cut a chain of layers, such as an ``nn.Sequential``, into blocks, and put an auxiliary network on each.
 
@@ -85,19 +122,20 @@ def split(
     from. They are run once on ``example``, as copies, so that no running statistics move.
 
     Args:
-        layers: from the images to the classes, each a module of one tensor; the last is the classifier head.
+        layers: from the images to the outputs, each a module of one tensor; the last is the head.
         blocks: how many blocks, of about equal numbers of layers (the head does not count); or the positions of the
             layers with which blocks 1, 2, ... begin.
         example: a batch of images, ``(batch, channels, height, width)`` or whatever the first layer takes, token
             indices for instance.
         auxiliary: makes the auxiliary network of a block j < J-1 from an example of its output h_j, ``(batch, ...)``,
-            and the number of classes.
+            and the number of classes or other outputs.
+        loss: of outputs and labels, see ``BlockNetwork``.
 
     Returns:
         The blocks; auxiliary networks have the dtype and device of what they take in.
 
     Raises:
-        ValueError: for cuts that leave a block empty, a head that does not give ``(batch, classes)``, a layer that
+        ValueError: for cuts that leave a block empty, a head that does not give ``(batch, outputs)``, a layer that
             changes the input of a block in place, or parameters that two blocks share.
     """
     *layers, head = layers
@@ -117,9 +155,9 @@ def split(
                 )
         logits = deepcopy(head).eval()(outputs[-1])
     if logits.dim() != 2 or len(logits) != len(example):
-        raise ValueError(f"the last layer is no classifier: it gives {tuple(logits.shape)}, and not (batch, classes)")
+        raise ValueError(f"the last layer is no head: it gives {tuple(logits.shape)}, and not (batch, outputs)")
     auxiliaries = [auxiliary(output, logits.shape[1]).to(output) for output in outputs[1:-1]]
-    network = BlockNetwork(Block(body, aux) for body, aux in zip(bodies, [*auxiliaries, head]))
+    network = BlockNetwork((Block(body, aux) for body, aux in zip(bodies, [*auxiliaries, head])), loss)
     if sum(len(list(block.parameters())) for block in network.blocks) > len(list(network.parameters())):
         raise ValueError("two blocks share parameters: cut so that all uses of a layer are in one block")
     return network

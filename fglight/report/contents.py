@@ -13,13 +13,14 @@ from fglight.paper.layouts import LAYOUTS
 from fglight.report.draw import Drawing, draw
 from fglight.report.metrics import by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
-from fglight.report.scores import FULL, Scores, accuracy, recipe_in_words, score
+from fglight.report.scores import FULL, Scores, recipe_in_words, score
 from fglight.report.studies import Filled, searched
 from fglight.report.studies import fill as fill_study
 from fglight.report.tables import Table, fill
 from fglight.report.verdicts import Verdict, judge_all
 from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
 from fglight.studies import STUDIES, Study
+from fglight.words import measured
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Report:
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
         studies: studies with their runs, each at every scale that there are some of.
         problems: files and runs that were not used.
-        progress: for each unfinished run its path, cell, epochs done and last test accuracy, in words.
+        progress: for each unfinished run its path, cell, epochs done and last test metric, in words.
     """
 
     runs: Collection
@@ -67,9 +68,9 @@ class Report:
 
     @property
     def outside(self) -> tuple[tuple[str, ...], ...]:
-        """Runs of cells that no table has: cell, how it was trained and test accuracy, in words."""
+        """Runs of cells that no table has: cell, how it was trained and test metric, in words."""
         return tuple(
-            (run.cell.in_words, recipe_in_words(run), accuracy(100 * run.test_accuracy, None))
+            (run.cell.in_words, recipe_in_words(run), f"{run.metric} {measured(run.metric, run.score)}")
             for run in self.scores.others
         )
 
@@ -127,7 +128,8 @@ def _studies(names: Iterable[str] | None, runs: Sequence[Run]) -> tuple[tuple[St
 
 def _progress(run: Unfinished, metrics: pd.DataFrame) -> tuple[str, ...]:
     """How far a run is that has no result."""
-    accuracies = by_epoch(metrics, "test/accuracy")
-    if accuracies.empty:
+    values = by_epoch(metrics, f"test/{run.metric}")
+    if values.empty:
         return str(run.path), run.what, "0", ""
-    return str(run.path), run.what, f"{accuracies.index[-1]:g}", accuracy(100 * accuracies.iloc[-1], None)
+    last = f"{run.metric} {measured(run.metric, values.iloc[-1])}"
+    return str(run.path), run.what, f"{values.index[-1]:g}", last

@@ -86,7 +86,7 @@ def score(runs: Iterable[Run]) -> Scores:
     }
     by_cell: dict[Cell, dict[Setting, Score]] = {}
     for (cell, name), group in frame[~again].groupby(["cell", "setting"], sort=False):
-        by_cell.setdefault(cell, {})[name] = Score.of(group["run"], [100 * run.test_accuracy for run in group["run"]])
+        by_cell.setdefault(cell, {})[name] = Score.of(group["run"], [100 * run.score for run in group["run"]])
     others = tuple(run for run, rows in origins if not rows)
     return Scores(by_cell, others, frame, tuple(repeated.values()))
 
@@ -110,8 +110,10 @@ def stands_for(run: Run) -> tuple[Row, ...]:
 
     A cell of the paper stands for itself. A run on data that the paper does not use stands for the same cell on each
     of the paper's data sets, or on those alone whose learning rate and decay it has; one of another width stands
-    for the cell of width 1.
+    for the cell of width 1. A run whose result is no accuracy stands for none.
     """
+    if run.metric != "accuracy":
+        return ()
     cell = run.cell
     other_data = cell.data not in _paper_data()
     alike = [row for row in _rows().get(_architecture(cell), []) if other_data or row.cell.data == cell.data]

@@ -44,7 +44,7 @@ class Lead:
         """The lead of a score over another; None where no seed has both."""
         if not (ours and other):
             return None
-        mine, theirs = ({run.seed: 100 * run.test_accuracy for run in score.runs} for score in (ours, other))
+        mine, theirs = ({run.seed: 100 * run.score for run in score.runs} for score in (ours, other))
         apart = pd.Series([mine[seed] - theirs[seed] for seed in mine if seed in theirs], dtype=float)
         if apart.empty:
             return None
@@ -140,7 +140,7 @@ def _rate(runs: Iterable[Run]) -> tuple[float | None, bool]:
     runs = [run for run in runs if "lr" in run.recipe]
     search = {run.recipe["lr"]: run for run in runs if searched(run)}
     if len(search) > 1:
-        best = max(search, key=lambda rate: (search[rate].test_accuracy, -search[rate].test_loss))
+        best = max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
         return best, best in (min(search), max(search))
     counts = Counter(run.recipe["lr"] for run in runs if not searched(run))
     return (counts.most_common(1)[0][0] if counts else None), False
@@ -150,14 +150,14 @@ def _score(runs: Iterable[Run], rate: float | None) -> Score | None:
     """The test accuracy of the runs at a learning rate."""
     by_seed = {run.seed: run for run in runs if rate is not None and run.recipe.get("lr") == rate and not searched(run)}
     ordered = [by_seed[seed] for seed in sorted(by_seed)]
-    return Score.of(ordered, [100 * run.test_accuracy for run in ordered]) if ordered else None
+    return Score.of(ordered, [100 * run.score for run in ordered]) if ordered else None
 
 
 def _row(study: Study, run: Run) -> Row | None:
     """The row that a run belongs to: of those that it has all the settings of, the one with most."""
     cell = run.cell
     parts = (cell.target, cell.guess, cell.aux, cell.perturb)
-    if (cell.network, cell.blocks) != ("resnet18", 8):
+    if (cell.network, cell.blocks, run.metric) != ("resnet18", 8, "accuracy"):
         return None
     alike = [row for row in study.rows if parts == _parts(row) and _settings(row).items() <= _hashable(run).items()]
     return max(alike, key=lambda row: len(_settings(row)), default=None)

@@ -15,12 +15,15 @@ from yaml import YAMLError
 from fglight.cell import Cell, cell_of
 from fglight.config.settings import MOVED, choices
 from fglight.errors import ConfigError, one_line
-from fglight.runs.record import RECIPE
+from fglight.runs.folder import metric_of
+from fglight.runs.record import RECIPE, metric_names
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
+
+    ``score`` is the test value of ``metric`` after the last epoch.
 
     ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a
     run of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known.
@@ -33,7 +36,8 @@ class Run:
     recipe: Mapping[str, float]
     differences: Mapping[str, Any]
     epoch: int
-    test_accuracy: float
+    score: float
+    metric: str = "accuracy"
     probe: str = ""
     test_loss: float = math.nan
 
@@ -53,6 +57,7 @@ class Unfinished:
 
     path: Path
     what: str
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             recipe={name: float(words["recipe"][name]) for name in RECIPE if words["recipe"][name] is not None},
             differences=_differences(path.parent, words),
             epoch=int(words["epoch"]),
-            test_accuracy=float(words["test_accuracy"]),
+            score=float(words[f"test_{metric_of(words)}"]),
+            metric=metric_of(words),
             probe=_probe(path.parent, words),
             test_loss=float(words.get("test_loss", math.nan)),
         )
@@ -155,8 +161,8 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
         raise _Unreadable(path, f"no entry {error}") from error
     except (TypeError, ValueError) as error:
         raise _Unreadable(path, f"an entry of the wrong type ({error})") from error
-    if not 0 <= run.test_accuracy <= 1:
-        raise _Unreadable(path, f"test_accuracy {run.test_accuracy} is no fraction between 0 and 1")
+    if run.metric == "accuracy" and not 0 <= run.score <= 1:
+        raise _Unreadable(path, f"test_accuracy {run.score} is no fraction between 0 and 1")
     if not all(math.isfinite(number) for number in (*run.recipe.values(), run.cell.width)):
         raise _Unreadable(path, "a recipe or a width that is not finite")
     return run
@@ -191,18 +197,21 @@ def _config(folder: Path) -> DictConfig:
 
 
 def _unfinished(path: Path) -> Unfinished:
+    metric = "accuracy"  # as it was before there were others
     try:
         config = OmegaConf.load(path)
         for group in ("guess", "target", "model"):  # an earlier version did not say of them what their files now do
             config[group] = choices(group).get(config[group].name, {}) | OmegaConf.to_container(config[group])
         what = f"{Cell.from_config(config).in_words}, seed {config.seed}"
+        if "loss" in config:
+            metric = metric_names(config)[0]
     except OSError as error:
         raise _Unreadable(path, error.strerror or str(error)) from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise _Unreadable(path, f"not valid YAML ({one_line(error)})") from error
     except (OmegaConfBaseException, AttributeError):  # some other configuration
         what = ""
-    return Unfinished(path.parent, what)
+    return Unfinished(path.parent, what, metric)
 
 
 def _named(words: Mapping[str, Any]) -> str:

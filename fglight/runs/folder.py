@@ -104,7 +104,12 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
         result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return result if isinstance(result, dict) and "test_accuracy" in result else None
+    return result if isinstance(result, dict) and f"test_{metric_of(result)}" in result else None
+
+
+def metric_of(result: Mapping[str, Any]) -> str:
+    """The metric whose test value is a run's result; earlier versions knew accuracy alone and did not say so."""
+    return result.get("metric", "accuracy")
 
 
 def failure(run_dir: Path) -> str:

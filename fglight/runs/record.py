@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from fglight.cell import Cell, cell_of
+from fglight.runs.folder import metric_of
 from fglight.runs.settings import differences, in_short
-from fglight.words import counted
+from fglight.words import counted, measured
 
 RECIPE = {
     "lr": "optim.lr",
@@ -24,6 +25,11 @@ RECIPE = {
     "weight_decay": "optim.weight_decay",
 }
 """What a record has of a run's training, and the settings that it is; None where the run has no such setting."""
+
+
+def metric_names(cfg: DictConfig) -> list[str]:
+    """What a run logs of outputs and labels; the first is its result."""
+    return [*cfg.loss.metrics, "loss"]
 
 
 def build_result(
@@ -39,6 +45,7 @@ def build_result(
         seconds: wall-clock time of training and testing.
         device: what it ran on, in words.
     """
+    names = metric_names(cfg)
     return {
         "cell": asdict(Cell.from_config(cfg)),
         "seed": cfg.seed,
@@ -47,11 +54,8 @@ def build_result(
         "probe": cfg.aux.name if cfg.probe else "",
         "epoch": epochs_done - 1,
         "steps": steps,
-        **{
-            f"{split}_{name}": metrics[f"{split}/{name}"]
-            for split in ("test", "train")
-            for name in ("accuracy", "loss")
-        },
+        "metric": names[0],
+        **{f"{split}_{name}": metrics[f"{split}/{name}"] for split in ("test", "train") for name in names},
         "time_s": round(seconds, 2),
         "device": device,
         "versions": {
@@ -67,8 +71,9 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     table = Table(show_header=False, title=f"{cell_of(result['cell'])}, seed {result['seed']}", title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
-    table.add_row("test accuracy", f"[bold]{100 * result['test_accuracy']:.1f} %[/bold]")
-    table.add_row("train accuracy", f"{100 * result['train_accuracy']:.1f} %")
+    metric = metric_of(result)
+    table.add_row(f"test {metric}", f"[bold]{measured(metric, result[f'test_{metric}'])}[/bold]")
+    table.add_row(f"train {metric}", measured(metric, result[f"train_{metric}"]))
     table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
     schedule = [] if recipe["lr"] is None else [f"{recipe['lr']:g}"]
     if recipe["lr_step"] is not None and recipe["lr_gamma"] is not None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fglight.runs.folder import State, failure, read_result, state
+from fglight.runs.folder import State, failure, metric_of, read_result, state
 from fglight.sweeps.jobs import Job
+from fglight.words import measured
 
 
 class Progress:
@@ -36,7 +37,8 @@ class Progress:
             result = read_result(folder)
             if result is not None:
                 self.done += 1
-                self._say(job, f"{100 * result['test_accuracy']:.1f} % in {duration(result['time_s'])}")
+                metric = metric_of(result)
+                self._say(job, f"{measured(metric, result[f'test_{metric}'])} in {duration(result['time_s'])}")
             elif _changed(folder) != self._old_failures[job]:
                 self.errors[job] = failure(folder)
                 self._say(job, f"failed: {first_line(self.errors[job])}")

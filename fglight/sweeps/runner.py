@@ -15,6 +15,7 @@ from rich.table import Table
 from fglight.config import check_config
 from fglight.errors import ConfigError, FglightError, LauncherError
 from fglight.runs.folder import State, make_directory, state
+from fglight.runs.record import metric_names
 from fglight.runs.settings import check_unchanged, departures
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, first_line
@@ -56,6 +57,11 @@ class Sweep:
         for group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
             cfg = self.compose(group[0].overrides)
             check_config(cfg)
+            if self.request.search and metric_names(cfg)[0] != "accuracy":
+                raise ConfigError(
+                    f"loss={cfg.loss.name} cannot go with search={self.request.search}, which looks for the best "
+                    "accuracy: accepted is a loss whose first metric is that"
+                )
             departing = departures(cfg) if group[0].told else {}
             for job in (job.telling(departing) for job in group):
                 self.configs.setdefault(job.name, cfg)

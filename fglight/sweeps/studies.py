@@ -65,7 +65,7 @@ def _best(grid: Sequence[Job], folder: Path) -> Job | None:
     if any(state(path) not in (State.FINISHED, State.DIVERGED) for path in folders.values()):
         return None
     found = {job: result for job, path in folders.items() if (result := read_result(path))}
-    return max(found, key=lambda job: (found[job]["test_accuracy"], -found[job]["test_loss"]), default=None)
+    return max(found, key=lambda job: (found[job].get("test_accuracy", 0), -found[job]["test_loss"]), default=None)
 
 
 def _by_estimator(jobs: Sequence[Job]) -> dict[object, list[Job]]:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fglight.build import build_estimator, build_model
+from fglight.config import input_shape
 from fglight.words import counted
 
 SAMPLES = 5
@@ -19,8 +20,7 @@ def show_check(cfg: DictConfig) -> bool:
         Whether nothing is refused.
     """
     torch.manual_seed(cfg.seed)
-    data = cfg.data
-    images = torch.randn(SAMPLES, data.in_channels, data.image_size, data.image_size)
+    images = torch.randn(SAMPLES, *input_shape(cfg))
     found = build_estimator(cfg).check(build_model(cfg), images)
     table = Table("block", "layer", "class", "path", "why, and at what cost")
     for layer in found:

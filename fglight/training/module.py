@@ -1,63 +1,24 @@
 """The Lightning module: manual optimization around a gradient estimator."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
-import torchmetrics
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric
 
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
 from fglight.estimators.measures import measure
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
-
-
-class BlockMetrics(torchmetrics.Metric):
-    """Mean loss and accuracy of every block, accumulated on the device.
-
-    Args:
-        blocks: number of blocks J; the last one is the network itself.
-    """
-
-    full_state_update = False
-    loss_sum: Tensor
-    correct: Tensor
-    images: Tensor
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__()
-        self.add_state("loss_sum", torch.zeros(blocks, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("correct", torch.zeros(blocks, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, losses: Sequence[Tensor], logits: Sequence[Tensor], labels: Tensor) -> None:
-        """Add one batch.
-
-        Args:
-            losses: a scalar for each of the last ``len(losses)`` blocks, a mean over the batch.
-            logits: ``(batch, classes)`` for each of them.
-            labels: class indices, ``(batch,)``.
-        """
-        first = len(self.correct) - len(losses)
-        self.loss_sum[first:] += torch.stack(list(losses)).double() * len(labels)
-        self.correct[first:] += torch.stack([(scores.argmax(1) == labels).sum() for scores in logits])
-        self.images += len(labels)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Mean loss and accuracy of every block.
-
-        Returns:
-            Losses and accuracies (fractions), each ``(blocks,)``.
-        """
-        return self.loss_sum / self.images, self.correct / self.images
+from fglight.training.metrics import Accuracy, BlockMetrics
 
 
 class ForwardGradientModule(L.LightningModule):
@@ -76,6 +37,7 @@ class ForwardGradientModule(L.LightningModule):
         interval: when the scheduler moves on, after each ``epoch`` or each ``step``.
         clip_norm: the largest total norm of the gradients of all trained parameters; longer ones are scaled down to it.
             None: any.
+        metrics: of outputs and labels, by the names that they are logged under; None: accuracy.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
         measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often.
@@ -94,6 +56,7 @@ class ForwardGradientModule(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         interval: Literal["epoch", "step"] = "epoch",
         clip_norm: float | None = None,
+        metrics: Mapping[str, Metric] | None = None,
         seed: int = 0,
         cosine: bool = True,
         measure: bool = False,
@@ -110,8 +73,9 @@ class ForwardGradientModule(L.LightningModule):
         self.seed = seed
         self.cosine = cosine
         self.measure = measure
-        self.train_metrics = BlockMetrics(len(model.blocks))
-        self.test_metrics = BlockMetrics(len(model.blocks))
+        metrics = {"accuracy": Accuracy()} if metrics is None else metrics
+        self.train_metrics = BlockMetrics(len(model.blocks), metrics)
+        self.test_metrics = BlockMetrics(len(model.blocks), metrics)
         self.first_bad_step = torch.tensor(-1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -183,22 +147,22 @@ class ForwardGradientModule(L.LightningModule):
             self._move_on()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add the losses and accuracies of the network, and of the auxiliary networks in use, on one batch.
+        """Add the losses and metrics of the network, and of the auxiliary networks in use, on one batch.
 
         Args:
             batch: as for ``training_step``.
             batch_idx: its number.
         """
         images, labels = batch
-        losses, logits = [], []
+        losses, outputs = [], []
         hidden = laid_out(images, self.estimator.channels_last)
         for block in self.model.blocks:
             hidden = block.body(hidden)
             if self.estimator.evaluates_auxiliaries or block is self.model.blocks[-1]:
-                loss, scores = block.loss(hidden, labels)
+                loss, output = block.loss(hidden, labels)
                 losses.append(loss)
-                logits.append(scores)
-        self.test_metrics.update(losses, logits, labels)
+                outputs.append(output)
+        self.test_metrics.update(losses, outputs, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's test metrics."""
@@ -210,14 +174,14 @@ class ForwardGradientModule(L.LightningModule):
             self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)}, sync_dist=True)
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
-        losses, accuracies = metrics.compute()
+        (*local_losses, loss), (*local_scores, scores) = metrics.compute()
         metrics.reset()
-        self.log(f"{split}/loss", losses[-1])
-        self.log(f"{split}/accuracy", accuracies[-1], prog_bar=True)
+        self.log(f"{split}/loss", loss)
+        self.log_dict({f"{split}/{name}": score for name, score in scores.items()}, prog_bar=True)
         if self.estimator.evaluates_auxiliaries:
-            for j, (loss, accuracy) in enumerate(zip(losses[:-1], accuracies[:-1])):
+            for j, (loss, scores) in enumerate(zip(local_losses, local_scores)):
                 self.log(f"{split}/local_loss/block{j}", loss)
-                self.log(f"{split}/local_accuracy/block{j}", accuracy)
+                self.log_dict({f"{split}/local_{name}/block{j}": score for name, score in scores.items()})
 
     def _stop_on_bad_loss(self) -> None:
         # The largest of all processes', so that all stop, or none.

@@ -16,7 +16,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from fglight.build import build_callbacks, build_data, build_estimator, build_model, build_optimizer, build_scheduler
+from fglight.build import (
+    build_callbacks,
+    build_data,
+    build_estimator,
+    build_metrics,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+)
 from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.fixed import FIXED
@@ -144,6 +152,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         scheduler=build_scheduler(cfg),
         interval=cfg.scheduler.interval,
         clip_norm=cfg.clip_norm,
+        metrics=build_metrics(cfg),
         seed=cfg.seed,
         cosine=cfg.cosine,
         measure=cfg.measure,

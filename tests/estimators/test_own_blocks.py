@@ -2,6 +2,7 @@
 
 import own_blocks
 import pytest
+import regression
 import torch
 import vision_transformer
 from helpers import (
@@ -231,7 +232,7 @@ def test_token_indices_are_inputs_like_any_others(perturbation, engine):
 
 
 def test_what_cannot_be_split():
-    with pytest.raises(ValueError, match=r"no classifier: it gives \(2, 2, 4\)"):
+    with pytest.raises(ValueError, match=r"no head: it gives \(2, 2, 4\)"):
         cut([nn.Linear(4, 4), nn.Conv1d(3, 2, 1)], 1)
     with pytest.raises(ValueError, match="from layer 3 on changes its input in place"):
         cut(layers(), [3])
@@ -264,9 +265,11 @@ def test_the_pooled_auxiliary_takes_any_output(shape, positions):
     assert_close(aux(x), aux.linear(x.mean(positions) if positions else x))
 
 
-@pytest.mark.parametrize(("example", "length", "rows"), [(own_blocks, 1, 7), (vision_transformer, 0, 16)])
+@pytest.mark.parametrize(
+    ("example", "length", "rows"), [(own_blocks, 1, 7), (vision_transformer, 0, 16), (regression, 1, 10)]
+)
 def test_examples_print_a_table(example, length, rows, capsys):
     example.main(length)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 1 + rows
-    assert all("nan" not in row and "%" in row for row in printed[1:])
+    assert all("nan" not in row and row.endswith(" s") for row in printed[1:])

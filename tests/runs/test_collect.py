@@ -20,7 +20,7 @@ def test_every_kind_of_run_is_found_at_any_depth(tmp_path):
     write_run(tmp_path / "d", {"error": "cut short", "seed": 1}, "failure.json")
     (tmp_path / "no_run").mkdir()
     runs = collect([tmp_path, tmp_path / "deep"])  # overlapping roots count a run once
-    assert [(run.path.name, run.cell, run.seed, run.test_accuracy) for run in runs.finished] == [("a", LOCAL, 3, 0.9)]
+    assert [(run.path.name, run.cell, run.seed, run.score) for run in runs.finished] == [("a", LOCAL, 3, 0.9)]
     assert [run.path.name for run in runs.unfinished] == ["b"]
     assert [(run.error, run.what) for run in runs.failed] == [
         ("CUDA out of memory", "cifar10, 8 blocks, local guess, cnn, weight, global target, seed 1"),

@@ -5,19 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
 from forked import PROCESSES, ROOT
-from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients
+from helpers import ALL_PERTURBATIONS, assert_close, assert_same_gradients, estimator_of, gradients, snapshot
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fglight.estimators import RandomGuess
-from fglight.models import Block
+from fglight.models import Block, BlockNetwork
 from fglight.runs.folder import read_result
+from fglight.training.module import ForwardGradientModule
 
 PARTS = (5, 3)
 """Samples of each process: uneven, as a last batch may be."""
@@ -73,8 +77,6 @@ CASES |= {
     if (engine, guess) != ("forward", "next_block")
 }
 
-CASES |= {"reverse global mixing weight random_sign": ({"perturb.coefficient": "random_sign"}, {"guess": "mixing"})}
-
 COMPILED = (
     "reverse global local weight tensor 1",
     "reverse local gaussian activity sample 1",
@@ -82,6 +84,11 @@ COMPILED = (
     "forward global gaussian weight network 1",
     "reverse global dfa activity",
 )
+
+CLIPPED = [
+    (f"{engine} clipped{' compiled' * compiled}", engine, compiled)
+    for engine, compiled in product(("reverse", "forward"), (False, True))
+]
 
 
 def network():
@@ -116,6 +123,35 @@ def estimates(rows):
                 torch.manual_seed(1)
                 estimator.estimate(blocks, images[rows], labels[rows])
             results[f"{name} compiled"] = gradients(blocks), None
+    for name, engine, compiled in CLIPPED:
+        results[name] = clipped(rows, engine, compiled=compiled), None
+    return results
+
+
+def clipped(rows, engine, *, compiled):
+    """How three clipped steps of training move the parameters."""
+    blocks, images, labels = network()
+    estimator = estimator_of(engine=engine)
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
+    model = BlockNetwork(blocks)
+    before = snapshot(model)
+    module = ForwardGradientModule(model, estimator, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=1e-2)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(module, DataLoader([(images[rows], labels[rows])] * 3, batch_size=None))
+    return {name: value - before[name] for name, value in snapshot(model).items()}
+
+
+def estimates_apart(rows):
+    """Gradients where every process draws other numbers for its samples; what is of the whole batch is the first's."""
+    results = {}
+    for guess, coefficient in (("mixing", "random_sign"), ("next_block", "random_sign"), ("dfa", "projection")):
+        blocks, images, labels = network()
+        torch.manual_seed(rows.start)
+        estimator_of({"perturb.coefficient": coefficient}, guess=guess).estimate(blocks, images[rows], labels[rows])
+        results[f"apart {guess}"] = gradients(blocks), None
     return results
 
 
@@ -128,7 +164,8 @@ def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=len(PARTS))
     start = sum(PARTS[:rank])
-    torch.save(estimates(slice(start, start + PARTS[rank])), folder / f"{rank}.pt")
+    rows = slice(start, start + PARTS[rank])
+    torch.save(estimates(rows) | estimates_apart(rows), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -150,7 +187,7 @@ def whole():
     return estimates(slice(None))
 
 
-@pytest.mark.parametrize("name", [*CASES, *(f"{name} compiled" for name in COMPILED)])
+@pytest.mark.parametrize("name", [*CASES, *(f"{name} compiled" for name in COMPILED), *(name for name, *_ in CLIPPED)])
 def test_estimates_are_those_of_one_process(name, parts, whole):
     expected, cosine = whole[name]
     for part, similarity in (results[name] for results in parts):
@@ -159,6 +196,12 @@ def test_estimates_are_those_of_one_process(name, parts, whole):
         assert (similarity is None) == (cosine is None)
         if cosine is not None:
             assert_close(similarity, cosine)
+
+
+@pytest.mark.parametrize("guess", ["mixing", "next_block", "dfa"])
+def test_processes_agree_although_they_draw_apart(guess, parts):
+    (first, _), (second, _) = (results[f"apart {guess}"] for results in parts)
+    assert_same_gradients(second, first, 0)
 
 
 # A run on two devices

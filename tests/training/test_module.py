@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from helpers import assert_same_gradients, build, gradients, module_of
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanAbsoluteError, R2Score
+from torchmetrics.classification import MulticlassAccuracy
 
 from fglight import load_config
-from fglight.errors import ConfigError, NonFiniteLossError
-from fglight.training.module import BlockMetrics, ForwardGradientModule
+from fglight.errors import ConfigError, FglightError, NonFiniteLossError
+from fglight.training.metrics import Accuracy, BlockMetrics
+from fglight.training.module import ForwardGradientModule
 from fglight.training.run import LastCheckpoint, train
 
 BATCHES, BATCH, CLASSES = 3, 8, 10
@@ -75,7 +78,7 @@ pytestmark = [
 
 def test_block_metrics_are_means_over_images():
     torch.manual_seed(0)
-    metrics = BlockMetrics(3)
+    metrics = BlockMetrics(3, {"accuracy": Accuracy(), "again": MulticlassAccuracy(4, average="micro")})
     everything = []
     for size in (5, 2):
         labels = torch.randint(4, (size,))
@@ -83,18 +86,44 @@ def test_block_metrics_are_means_over_images():
         metrics.update([F.cross_entropy(scores, labels) for scores in logits], logits, labels)
         everything.append((torch.stack(logits), labels))
     logits, labels = torch.cat([logits for logits, _ in everything], 1), torch.cat([labels for _, labels in everything])
-    losses, accuracies = metrics.compute()
+    losses, scores = metrics.compute()
     for j in range(3):
+        accuracy = pytest.approx((logits[j].argmax(1) == labels).float().mean().item())
         assert losses[j].item() == pytest.approx(F.cross_entropy(logits[j], labels).item(), rel=1e-6)
-        assert accuracies[j].item() == pytest.approx((logits[j].argmax(1) == labels).float().mean().item())
+        assert scores[j] == {"accuracy": accuracy, "again": accuracy}
+    metrics.reset()
+    metrics.update([torch.tensor(2.0)] * 3, [torch.eye(4)] * 3, torch.arange(4))
+    losses, scores = metrics.compute()
+    assert losses.tolist() == [2.0] * 3
+    assert scores == [{"accuracy": 1.0, "again": 1.0}] * 3
 
 
 def test_block_metrics_of_the_network_alone():
-    metrics = BlockMetrics(3)
+    metrics = BlockMetrics(3, {"accuracy": Accuracy()})
     metrics.update([torch.tensor(2.0)], [torch.eye(4)], torch.tensor([0, 1, 0, 0]))
-    losses, accuracies = metrics.compute()
+    losses, scores = metrics.compute()
     assert losses[-1] == 2
-    assert accuracies[-1] == 0.5
+    assert scores == [{}, {}, {"accuracy": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "labels", "words"),
+    [
+        ({"accuracy": Accuracy()}, torch.rand(4, 1), r"accuracy is not possible of labels \(4, 1\) of torch.float32"),
+        ({"r2": R2Score()}, torch.arange(4), r"metrics r2 .* labels \(4,\) of torch.int64 with outputs \(4, 1\)"),
+        ({"half": 0.5}, torch.rand(4, 1), "metric half of float is not possible"),
+        ({"loss": MeanAbsoluteError()}, torch.rand(4, 1), "any name but loss"),
+        ({"each": R2Score(multioutput="raw_values")}, torch.rand(4, 1).expand(4, 2), r"each gives \(2,\) numbers"),
+    ],
+)
+def test_metrics_that_do_not_go_with_the_labels_are_refused_in_one_line(metrics, labels, words):
+    def measure():
+        made = BlockMetrics(1, metrics)
+        made.update([torch.tensor(1.0)], [torch.rand(4, 1).expand(4, *labels.shape[1:] or (1,))], labels)
+        made.compute()
+
+    with pytest.raises(FglightError, match=words):
+        measure()
 
 
 def evaluate(model, images, labels):
@@ -237,20 +266,24 @@ class Trace(L.Callback):
         self.moves.append(float(torch.stack([move.norm() for move in gone]).norm()))
 
 
-def traced(folder, epochs=2, **settings):
-    model, estimator, _ = build(TINY, dtype=torch.float32)
+def traced(folder, epochs=2, *, engine="reverse", compiled=False, **settings):
+    model, estimator, _ = build(TINY, dtype=torch.float32, engine=engine)
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
     trace = Trace()
     fit(ForwardGradientModule(model, estimator, **settings), folder, epochs, callbacks=[trace], validate=False)
     return trace
 
 
-def test_gradients_are_clipped_to_a_total_norm(tmp_path):
-    sgd = partial(torch.optim.SGD, lr=1e-3)
-    free = traced(tmp_path / "free", optimizer=sgd).moves
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+def test_gradients_are_clipped_to_a_total_norm(engine, compiled, tmp_path):
+    settings = {"optimizer": partial(torch.optim.SGD, lr=1e-3), "engine": engine, "compiled": compiled}
+    free = traced(tmp_path / "free", **settings).moves
     assert min(free) > 1e-3
-    clipped = traced(tmp_path / "clipped", optimizer=sgd, clip_norm=1.0).moves
+    clipped = traced(tmp_path / "clipped", **settings, clip_norm=1.0).moves
     assert clipped == pytest.approx([1e-3] * 2 * BATCHES, rel=1e-3)
-    assert traced(tmp_path / "high", optimizer=sgd, clip_norm=1e6).moves == free
+    assert traced(tmp_path / "high", **settings, clip_norm=1e6).moves == free
 
 
 @pytest.mark.parametrize(("interval", "halvings"), [("epoch", [0, 0, 0, 1, 1, 1]), ("step", [0, 1, 2, 3, 4, 5])])

@@ -47,9 +47,9 @@ KINDS = {
     "rademacher": ["target=local", "guess=rademacher", "perturb=weight", "aux=linear"],
     "exact": ["target=local", "guess=exact", "aux=predsim"],
     "adam": ["optim=adam", "scheduler=cosine", "scheduler.interval=step", "scheduler.T_max=6", "clip_norm=0.1"],
-    "adamw": ["guess=gaussian", "optim=adamw", "scheduler=constant"],
     "dfa": ["guess=dfa", "perturb=activity"],
     "momentum": ["guess=momentum", "guess.noise=0.5", "perturb=weight"],
+    "adamw": ["guess=gaussian", "optim=adamw", "scheduler.interval=step", "scheduler.gamma=0.8"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
 }
 

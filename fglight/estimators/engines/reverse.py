@@ -25,7 +25,8 @@ class ReverseMode(Engine):
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
         aims = guess.trains_blocks and (cosine or perturbation.uses_target(guess))
-        passes = _run(network, guess, crosses=guess.needs_next_block or (aims and target.crosses_blocks))
+        crosses = guess.needs_next_block or (aims and target.crosses_blocks)
+        passes = _run(network, guess, perturbation, crosses=crosses)
         targets: Iterable[tuple[BlockPass, TargetGradient]] = ((here, None) for here in reversed(passes[:-1]))
         if aims:
             points = partial(perturbation.points, guess=guess, cosine=cosine)
@@ -42,12 +43,13 @@ class ReverseMode(Engine):
         return passes, cosines if cosine and guess.projects else None
 
 
-def _run(network: NetworkPass, guess: Guess, *, crosses: bool) -> list[BlockPass]:
+def _run(network: NetworkPass, guess: Guess, perturbation: Perturbation, *, crosses: bool) -> list[BlockPass]:
     """Run every block once, each on its own graph; the last one's exact gradients are taken on the way.
 
     Args:
         network: the network.
         guess: whether blocks need to know the next one.
+        perturbation: the space in which directions are drawn.
         crosses: whether gradients of blocks' inputs will be asked for.
     """
     passes: list[BlockPass] = []
@@ -60,5 +62,7 @@ def _run(network: NetworkPass, guess: Guess, *, crosses: bool) -> list[BlockPass
             passes[-1].next = here
         passes.append(here)
         hidden = here.output
+        if here.parameters and index < len(network.blocks) - 1 and perturbation.draws_early(guess):
+            here.directions = perturbation.directions(here, guess)
     here.finish()
     return passes

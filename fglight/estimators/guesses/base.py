@@ -48,6 +48,8 @@ class Guess(ABC):
             classes)``. Forward mode then runs the network once more.
         draws_samples: whether ``sample`` is asked for random numbers of every sample, which processes must not draw
             alike.
+        of_mean: whether the directions of n samples have a factor 1/n, as gradients of L and L_j have. That of all
+            processes' weights is then the mean of theirs, else the sum.
         only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``), the
             same in all processes.
         keeps: names of tensors that last from step to step, as buffers of the blocks 0..J-2; see ``begin``.
@@ -67,6 +69,7 @@ class Guess(ABC):
     needs_next_block = False
     needs_error = False
     draws_samples = False
+    of_mean = True
     only_weight = False
     keeps: tuple[str, ...] = ()
 

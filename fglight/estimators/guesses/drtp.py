@@ -19,6 +19,7 @@ class DRTPGuess(DFAGuess):
     """
 
     needs_error = False
+    of_mean = False
 
     def signal(self, here: BlockPass) -> Tensor:
         """See ``DFAGuess``: onehot(y)."""

@@ -12,14 +12,15 @@ class MixingGuess(Guess):
 
     For sample i, g_j[i] = (sum_b xi_b h_j[b]) * [h_j[i] != 0], with xi standard normal, one a sample b of the whole
     batch and the same for all i. After the feature-aware guess of Singhal et al. (2023, arXiv 2312.04709): gradients
-    lie close to the span of activities, and behind a ReLU are zero where it is. Maps are mixed as they
-    are, channels and positions alike.
+    lie close to the span of activities, and behind a ReLU are zero where it is. Maps are mixed as they are, channels
+    and positions alike.
 
     Needs h_j alone; no backward pass but the block's own, no transport of weights. Its covariance is that of the
     activities, and not the identity, so that no coefficient makes it unbiased.
     """
 
     draws_samples = True
+    of_mean = False
     several = True
 
     def activity(self, here: BlockPass) -> Tensor:

@@ -24,9 +24,20 @@ class ActivityPerturbation(Perturbation):
     in_parameters = False
     several_directions = True
 
+    def draws_early(self, guess: Guess) -> bool:
+        """See ``Perturbation``."""
+        return guess.drawn and not guess.needs_next_block and not guess.needs_error
+
+    def directions(self, here: BlockPass, guess: Guess) -> Tensor:
+        """See ``Perturbation``: ``(k, batch, ...)``."""
+        if here.directions is None:
+            return guess.activity(here)
+        directions, here.directions = here.directions, None
+        return directions
+
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples."""
-        guesses = guess.activity(here)  # (k, batch, ...)
+        guesses = self.directions(here, guess)  # (k, batch, ...)
         directions = self.units.cut(guesses)  # (units, k, features)
         gram, t, products = linalg.gram(directions), None, None
         if target is not None:
@@ -34,7 +45,11 @@ class ActivityPerturbation(Perturbation):
             products = linalg.products(t, directions)
         coefficients = self._coefficients(here, products, gram, guess)
         similarity = self._cosine(here, t, products, gram, coefficients) if cosine else None
-        return Estimate(_to_parameters(here, self.project(here, t, guesses, coefficients)), similarity)
+        estimate = self.project(here, t, guesses, coefficients)
+        if target is not None:
+            target.release()
+        del guesses, directions, t  # each as large as the estimate
+        return Estimate(_to_parameters(here, estimate), similarity)
 
     def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """The estimate of the target in the space of h_j.

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -168,11 +168,16 @@ class Perturbation(ABC):
         Yields:
             A block and its estimate.
         """
-        for here, target in in_drawing_order(targets, guess):
+        for here, target in self.in_drawing_order(targets, guess):
             estimate = self.estimate(here, target, guess, cosine=cosine)
             if target is not None:
                 target.release()
             yield here, estimate
+
+    def in_drawing_order(self, targets: Iterable[BlockTarget], guess: Guess) -> Iterable[BlockTarget]:
+        """The targets of blocks with parameters: as they come, or where directions must be drawn, from block 0 on."""
+        targets = (target for target in targets if target[0].parameters)
+        return reversed(list(targets)) if guess.drawn and not self.draws_early(guess) else targets
 
     @abstractmethod
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
@@ -187,6 +192,19 @@ class Perturbation(ABC):
         Returns:
             A gradient for each parameter, and the cosine.
         """
+
+    def draws_early(self, guess: Guess) -> bool:
+        """Whether a guess's directions are drawn as soon as a block has run, so that no target has to wait for them."""
+        return False
+
+    def directions(self, here: BlockPass, guess: Guess) -> Any:
+        """The directions of a block in the perturbation's space: those drawn early, if any were.
+
+        Args:
+            here: the block, which has run.
+            guess: where they come from.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no directions early")
 
     @property
     def in_one_run(self) -> bool:
@@ -250,9 +268,3 @@ class Perturbation(ABC):
 
     def _without_forward_mode(self) -> ValueError:
         return ValueError(f"engine=forward is not possible with {type(self).__name__}: accepted is engine=reverse")
-
-
-def in_drawing_order(targets: Iterable[BlockTarget], guess: Guess) -> Iterable[BlockTarget]:
-    """The targets of blocks with parameters, from block 0 on for guesses that are drawn, else as they come."""
-    targets = (target for target in targets if target[0].parameters)
-    return reversed(list(targets)) if guess.drawn else targets

@@ -18,7 +18,6 @@ from fglight.estimators.perturbations.base import (
     BlockTarget,
     Estimate,
     Perturbation,
-    in_drawing_order,
 )
 from fglight.estimators.targets import TargetGradient
 from fglight.estimators.units import Granularity
@@ -77,18 +76,33 @@ class WeightPerturbation(Perturbation):
         """See ``Perturbation``; only one coefficient for the network needs all blocks' guesses at once."""
         if not self.units.joins_blocks:
             yield from super().__call__(targets, guess, cosine=cosine)
-        elif group := list(in_drawing_order(targets, guess)):
-            yield from zip([here for here, _ in group], self._estimate_jointly(group, guess, cosine=cosine))
+        else:
+            yield from self._estimate_jointly(self.in_drawing_order(targets, guess), guess, cosine=cosine)
 
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over parameter tensors."""
-        return self._estimate_jointly([(here, target)], guess, cosine=cosine)[0]
+        return self._estimate_jointly([(here, target)], guess, cosine=cosine)[0][1]
 
-    def _estimate_jointly(self, group: Sequence[BlockTarget], guess: Guess, *, cosine: bool) -> list[Estimate]:
+    def draws_early(self, guess: Guess) -> bool:
+        """See ``Perturbation``."""
+        return guess.drawn and not guess.needs_graph
+
+    def directions(self, here: BlockPass, guess: Guess) -> list[Tensor]:
+        """See ``Perturbation``: ``(k, *shape)`` for each parameter tensor."""
+        if here.directions is None:
+            return guess.weight(here)
+        directions, here.directions = here.directions, None
+        return directions
+
+    def _estimate_jointly(
+        self, targets: Iterable[BlockTarget], guess: Guess, *, cosine: bool
+    ) -> list[tuple[BlockPass, Estimate]]:
         """The estimates of several blocks, which may share a coefficient."""
-        guesses = [self.guesses(here, guess) for here, _ in group]
-        products, squares = [], []
-        for (here, target), g in zip(group, guesses):
+        blocks, guesses, products, squares = [], [], [], []
+        for here, target in targets:
+            g = self.guesses(here, guess)
+            blocks.append(here)
+            guesses.append(g)
             if target is None:
                 continue
             exact = target.inside[-len(here.parameters) :]
@@ -99,18 +113,22 @@ class WeightPerturbation(Perturbation):
             products.append(here.network.batch.mean(local))
             if cosine:
                 squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.network.batch.mean(exact)])
+            target.release()
+        if not blocks:
+            return []
         grams = [[linalg.gram(d) for d in tensors] for tensors in guesses]
-        coefficients = self._coefficients(group[0][0], products, grams, guess)
-        estimates = [Estimate(_combine(here, c, g)) for (here, _), c, g in zip(group, coefficients, guesses)]
+        coefficients = self._coefficients(blocks[0], products, grams, guess)
+        estimates = [Estimate(_combine(here, c, g)) for here, c, g in zip(blocks, coefficients, guesses)]
         for estimate, *tensors in zip(estimates, products, grams, coefficients, squares):
             estimate.cosine = torch.stack([linalg.cosine(*tensor) for tensor in zip(*tensors)]).mean()
-        return estimates
+        return list(zip(blocks, estimates))
 
     def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
-        directions = guess.weight(here)
-        alike = guess.random or guess.only_weight
-        return [self.units.cut(g) for g in (directions if alike else here.network.batch.mean(directions))]
+        directions, batch = self.directions(here, guess), here.network.batch
+        if not (guess.random or guess.only_weight):  # these are the same everywhere
+            directions = batch.mean(directions) if guess.of_mean else [batch.sum(g) for g in directions]
+        return [self.units.cut(g) for g in directions]
 
     def _coefficients(
         self, here: BlockPass, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
@@ -192,9 +210,9 @@ class WeightPerturbation(Perturbation):
         return products
 
 
-def _combine(here: BlockPass, coefficients: Sequence[Tensor], guesses: Sequence[Tensor]) -> list[Tensor]:
-    """The sum of c_m g_m for each parameter, from ``(units, k)`` and ``(units, k, features)``."""
-    return [
-        linalg.combine(c, g).view(parameter.shape).to(parameter.dtype)
-        for parameter, c, g in zip(here.parameters, coefficients, guesses)
-    ]
+def _combine(here: BlockPass, coefficients: Sequence[Tensor], guesses: list[Tensor]) -> list[Tensor]:
+    """The sum of c_m g_m for each parameter, from ``(units, k)`` and ``(units, k, features)``, which are let go of."""
+    gradients = []
+    for parameter, c in zip(here.parameters, coefficients):
+        gradients.append(linalg.combine(c, guesses.pop(0)).view(parameter.shape).to(parameter.dtype))
+    return gradients

@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from fglight.build import build_model
+from fglight.config import input_shape
 
 
 def parameter_count(cfg: DictConfig) -> int:
@@ -22,7 +23,7 @@ def flops(cfg: DictConfig) -> list[tuple[int, int]]:
     """Those of a batch's forward pass through each block and through its local loss, for all blocks but the last."""
     with torch.device("meta"):
         model = build_model(cfg)
-        hidden = torch.empty(cfg.data.batch_size, cfg.data.in_channels, cfg.data.image_size, cfg.data.image_size)
+        hidden = torch.empty(cfg.data.batch_size, *input_shape(cfg))
         labels = torch.zeros(cfg.data.batch_size, dtype=torch.long)
     counted = []
     for block in model.blocks[:-1]:

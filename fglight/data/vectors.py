@@ -1,0 +1,131 @@
+"""Data sets of vectors and values to predict, for regression, in memory on the device that trains on them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fglight.data.base import DataModule, require
+from fglight.data.batches import Batches
+from fglight.data.splits import random_split
+from fglight.errors import ConfigError
+
+
+class VectorSet(NamedTuple):
+    """Vectors and what is to be predicted of them."""
+
+    inputs: Tensor
+    """float32, (samples, features)."""
+    labels: Tensor
+    """(samples, outputs) of float32, or (samples,) of int64 for classes."""
+
+    def part(self, chosen: Any) -> "VectorSet":
+        """Returns some of the samples."""
+        return VectorSet(self.inputs[chosen], self.labels[chosen])
+
+
+class VectorSource(Protocol):
+    """What a data set of vectors has to offer."""
+
+    num_classes: int
+    """How many numbers a network gives for a sample: values to predict, or classes."""
+    features: int
+
+    def load(self, root: Path) -> tuple[VectorSet, VectorSet]:
+        """Returns the training and the test samples, or raises a `DataError`."""
+
+
+class Diabetes:
+    """How far diabetes has come a year after ten measurements of 442 patients (Efron et al., 2004).
+
+    It ships with scikit-learn. One patient in five is kept for testing; measurements and labels have mean 0 and
+    standard deviation 1 over those of training.
+    """
+
+    num_classes = 1
+    features = 10
+
+    def load(self, root: Path) -> tuple[VectorSet, VectorSet]:
+        """Returns the training and the test samples; nothing is read from `root`."""
+        import sklearn.datasets  # takes seconds
+
+        inputs, values = map(torch.from_numpy, sklearn.datasets.load_diabetes(return_X_y=True, scaled=False))
+        everything = VectorSet(inputs, values[:, None])
+        train, test = (everything.part(chosen) for chosen in random_split(len(inputs), 0.2))
+        moments = [torch.std_mean(tensor, 0) for tensor in train]
+
+        def standardised(samples: VectorSet) -> VectorSet:
+            return VectorSet(*(((x - mean) / std).float() for x, (std, mean) in zip(samples, moments)))
+
+        return standardised(train), standardised(test)
+
+
+class VectorDataModule(DataModule):
+    """Vectors as one tensor on the training device, in an order that follows from (seed, epoch) alone.
+
+    Args:
+        source: Where the vectors come from.
+        **settings: The settings of `DataModule` but for those of images.
+
+    Raises:
+        ConfigError: A setting is out of range or does not fit the data set.
+    """
+
+    def __init__(self, *, source: VectorSource, **settings: Any) -> None:
+        channels = settings["in_channels"]
+        super().__init__(augment=False, mean=[0.0] * channels, std=[1.0] * channels, **settings)
+        for setting, fitting in (
+            ("num_classes", source.num_classes),
+            ("in_channels", source.features),
+            ("image_size", 1),
+        ):
+            value = settings[setting]
+            require(value == fitting, setting, value, f"{fitting}, as in {self.name}")
+        self.source = source
+        self._sets: tuple[VectorSet, VectorSet] | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the samples, once, and puts them on the trainer's device (the CPU without a trainer).
+
+        Args:
+            stage: Ignored, all stages share the samples.
+
+        Raises:
+            ConfigError: `holdout` leaves a part without a sample.
+        """
+        if self._sets is None:
+            train, test = self.source.load(self.root)
+            if self.holdout:
+                try:
+                    train, test = (train.part(chosen) for chosen in random_split(len(train.inputs), self.holdout))
+                except ValueError as error:
+                    raise ConfigError(
+                        f"data.holdout={self.holdout} is not possible: accepted is a fraction that keeps and holds "
+                        f"out a sample ({error})"
+                    ) from error
+            self._sets = train, test
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        train, test = (VectorSet(*(tensor.to(device) for tensor in samples)) for samples in self._sets)
+        self._sets = train, test
+
+    def train_dataloader(self) -> Batches:
+        """Returns the training batches of the trainer's current epoch (of epoch 0 without a trainer)."""
+        self.setup()
+        return Batches(
+            *self._sets[0],
+            batch_size=self.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            epoch=self.epoch,
+            **self.processes,
+        )
+
+    def val_dataloader(self) -> Batches:
+        """Returns the batches of `test_dataloader`: the curves of a run are those of the set it is judged on."""
+        return self.test_dataloader()
+
+    def test_dataloader(self) -> Batches:
+        """Returns the test samples, or with `holdout` those held out, in order."""
+        self.setup()
+        return Batches(*self._sets[1], batch_size=self.batch_size, **self.processes)
