@@ -66,9 +66,9 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
         inputs = [laid_out(images, channels_last), *(output.detach() for output in outputs)]
         losses = []
         with torch.no_grad():
-            for index, (block, estimate) in enumerate(zip(blocks[:-1], estimates)):
+            for index, (block, gradients) in enumerate(zip(blocks[:-1], estimates)):
                 names = [name for name, p in block.body.named_parameters() if p.requires_grad]
-                moved = {name: p - lr * g for name, p, g in zip(names, parameters[index], estimate)}
+                moved = {name: p - lr * g for name, p, g in zip(names, parameters[index], gradients)}
                 losses.append(run(index, inputs[index], moved)[-1])
     target, estimate = (
         torch.stack([_product(ours, ours) for ours in groups]).sqrt() for groups in (targets, estimates)

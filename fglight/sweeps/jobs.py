@@ -148,7 +148,13 @@ def _entries(request: Request) -> Iterator[Entry]:
             yield Entry(curve.cell, seeds[curve.cell], f"figure{number}", probe)
     for study in (STUDIES[name] for name in request.studies):
         for line in study.rows:
-            yield Entry(line.cell(study.data), study.seeds, f"study-{study.name}", line.settings, study.rates)
+            yield Entry(
+                line.cell(study.data),
+                study.seeds,
+                f"study-{study.name}",
+                {"measure": "true", **line.settings},
+                study.rates,
+            )
 
 
 def _matching(entries: list[Entry], request: Request) -> list[Entry]:

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.estimators.counting import Derivatives, count_derivatives
 from fglight.estimators.measures import measure
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
@@ -40,7 +41,8 @@ class ForwardGradientModule(L.LightningModule):
         metrics: of outputs and labels, by the names that they are logged under; None: accuracy.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
-        measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often.
+        measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often, and after each
+            epoch how many directional derivatives a step takes.
         channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
             is told.
     """
@@ -73,6 +75,7 @@ class ForwardGradientModule(L.LightningModule):
         self.seed = seed
         self.cosine = cosine
         self.measure = measure
+        self.derivatives: Derivatives | None = None
         metrics = {"accuracy": Accuracy()} if metrics is None else metrics
         self.train_metrics = BlockMetrics(len(model.blocks), metrics)
         self.test_metrics = BlockMetrics(len(model.blocks), metrics)
@@ -117,8 +120,8 @@ class ForwardGradientModule(L.LightningModule):
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
-        if self.measure and report:
-            self._log_measures(images, labels)
+        if self.measure:
+            self._measure(images, labels, report=report)
         optimizer: Any = self.optimizers()
         if self.clip_norm is not None:  # every process has the gradients of the whole batch
             clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
@@ -142,6 +145,8 @@ class ForwardGradientModule(L.LightningModule):
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
         self._stop_on_bad_loss()
         self.log("lr", self._lr)
+        if self.derivatives is not None:
+            self.log_dict({f"derivatives/{name}": float(count) for name, count in vars(self.derivatives).items()})
         self._log_metrics("train", self.train_metrics)
         if self.scheduler is not None and self.interval == "epoch":
             self._move_on()
@@ -168,8 +173,14 @@ class ForwardGradientModule(L.LightningModule):
         """Log the epoch's test metrics."""
         self._log_metrics("test", self.test_metrics)
 
-    def _log_measures(self, images: Tensor, labels: Tensor) -> None:
-        measured = measure(self.model.blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
+    def _measure(self, images: Tensor, labels: Tensor, *, report: bool) -> None:
+        blocks = self.model.blocks
+        if self.derivatives is None:
+            batch_size = len(images) * self.trainer.world_size
+            self.derivatives = count_derivatives(self.estimator, blocks, images[:2], batch_size)
+        if not report:
+            return
+        measured = measure(blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
         for name, values in vars(measured).items():
             self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)}, sync_dist=True)
 
