@@ -97,7 +97,7 @@ def _tell(report: Report, out: Path) -> None:
         state = f"drawn from {setting_in_words(plot.setting)} runs" if drawing else "not drawn"
         print(f"figure {plot.figure.number}: {state}{missing}")
     for study, scales in report.studies:
-        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.scale}" for scale in scales)
+        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.scale}" for scale, _ in scales)
         print(f"study {study.name}: of {counted(len(study.rows), 'estimator')}, {', '.join(filled) or 'none was run'}")
     for path, _, error in report.failed:
         print(f"failed: {path}: {error}")

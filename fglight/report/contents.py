@@ -11,7 +11,8 @@ from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
 from fglight.report.draw import Drawing, draw
-from fglight.report.metrics import by_epoch, read_metrics
+from fglight.report.draw_studies import draw_study
+from fglight.report.metrics import ReadMetrics, by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, recipe_in_words, score
 from fglight.report.studies import Filled, searched
@@ -21,6 +22,10 @@ from fglight.report.verdicts import Verdict, judge_all
 from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
 from fglight.studies import STUDIES, Study
 from fglight.words import measured
+
+
+FilledAndDrawn = tuple[tuple[Filled, Drawing | None], ...]
+"""A study at each scale, and its figure."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Report:
         tables: the paper's tables with our numbers.
         verdicts: the paper's claims, judged: first those that the runs decide.
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
-        studies: studies with their runs, each at every scale that there are some of.
+        studies: studies with their runs, each at every scale that there are some of, with its figure if it has one.
         problems: files and runs that were not used.
         progress: for each unfinished run its path, cell, epochs done and last test metric, in words.
     """
@@ -43,7 +48,7 @@ class Report:
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
     figures: tuple[tuple[Plot, Drawing | None], ...]
-    studies: tuple[tuple[Study, tuple[Filled, ...]], ...]
+    studies: tuple[tuple[Study, FilledAndDrawn], ...]
     problems: tuple[Problem, ...]
     progress: tuple[tuple[str, ...], ...]
 
@@ -114,16 +119,21 @@ def build(
         tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
         verdicts=judge_all(scores, read),
         figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
-        studies=_studies(studies, runs.finished),
+        studies=_studies(studies, runs.finished, read),
         progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
         problems=(*runs.problems, *damaged, *scores.repeated),
     )
 
 
-def _studies(names: Iterable[str] | None, runs: Sequence[Run]) -> tuple[tuple[Study, tuple[Filled, ...]], ...]:
+def _studies(
+    names: Iterable[str] | None, runs: Sequence[Run], read: ReadMetrics
+) -> tuple[tuple[Study, FilledAndDrawn], ...]:
     if names is None:
         names = STUDIES if any(map(searched, runs)) else ()
-    return tuple((STUDIES[name], fill_study(STUDIES[name], runs)) for name in names)
+    filled = ((STUDIES[name], fill_study(STUDIES[name], runs, read)) for name in names)
+    return tuple(
+        (study, tuple((one, draw_study(one) if one.drawn else None) for one in scales)) for study, scales in filled
+    )
 
 
 def _progress(run: Unfinished, metrics: pd.DataFrame) -> tuple[str, ...]:

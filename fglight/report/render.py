@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fglight.paper.claims import ACCURACY, Quantity
 from fglight.report.contents import Report
 from fglight.report.scores import Score, accuracy, setting_in_words
-from fglight.report.studies import Lead
+from fglight.report.studies import Lead, Line
 from fglight.report.studies import as_frame as studies_as_frame
 from fglight.report.tables import as_frame
 from fglight.report.verdicts import Compared
@@ -47,8 +47,13 @@ def render(report: Report) -> dict[str, bytes]:
         "tables.csv": as_frame(report.tables).to_csv(index=False).encode(),
     }
     if report.studies:
-        frame = studies_as_frame(filled for _, scales in report.studies for filled in scales)
+        frame = studies_as_frame(filled for _, scales in report.studies for filled, _ in scales)
         files["studies.csv"] = frame.to_csv(index=False).encode()
+    for study, scales in report.studies:
+        for number, (_, drawing) in enumerate(scales, 1):
+            if drawing:
+                files[f"figures/{study.name}{number}.png"] = drawing.png
+                files[f"figures/{study.name}{number}.pdf"] = drawing.pdf
     for number, drawing in drawings.items():
         files[f"figures/figure{number}.png"] = drawing.png
         files[f"figures/figure{number}.pdf"] = drawing.pdf
@@ -80,6 +85,7 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
         "value": _value,
         "lead": _lead,
         "lead_of": _lead_of,
+        "derivatives": _derivatives,
         "base64": lambda content: b64encode(content).decode(),
     }
     environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES}
@@ -134,3 +140,8 @@ def _lead(compared: Compared) -> str:
 def _lead_of(lead: Lead) -> str:
     """Write a difference of accuracies with its deviation: ``+1.2 ± 0.3``."""
     return _signed(lead.mean) + ("" if lead.std is None else f" ± {lead.std:.1f}")
+
+
+def _derivatives(line: Line) -> str:
+    """Write how many there are a step, and how many of them are exact: ``704 (512 exact)``."""
+    return f"{line.derivatives:,.0f}" + (f" ({line.exact:,.0f} exact)" if line.exact else "")

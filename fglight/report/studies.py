@@ -11,6 +11,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from fglight.paper.recipes import nearest, recipe
+from fglight.report.metrics import ReadMetrics
 from fglight.report.scores import Score, Setting, setting_in_words
 from fglight.runs.collect import Run
 from fglight.runs.settings import differences, in_short, paper_config, within
@@ -67,6 +68,10 @@ class Line:
         same: the score of local learning with the same auxiliary networks.
         local: how far it is above that.
         compared: whether there is such local learning.
+        alignment: mean cosine similarity of its estimate and the exact gradient, over blocks, training and seeds; None
+            where none was logged.
+        derivatives: directional derivatives a step; None where none were counted.
+        exact: how many of them are the exact gradient of a single number.
     """
 
     row: Row
@@ -77,6 +82,14 @@ class Line:
     same: Score | None
     local: Lead | None
     compared: bool
+    alignment: float | None
+    derivatives: float | None
+    exact: float | None
+
+    def of(self, quantity: str) -> float | None:
+        """One of ``QUANTITIES``, where it is known."""
+        value: float | None = getattr(self, quantity)
+        return value
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,11 @@ class Filled:
         """The scale in words."""
         return setting_in_words(self.setting)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there is something to draw: an accuracy and what it is drawn over."""
+        return any(line.score and line.of(over) for line in self.lines for over in self.study.over)
+
     @cached_property
     def local(self) -> Counter[Answer]:
         """How many guesses from auxiliary networks do more, less and so on than local learning with the same ones."""
@@ -103,17 +121,22 @@ class Filled:
         return [line.row.label for line in self.lines if line.local and line.local.answer == "more"]
 
 
-def fill(study: Study, runs: Iterable[Run]) -> tuple[Filled, ...]:
+def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, ...]:
     """Put the runs of a study's estimators in its rows, for each scale; that with most runs comes first.
 
     An estimator's runs are those at its best learning rate, by accuracy and then by loss on held-out images.
+
+    Args:
+        study: the study.
+        runs: finished runs of any kind.
+        read: gives a run directory's metrics, as ``read_metrics`` does.
     """
     scales: dict[Setting, dict[Row, list[Run]]] = {}
     for run in runs:
         if (row := _row(study, run)) is not None:
             scales.setdefault(_scale(row, run), {}).setdefault(row, []).append(run)
     ordered = sorted(scales.items(), key=lambda scale: -sum(map(len, scale[1].values())))
-    return tuple(_fill(study, setting, found) for setting, found in ordered)
+    return tuple(_fill(study, setting, found, read) for setting, found in ordered)
 
 
 def searched(run: Run) -> bool:
@@ -121,7 +144,7 @@ def searched(run: Run) -> bool:
     return "data.holdout" in run.differences
 
 
-def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]]) -> Filled:
+def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
     rates = {row: _rate(runs) for row, runs in found.items()}
     scores = {row: _score(runs, rates[row][0]) for row, runs in found.items()}
     frozen = scores.get(study.frozen) if study.frozen else None
@@ -131,8 +154,17 @@ def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]]) -> Fil
         ours, other = scores.get(row), study.local_learning(row)
         same = scores.get(other) if other else None
         over_frozen = None if row is study.frozen else Lead.of(ours, frozen)
-        lines.append(Line(row, rate, at_edge, ours, over_frozen, same, Lead.of(ours, same), other is not None))
+        metrics = [read(run.path) for run in ours.runs] if ours else []
+        logged = (_mean(metrics, name) for name in ("alignment/block", "derivatives/taken", "derivatives/exact"))
+        lines.append(Line(row, rate, at_edge, ours, over_frozen, same, Lead.of(ours, same), other is not None, *logged))
     return Filled(study, setting, tuple(lines))
+
+
+def _mean(metrics: Iterable[pd.DataFrame], name: str) -> float | None:
+    """The mean of all that runs have logged under names that begin so."""
+    means = [frame.filter(regex=f"^{name}").stack().mean() for frame in metrics]
+    mean = pd.Series(means, dtype=float).mean()
+    return None if pd.isna(mean) else float(mean)
 
 
 def _rate(runs: Iterable[Run]) -> tuple[float | None, bool]:
@@ -210,6 +242,9 @@ def _records(filled: Filled) -> Iterator[dict[str, object]]:
             "estimator": line.row.label,
             "overrides": line.row.overrides,
             "lr": line.rate,
+            "derivatives": line.derivatives,
+            "exact": line.exact,
+            "alignment": line.alignment and round(line.alignment, 5),
             "mean": line.score and round(line.score.mean, 4),
             "std": line.score and line.score.std and round(line.score.std, 4),
             "seeds": line.score and len(line.score.seeds),

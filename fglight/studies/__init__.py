@@ -3,10 +3,11 @@
 Each is data, a row an estimator: its name and its overrides. Sweeps run them and reports show them; no torch is needed.
 """
 
+from fglight.studies.continuum import CONTINUUM
 from fglight.studies.guesses import GUESSES
-from fglight.studies.study import HOLDOUT, RATES, Row, Study, by_name
+from fglight.studies.study import QUANTITIES, RATES, Row, Study, by_name
 
-__all__ = ["HOLDOUT", "RATES", "STUDIES", "Row", "Study"]
+__all__ = ["QUANTITIES", "RATES", "STUDIES", "Row", "Study"]
 
-STUDIES = by_name(GUESSES)
+STUDIES = by_name(GUESSES, CONTINUUM)
 """All studies, by their names."""

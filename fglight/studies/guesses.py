@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from fglight.studies.study import Row, Study
+from fglight.studies.study import CONTROLS, Row, Study
 
 PERTURBATIONS = ("weight", "activity")
 AUXILIARIES = {"CNN": "aux=cnn", "MLP": "aux=mlp", "linear": "aux=linear"}
@@ -20,9 +20,11 @@ GUESSES = Study(
     title="Guesses",
     question="Does feedback from the global target ever beat local learning with exactly the same auxiliary networks?",
     rows=(
-        Row("Backpropagation", "guess=exact"),
-        Row("Frozen blocks", "guess=frozen"),
-        *(Row(f"Local learning, {words}", f"target=local guess=exact {aux}") for words, aux in AUXILIARIES.items()),
+        *CONTROLS,
+        *(
+            Row(f"Local learning, {words}", f"target=local guess=exact {AUXILIARIES[words]}")
+            for words in ("MLP", "linear")
+        ),
         *(
             Row(f"{name} guess, {words}, {perturb}", f"guess={guess} {aux} perturb={perturb}")
             for (name, guess), (words, aux), perturb in product(

@@ -1,7 +1,7 @@
 """What a study is made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from fglight.cell import Cell
@@ -9,8 +9,10 @@ from fglight.cell import Cell
 RATES = ("0.2", "0.05", "0.0125", "0.003")
 """The learning rates that every estimator of a study chooses from: one fourth each of the one before."""
 
-HOLDOUT = "0.1"
-"""Fraction of the training images on which the rates are compared."""
+QUANTITIES = {
+    "derivatives": "directional derivatives a step",
+}
+"""What a step of an estimator may be judged by, in words."""
 
 _PARTS = {"target": "global", "guess": "", "aux": "", "perturb": ""}
 
@@ -23,10 +25,12 @@ class Row:
         label: its name for people.
         overrides: what makes it, as on the command line: ``guess=local aux=cnn perturb=weight``. Name no component that
             it makes no use of, and a target that is not the global one.
+        line: name of the line that it is a point of, in the study's figure; empty for a point by itself.
     """
 
     label: str
     overrides: str
+    line: str = ""
 
     @cached_property
     def chosen(self) -> dict[str, str]:
@@ -54,6 +58,14 @@ class Row:
         return Cell(data=data, blocks=8, width=1.0, **parts)
 
 
+CONTROLS = (
+    Row("Backpropagation", "guess=exact"),
+    Row("Frozen blocks", "guess=frozen"),
+    Row("Local learning, CNN", "target=local guess=exact aux=cnn"),
+)
+"""What every estimator is to be seen beside."""
+
+
 @dataclass(frozen=True)
 class Study:
     """Estimators that are trained alike, each with the learning rate that is best for it, and compared.
@@ -66,6 +78,7 @@ class Study:
         data: name of the data set.
         seeds: how many runs each has.
         rates: the learning rates to choose from.
+        over: what accuracy is drawn over, of ``QUANTITIES``; empty for no figure.
     """
 
     name: str
@@ -74,7 +87,8 @@ class Study:
     rows: tuple[Row, ...]
     data: str = "digits"
     seeds: int = 3
-    rates: tuple[str, ...] = field(default=RATES)
+    rates: tuple[str, ...] = RATES
+    over: tuple[str, ...] = ()
 
     def local_learning(self, row: Row) -> Row | None:
         """Local learning with exactly the auxiliary networks that a row has; None where there is none."""
