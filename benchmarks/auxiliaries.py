@@ -6,7 +6,15 @@ python benchmarks/auxiliaries.py    # prints the table's rows
 from fglight import load_config
 from fglight.sweeps.planning.size import flops
 
-FORMS = ("aux=cnn", "aux=mlp", "aux=linear", "aux=predsim", "aux=predsim aux.full_conv=false")
+FORMS = (
+    "aux=cnn",
+    "aux=mlp",
+    "aux=linear",
+    "aux=several",
+    "aux=several aux.scale=0.5",
+    "aux=predsim",
+    "aux=predsim aux.full_conv=false",
+)
 
 
 def row(form: str) -> str:

@@ -1,6 +1,6 @@
 """From a configuration to objects."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import isclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
-from fglight.config.settings import DATA, arguments, not_arguments
+from fglight.config.settings import DATA, arguments, choices, not_arguments
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.estimators.engines.compiled import COMPILERS
@@ -62,7 +62,7 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
     target = cfg.model._target_
     takes = arguments("model", target)
     images = {name: cfg.data[name] for name in IMAGES if takes is None or name in takes}
-    auxiliary = partial(_component(cfg, "aux"), num_classes=cfg.data.num_classes)
+    auxiliary = partial(_auxiliary(cfg), num_classes=cfg.data.num_classes)
     try:
         network = _component(cfg, "model")(auxiliary=auxiliary, **images)
     except ValueError as error:
@@ -108,6 +108,15 @@ def _own(node: str, name: str, settings: DictConfig) -> Any:
     except HydraException as error:
         reason = one_line(error.__cause__ or error)
         raise ConfigError(f"{node}.{name} is not possible: {reason}") from error
+
+
+def _auxiliary(cfg: DictConfig) -> Callable[..., nn.Module]:
+    """What makes a block's auxiliary network, or several whose settings are those of their files."""
+    if "parts" not in cfg.aux:
+        return _component(cfg, "aux")
+    several, parts = {key: value for key, value in cfg.aux.items() if key != "parts"}, cfg.aux.parts
+    listed = [_component({"aux": choices("aux")[part]}, "aux") for part in parts]
+    return partial(_component({"aux": several}, "aux"), parts=listed)
 
 
 def build_estimator(cfg: DictConfig) -> GradientEstimator:
@@ -262,7 +271,7 @@ def _from_one(cfg: DictConfig, group: str, **settings: Any) -> Callable:
     return make
 
 
-def _component(cfg: DictConfig, group: str) -> partial:
+def _component(cfg: Mapping[str, Any], group: str) -> partial:
     """The class that a group's ``_target_`` names, with the group's settings as arguments."""
     left_out = not_arguments(group)
     return instantiate({key: value for key, value in cfg[group].items() if key not in left_out}, _partial_=True)

@@ -63,6 +63,7 @@ class Aux(Component):
     trained: bool
     depth: Whole = OPEN
     pool: Whole = OPEN
+    scale: Positive = OPEN
 
 
 class Data(Component):

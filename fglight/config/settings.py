@@ -109,6 +109,12 @@ def check_settings(cfg: DictConfig) -> None:
     from fglight.config.values import check_values  # pydantic takes a while, and help does without
 
     check_values(root, groups)
+    known = [name for name, choice in choices("aux").items() if "parts" not in choice]
+    parts = groups["aux"].get("parts", known)
+    if not (isinstance(parts, list) and parts and all(parts.count(part) == 1 and part in known for part in parts)):
+        raise ConfigError(
+            f"aux.parts={parts} is not possible: accepted is a list of {', '.join(known)}, each at most once"
+        )
 
 
 def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:

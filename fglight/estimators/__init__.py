@@ -12,7 +12,9 @@ from fglight.estimators.guesses.dfa import DFAGuess
 from fglight.estimators.guesses.drtp import DRTPGuess
 from fglight.estimators.guesses.exact import ExactGuess
 from fglight.estimators.guesses.frozen import FrozenGuess
+from fglight.estimators.guesses.guided import GuidedGuess
 from fglight.estimators.guesses.local import LocalGuess
+from fglight.estimators.guesses.low_rank import LowRankGuess
 from fglight.estimators.guesses.mixing import MixingGuess
 from fglight.estimators.guesses.momentum import MomentumGuess
 from fglight.estimators.guesses.next_block import NextBlockGuess
@@ -41,9 +43,11 @@ __all__ = [
     "GlobalTarget",
     "GradientEstimator",
     "Guess",
+    "GuidedGuess",
     "IntermediateTarget",
     "LocalGuess",
     "LocalTarget",
+    "LowRankGuess",
     "MixingGuess",
     "MomentumGuess",
     "NTKGuess",

@@ -82,7 +82,7 @@ class GradientEstimator:
     @property
     def draws_by_sample(self) -> bool:
         """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
-        return self.guess.draws_samples or (self.guess.random and self.perturbation.by_sample)
+        return self.guess.draws_samples or (self.guess.draws and self.perturbation.by_sample)
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient: what an optimizer should be given.

@@ -73,16 +73,17 @@ class NetworkPass:
             output: h_j, ``(batch, ...)``.
             auxiliaries: what is wanted.
         """
-        output = output.detach().requires_grad_(auxiliaries.differentiated)
-        loss, logits = block.loss(output, self.batch.labels)
+        outputs = [output.detach().requires_grad_(auxiliaries.differentiated) for _ in block.auxiliaries]
+        loss, logits = block.loss_of(outputs, self.batch.labels)
         parameters = trainable(block.aux) if auxiliaries.trained else []
-        inputs = [output] * auxiliaries.differentiated + parameters
+        inputs = outputs * auxiliaries.differentiated + parameters
         if not inputs:
             return LocalLoss(loss.detach(), logits.detach(), None)
         with self.buffers.again(block.aux, on_graph=False):
             gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-        self.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
-        return LocalLoss(loss.detach(), logits.detach(), gradients[0] if auxiliaries.differentiated else None)
+        of_outputs = len(inputs) - len(parameters)
+        self.gradients.update(zip(parameters, gradients[of_outputs:]))
+        return LocalLoss(loss.detach(), logits.detach(), gradients[:of_outputs] or None)
 
 
 @dataclass
@@ -193,6 +194,13 @@ class BlockPass:
         assert self.local.gradient is not None
         return self.local.gradient
 
+    @property
+    def local_gradients(self) -> Sequence[Tensor]:
+        """The gradient of each auxiliary network's loss with respect to h_j, in h_j's shape; they sum to L_j's."""
+        assert self.local is not None
+        assert self.local.gradients is not None
+        return self.local.gradients
+
     def to_parameters(self, cotangent: Tensor, *, keep: bool = True) -> list[Tensor]:
         """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
         return self.vjp(cotangent, self.parameters, keep=keep)
@@ -239,7 +247,7 @@ class BlockPass:
     def release(self) -> None:
         """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
         if self.local is not None:
-            self.local.gradient = None
+            self.local.gradients = None
         self.input = self.output = self.next = self.directions = None
         self.calls.clear()
         self.__dict__.pop("owners", None)

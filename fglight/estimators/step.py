@@ -1,7 +1,10 @@
 """What a step wants of auxiliary networks, and what it computes besides gradients."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 
@@ -30,12 +33,18 @@ class LocalLoss:
     Attributes:
         loss: L_j, a scalar without graph.
         logits: outputs of the auxiliary network, ``(batch, classes)`` or as the loss takes them, without graph.
-        gradient: of L_j with respect to h_j, in h_j's shape; None where nobody asked for it.
+        gradients: of each auxiliary network's loss with respect to h_j, in h_j's shape; None where nobody asked for
+            them.
     """
 
     loss: Tensor
     logits: Tensor
-    gradient: Tensor | None
+    gradients: Sequence[Tensor] | None
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient of L_j with respect to h_j, in h_j's shape."""
+        return None if self.gradients is None else reduce(torch.add, self.gradients)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from fglight.models.initialization import reset_parameters
 from fglight.models.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from fglight.models.mlp import BlockwiseMLP
 from fglight.models.resnet import BlockwiseResNet
+from fglight.models.several import SeveralAuxiliaries, several_auxiliaries
 
 __all__ = [
     "BCEWithLogitsLoss",
@@ -31,8 +32,10 @@ __all__ = [
     "MSELoss",
     "PooledAuxiliary",
     "PredSimAuxiliary",
+    "SeveralAuxiliaries",
     "as_maps",
     "channels_of",
     "reset_parameters",
+    "several_auxiliaries",
     "split",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fglight.errors import LabelError
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.losses import CrossEntropyLoss, Loss
+from fglight.models.several import SeveralAuxiliaries
 
 _CROSS_ENTROPY = CrossEntropyLoss()
 
@@ -24,7 +25,7 @@ class Block(nn.Module):
         body: the layers f_j, any module of one tensor.
         aux: the auxiliary network a_j, or the head for the last block. It maps h_j to outputs as the loss takes them:
             logits ``(batch, classes)``, or values in the labels' shape. An auxiliary with a method
-            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss.
+            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss. There may be ``SeveralAuxiliaries``.
         loss: of outputs and labels, a mean over the batch: any function, or a module without parameters, whose buffers
             move with the block. None: the network's.
 
@@ -71,10 +72,34 @@ class Block(nn.Module):
         Raises:
             LabelError: the loss gives no mean over the batch, or is none of outputs and labels like these.
         """
-        own = getattr(self.aux, "loss", None)
+        return self.loss_of([output] * len(self.auxiliaries), labels)
+
+    @property
+    def auxiliaries(self) -> list[nn.Module]:
+        """The auxiliary networks, one or several."""
+        return list(self.aux) if isinstance(self.aux, SeveralAuxiliaries) else [self.aux]
+
+    def loss_of(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``loss``, with a tensor of its own for each of ``auxiliaries``, so that their gradients can be told apart.
+
+        Args:
+            outputs: h_j as often as there are auxiliary networks.
+            labels: as for ``loss``.
+
+        Returns:
+            As ``loss``.
+        """
+        losses, logits = zip(*(self._loss(aux, output, labels) for aux, output in zip(self.auxiliaries, outputs)))
+        if len(losses) == 1:
+            return losses[0], logits[0]
+        return torch.stack(losses).sum(), torch.stack(logits).mean(0)
+
+    def _loss(self, aux: nn.Module, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``loss`` gives, of one auxiliary network."""
+        own: Any = getattr(aux, "loss", None)
         if own is not None:
             return own(output, labels)
-        logits = self.aux(output)
+        logits = aux(output)
         loss = (self.criterion or _CROSS_ENTROPY)(logits, labels)
         if loss.dim() > 0:
             raise LabelError(f"the loss gives {tuple(loss.shape)} numbers: accepted is one, the mean over the batch")

@@ -1,5 +1,7 @@
 """A compiled step is the same step."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,17 +23,20 @@ from fglight.config import check_config
 from fglight.errors import BlockError, ConfigError
 from fglight.estimators import GaussianGuess, GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
 from fglight.estimators.engines.compiled import cudagraphs
-from fglight.models import Block
+from fglight.models import Block, SeveralAuxiliaries, reset_parameters
 
 KINDS = [(5, False), (5, False), (5, False), (5, True), (4, False), (5, False), (5, True), (5, True), (5, True)]
 """Size of the batch, and whether the cosine is wanted: two of four kinds come twice in a row."""
 
 
-def tapped():
+def tapped(aux="cnn"):
     """Blocks and a batch, without the parameters that fit one size of batch only."""
     blocks, batch = tapped_blocks()
     for block in blocks[:-1]:
         del block.body[-1]
+        if aux == "several":
+            block.aux = SeveralAuxiliaries([block.aux, deepcopy(block.aux)])
+            reset_parameters(block.aux)
     return blocks, batch
 
 
@@ -42,7 +47,7 @@ def operations(graph, inputs):
 
 def trained(compiler, settings=None, **choices):
     """Blocks, steps and the generator's state after training."""
-    blocks, (images, labels) = tapped()
+    blocks, (images, labels) = tapped(choices.get("aux"))
     estimator = estimator_of(settings, **choices)
     if compiler:
         estimator.compile(compiler)
@@ -100,6 +105,20 @@ def test_every_perturbation(engine, guess, perturb, granularity):
 )
 def test_coefficients(engine, perturb, coefficient):
     assert_same_training(settings={"perturb.coefficient": coefficient}, engine=engine, perturb=perturb)
+
+
+@pytest.mark.parametrize(
+    ("engine", "perturb", "guess", "settings"),
+    [
+        ("reverse", "weight", "low_rank", {"guess.directions": 2, "guess.combine": "max"}),
+        ("reverse", "weight_per_sample", "guided", {}),
+        ("forward", "weight", "guided", {}),
+        ("reverse", "activity", "local", {"guess.combine": "span"}),
+        ("reverse", "weight_per_sample", "local", {"guess.combine": "max"}),
+    ],
+)
+def test_several_directions_and_noise(engine, perturb, guess, settings):
+    assert_same_training(engine=engine, perturb=perturb, guess=guess, settings=settings, aux="several")
 
 
 @pytest.mark.parametrize("guess", ["exact", "local", "fixed_ntk", "rademacher"])

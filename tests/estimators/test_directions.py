@@ -1,11 +1,20 @@
 """Several directions, combined by their mean or by a projection on their span."""
 
+from itertools import cycle
+
 import pytest
 import torch
-from helpers import assert_all_close, assert_close, body_gradients, estimator_of, tapped_blocks
+from helpers import (
+    Definition,
+    assert_all_close,
+    assert_close,
+    body_gradients,
+    estimator_of,
+    tapped_blocks,
+    uncoupled_blocks,
+)
 from torch import nn
 
-from fglight.errors import ConfigError
 from fglight.estimators import linalg
 from fglight.models import Block
 
@@ -107,7 +116,102 @@ def test_the_logged_cosine_is_that_of_the_estimate():
         assert_close(step.cosine[j], torch.stack(cosines).mean())
 
 
-@pytest.mark.parametrize("perturb", ["activity_span", "weight_per_sample"])
-def test_perturbations_of_one_direction_refuse_several(perturb):
-    with pytest.raises(ConfigError, match=r"guess\.directions=2 .*accepted is 1"):
-        estimator_of({"guess.directions": 2}, guess="gaussian", perturb=perturb)
+def in_rows(estimate, granularity, perturb):
+    """What one coefficient stands for in each part of an estimate of a block: rows of numbers."""
+    if perturb == "activity":  # the gradient of a tap is what arrives at a block's output
+        dimensions = 2 if granularity == "channel" else 1
+        return [estimate[-1].reshape(estimate[-1].shape[:dimensions].numel(), -1)]
+    if granularity == "block":
+        return [torch.cat([x.flatten() for x in estimate])[None]]
+    return [x.reshape(len(x) if granularity == "filter" else 1, -1) for x in estimate]
+
+
+WITH_ROWS = [
+    ("weight", "block"),
+    ("weight", "tensor"),
+    ("weight", "filter"),
+    ("activity", "sample"),
+    ("activity", "channel"),
+]
+
+
+@pytest.mark.parametrize(("perturb", "granularity"), WITH_ROWS)
+def test_the_best_aligned_is_kept_alone(perturb, granularity):
+    """Unit by unit, the estimate is that of one of the directions, and of the one with the largest cosine."""
+    blocks, batch = tapped_blocks()
+    estimator_of(guess="exact").estimate(blocks, *batch)
+    exact = body_gradients(blocks)
+    estimator = estimator_of(settings(granularity, 3, "max"), guess="gaussian", perturb=perturb)
+    drawn = record_samples(estimator.guess)
+    estimator.estimate(blocks, *batch)
+    for j, part in enumerate(body_gradients(blocks)):
+        own = drawn[: 3 * (1 if perturb == "activity" else len(part))]
+        drawn = drawn[len(own) :]
+        several = [[None, x] if perturb == "activity" else own[m::3] for m, x in enumerate(own[:3])]
+        rows = [in_rows(each, granularity, perturb) for each in (exact[j], part, *several)]
+        for t, found, *k in zip(*rows):
+            g = torch.stack(k)  # (3, units, features)
+            products = (g * t).sum(2)
+            best = (products.abs() / g.norm(dim=2)).argmax(0)
+            units = torch.arange(len(t))
+            if t.shape[1] > 1:  # in one dimension all are aligned alike
+                assert_close(found, products[best, units, None] * g[best, units])
+
+
+@pytest.mark.parametrize("guess", ["gaussian", "rademacher", "low_rank"])
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize(("perturb", "granularity"), [*WITH_ROWS, ("weight_per_sample", "tensor")])
+def test_a_span_is_stretched_by_the_root_of_dimensions_over_directions(perturb, granularity, engine, guess):
+    results = []
+    for rescale in (False, True):
+        blocks, batch = tapped_blocks()
+        torch.manual_seed(1)
+        choices = settings(granularity, 3, "span") | {"guess.rescale": rescale}
+        estimator_of(choices, guess=guess, perturb=perturb, engine=engine).estimate(blocks, *batch)
+        results.append(body_gradients(blocks))
+    for plain, stretched in zip(*results):
+        for a, b in zip(in_rows(plain, granularity, perturb), in_rows(stretched, granularity, perturb)):
+            assert_close(b, a * max(1, a.shape[1] / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("k", [1, 4, 16, 60, 80])
+def test_a_stretched_span_is_as_long_as_the_target_in_the_mean_square(k):
+    torch.manual_seed(0)
+    d, trials = 60, 400
+    guess = estimator_of(settings("tensor", k, "span") | {"guess.rescale": True}, guess="gaussian").guess
+    target = torch.randn(trials, d, dtype=torch.float64)
+    directions = torch.randn(trials, k, d, dtype=torch.float64)
+    coefficients = guess.coefficients(linalg.products(target, directions), linalg.gram(directions))
+    estimate = linalg.combine(guess.stretched(coefficients, d), directions)
+    ratio = estimate.square().sum(1) / target.square().sum(1)
+    assert (ratio.mean() - 1).abs() < 4 * ratio.std() / trials**0.5 + 1e-9
+
+
+@pytest.mark.parametrize("combine", ["mean", "span", "max"])
+def test_several_directions_of_every_sample_s_weights(combine):
+    """Both engines, against the estimate from every sample's targets and the directions that were drawn."""
+    found = []
+    for engine in ("reverse", "forward"):
+        blocks, batch = uncoupled_blocks()
+        estimator = estimator_of(
+            settings("tensor", 2, combine), guess="gaussian", perturb="weight_per_sample", engine=engine
+        )
+        numbers = cycle(range(2))
+        estimator.guess.sample = lambda like, numbers=numbers: wave(like, next(numbers))
+        estimator.estimate(blocks, *batch)
+        found.append(body_gradients(blocks))
+    definition = Definition(blocks, *batch)
+    expected = []
+    for j in range(4):
+        rows = definition.rows(j, definition.activity("global", j))
+        expected.append([])
+        for t in rows:
+            g = torch.stack([wave(t, m).flatten(1) for m in range(2)], dim=1)  # (samples, 2, features)
+            c = estimator.guess.coefficients(linalg.products(t.flatten(1), g), linalg.gram(g))
+            expected[-1].append((c.unsqueeze(2) * g).sum((0, 1)).view_as(t[0]))
+    for each in found:
+        assert_all_close(each, expected, 1e-8)
+
+
+def wave(like, number):
+    return torch.cos(torch.arange(like.numel(), dtype=like.dtype) ** 2 + number).view(like.shape)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import Tap, estimator_of
+from helpers import Tap, build, estimator_of
 from torch import nn
 
 from fglight.models import Block
@@ -46,7 +46,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("guess", RANDOM)
+@pytest.mark.parametrize("guess", [*RANDOM, "low_rank"])
 @pytest.mark.parametrize(("perturb", "granularity", "unit", "count", "batch", "steps"), CASES)
 def test_estimates_are_right_on_average(perturb, granularity, unit, count, batch, steps, guess):
     """The estimate's component along the target, one number a step, averages to the target's length.
@@ -120,3 +120,61 @@ def test_a_seed_repeats_the_estimate(perturb):
         results.append(blocks[0].body[0].weight.grad)
     assert torch.equal(results[0], results[1])
     assert not torch.allclose(results[0], results[2])
+
+
+# Of low rank
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_low_rank_directions_have_their_rank(rank):
+    """As matrices of (out, the rest) for weights, also of each sample, and (channels, positions) for activities."""
+    torch.manual_seed(0)
+    guess = estimator_of({"guess.rank": rank}, guess="low_rank").guess
+    convolution = guess.sample(torch.zeros(6, 5, 3, 3))
+    assert convolution.shape == (6, 5, 3, 3)
+    assert torch.linalg.matrix_rank(convolution.flatten(1)) == rank
+    assert torch.linalg.matrix_rank(guess.sample(torch.zeros(4, 7))) == rank
+    assert (torch.linalg.matrix_rank(guess.sample_each(torch.zeros(9, 6, 5, 3, 3)).flatten(2)) == rank).all()
+    vectors = guess.sample_each(torch.zeros(50, 5))
+    assert torch.linalg.matrix_rank(vectors) == 5
+    assert guess.sample(torch.zeros(5)).shape == (5,)
+    assert guess.sample(torch.zeros(())).shape == ()
+
+    model, estimator, batch = build({"guess.rank": rank, "model.width": 1 / 8}, guess="low_rank", perturb="activity")
+    seen = []
+    activity = estimator.guess.activity
+    estimator.guess.activity = lambda here: seen.append(activity(here)) or seen[-1]
+    estimator.estimate(model, *batch)
+    assert (torch.linalg.matrix_rank(seen[0][0].flatten(2)) == rank).all()
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank_directions_have_unit_covariance_but_are_not_normal(rank):
+    torch.manual_seed(0)
+    draws = estimator_of({"guess.rank": rank}, guess="low_rank").guess.sample_each(
+        torch.zeros(100_000, 2, 3, dtype=torch.float64)
+    )
+    rows = draws.flatten(1)
+    error = 9**0.5 / len(rows) ** 0.5  # of a product of two entries; E[xi^4] = 9 for a product of two normal numbers
+    assert rows.mean(0).abs().max() < 5 / len(rows) ** 0.5
+    assert (rows.T @ rows / len(rows) - torch.eye(6)).abs().max() < 5 * error
+    kurtosis = (rows**4).mean(0)
+    assert (kurtosis - (3 + 6 / rank)).abs().max() < 1.5
+
+
+PINNED = {
+    ("low_rank", "weight"): 0.09547674748474645,
+    ("low_rank", "weight_per_sample"): 0.13700638259073764,
+    ("guided", "weight"): 0.011833823847585339,
+    ("guided", "activity"): 0.07056128442004474,
+}
+"""Norms of the first block's estimate, as they were when this was written."""
+
+
+@pytest.mark.parametrize(("guess", "perturb"), PINNED)
+def test_an_estimate_that_was(guess, perturb):
+    torch.manual_seed(0)
+    blocks = small_blocks(0, 3)
+    images = torch.randn(4, 2, dtype=torch.float64)
+    estimator_of(guess=guess, perturb=perturb).estimate(blocks, images, torch.tensor([0, 1, 0, 1]))
+    assert float(blocks[0].body[0].weight.grad.norm()) == pytest.approx(PINNED[guess, perturb], rel=1e-9)

@@ -409,6 +409,12 @@ def test_a_guess_whose_use_of_auxiliary_networks_is_not_known_is_timed_with_them
     assert sorted(machine.timed) == ["auxiliaries", "backpropagation", "backpropagation", "training", "training"]
 
 
+def test_so_are_several_auxiliary_networks_that_give_a_direction_each():
+    kinds = [Kind.of(compose({"guess.combine": combine}, aux="several")) for combine in ("sum", "span")]
+    assert [kind.whole for kind in kinds] == [False, True]
+    assert Kind.of(compose({"aux.parts": ["cnn"]}, aux="several")) not in kinds
+
+
 def test_guesses_of_ones_own_are_timed_by_themselves():
     own = compose({"guess._target_": f"{__name__}.OwnGuess"}, guess="gaussian")
     assert Kind.of(own).passes not in {Kind.of(compose(guess=guess)).passes for guess in GUESSES}

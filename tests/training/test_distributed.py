@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fglight.estimators import RandomGuess
-from fglight.models import Block, BlockNetwork
+from fglight.models import Block, BlockNetwork, SeveralAuxiliaries
 from fglight.runs.folder import read_result
 from fglight.training.module import ForwardGradientModule
 
@@ -77,6 +77,27 @@ CASES |= {
     if (engine, guess) != ("forward", "next_block")
 }
 
+CASES |= {
+    f"{engine} global {guess} {perturb} {granularity} {combine}, several": (
+        {"perturb.granularity": granularity, "guess.combine": combine},
+        {"engine": engine, "target": "global", "guess": guess, "perturb": perturb},
+    )
+    for engine, (guess, perturb, granularity, combine) in product(
+        ("reverse", "forward"),
+        (
+            ("local", "weight", "tensor", "span"),
+            ("local", "weight", "block", "max"),
+            ("local", "weight", "network", "mean"),
+            ("local", "activity", "channel", "max"),
+            ("local", "activity_span", "sample", "mean"),
+            ("local", "weight_per_sample", "tensor", "span"),
+            ("guided", "weight", "tensor", "mean"),
+            ("low_rank", "weight", "filter", "mean"),
+        ),
+    )
+}
+"""With two auxiliary networks for each block."""
+
 COMPILED = (
     "reverse global local weight tensor 1",
     "reverse local gaussian activity sample 1",
@@ -91,8 +112,8 @@ CLIPPED = [
 ]
 
 
-def network():
-    """Blocks that couple no samples, and a batch."""
+def network(*, several):
+    """Blocks that couple no samples, with one or two auxiliary networks, and a batch."""
     torch.manual_seed(0)
     bodies = [
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU()),
@@ -101,6 +122,11 @@ def network():
         nn.Linear(6, 6),
     ]
     auxes = [nn.Sequential(nn.Flatten(), nn.Linear(width, 3)) for width in (100, 16, 6, 6)]
+    if several:
+        auxes[:-1] = [
+            SeveralAuxiliaries([aux, nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(aux[1].in_features, 3))])
+            for aux in auxes[:-1]
+        ]
     blocks = [Block(body, aux).double() for body, aux in zip(bodies, auxes)]
     count = sum(PARTS)
     return blocks, torch.randn(count, 2, 5, 5, dtype=torch.float64), torch.randint(3, (count,))
@@ -110,7 +136,7 @@ def estimates(rows):
     """Gradients and cosines of every case for some rows of the batch."""
     results = {}
     for name, (settings, choices) in CASES.items():
-        blocks, images, labels = network()
+        blocks, images, labels = network(several="several" in name)
         estimator = estimator_of(settings, **choices)
         if estimator.draws_by_sample:
             share_directions(estimator.guess, rows)

@@ -50,6 +50,15 @@ KINDS = {
     "dfa": ["guess=dfa", "perturb=activity"],
     "momentum": ["guess=momentum", "guess.noise=0.5", "perturb=weight"],
     "adamw": ["guess=gaussian", "optim=adamw", "scheduler.interval=step", "scheduler.gamma=0.8"],
+    "guided": ["guess=guided", "perturb=weight_per_sample", "aux=linear"],
+    "low_rank": [
+        "guess=low_rank",
+        "guess.directions=2",
+        "guess.combine=span",
+        "guess.rescale=true",
+        "perturb=activity",
+    ],
+    "several": ["guess=local", "guess.combine=max", "aux=several", "aux.scale=0.25"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
 }
 

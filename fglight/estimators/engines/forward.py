@@ -64,7 +64,7 @@ class ForwardMode(Engine):
         Raises:
             ValueError: where directions are drawn a second time, which a record cannot tell from a first time.
         """
-        if guess.random and perturbation.draws_twice and perturbation.uses_target(guess):
+        if guess.draws and perturbation.draws_twice and perturbation.uses_target(guess):
             raise ValueError(
                 "compile=true cannot go with engine=forward and random directions of every sample's weights: "
                 "accepted is compile=false, engine=reverse or another guess"

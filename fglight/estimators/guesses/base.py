@@ -18,8 +18,6 @@ from fglight.estimators.linalg import span_coefficients
 from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
-COMBINATIONS = ("mean", "span")
-
 
 class Guess(ABC):
     """One or several directions in the space of a block's output or of its parameters.
@@ -29,16 +27,22 @@ class Guess(ABC):
 
     Args:
         directions: how many directions k the target is projected on.
-        combine: what becomes of k projections: their ``mean``, or the orthogonal projection on the ``span`` of the
-            directions (Flügel et al. 2024, arXiv 2410.17764).
+        combine: what becomes of k estimates (Flügel et al. 2024, arXiv 2410.17764, Sec. III, and their code): their
+            ``mean``; the orthogonal projection on the ``span`` of the directions; or the one of the direction that is
+            best aligned with the target, ``max`` |⟨t, g⟩| / |g|, the first of those that are alike. None: the first
+            of ``combinations``.
 
     Attributes:
         random: whether directions are independent of the network, with mean zero and unit covariance (``RandomGuess``).
+        draws: whether random numbers are drawn for directions in the space that they are asked for: alike in all
+            processes, but for those of samples.
         uses_auxiliaries: whether the direction comes from the block's local loss.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
         projects: whether a projection takes place; without, the estimate is the target.
         trains_blocks: whether blocks 0..J-2 get a gradient at all.
-        several: whether there can be more than one direction.
+        several: whether ``directions`` can be more than one.
+        combinations: what ``combine`` can be.
+        rescale: whether the coefficients of a span are stretched (``RandomGuess``).
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
             (⟨t, g⟩, |g|^2).
         needs_graph: whether ``weight`` needs the block to have run, with its graph.
@@ -46,7 +50,7 @@ class Guess(ABC):
             graphs then stay until the step is over.
         needs_error: whether ``here.network.error`` is needed, the gradient of L with respect to the logits, ``(batch,
             classes)``. Forward mode then runs the network once more.
-        draws_samples: whether ``sample`` is asked for random numbers of every sample, which processes must not draw
+        draws_samples: whether random numbers are drawn for every sample in any space, which processes must not draw
             alike.
         of_mean: whether the directions of n samples have a factor 1/n, as gradients of L and L_j have. That of all
             processes' weights is then the mean of theirs, else the sum.
@@ -59,11 +63,14 @@ class Guess(ABC):
     """
 
     random = False
+    draws = False
     uses_auxiliaries = False
     trains_auxiliaries = True
     projects = True
     trains_blocks = True
     several = False
+    combinations: tuple[str, ...] = ("mean", "span", "max")
+    rescale = False
     coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
     needs_graph = True
     needs_next_block = False
@@ -73,20 +80,27 @@ class Guess(ABC):
     only_weight = False
     keeps: tuple[str, ...] = ()
 
-    def __init__(self, directions: int = 1, combine: str = "mean") -> None:
+    def __init__(self, directions: int = 1, combine: str | None = None) -> None:
         if type(directions) is not int or directions < 1:
             raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
         if directions > 1 and not self.several:
             raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
-        if combine not in COMBINATIONS:
-            raise ValueError(f"guess.combine={combine} does not exist: accepted is {', '.join(COMBINATIONS)}")
         self.directions = directions
-        self.combine = combine
+        self.combine = self.combinations[0] if combine is None else combine
+        if self.combine not in self.combinations:
+            raise ValueError(
+                f"guess.combine={combine} is not possible with {type(self).__name__}: "
+                f"accepted is {', '.join(self.combinations)}"
+            )
 
     @property
     def drawn(self) -> bool:
         """Whether random numbers are drawn when directions are asked for: blocks are then taken from 0 on."""
-        return self.random or self.draws_samples or self.directions > 1
+        return self.draws or self.draws_samples or self.directions > 1
+
+    def count(self, block: Block) -> int:
+        """How many directions a block j < J-1 has."""
+        return self.directions
 
     @torch.no_grad()
     def set_up(self, blocks: Sequence[Block], batch: Batch) -> None:
@@ -150,6 +164,10 @@ class Guess(ABC):
             ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``.
         """
 
+    def cotangents(self, here: BlockPass) -> Tensor:
+        """What is pulled back to the space of the parameters, ``(k, batch, ...)``: here, ``activity``."""
+        return self.activity(here)
+
     def weight(self, here: BlockPass) -> list[Tensor]:
         """The directions in the space of theta_j: those of ``activity``, pulled back through the block.
 
@@ -161,11 +179,21 @@ class Guess(ABC):
         """
         if not here.parameters:
             return []
-        cotangents = self.activity(here)
+        cotangents = self.cotangents(here)
         by_direction = [
             here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
         ]
         return [stack(tensors) for tensors in zip(*by_direction)]
+
+    def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
+        """Every sample's directions of one parameter, ``(k, batch, *parameter.shape)``.
+
+        Args:
+            directions: what ``cotangents``, pulled back, give at each sample; None for a random guess.
+            like: of shape ``(batch, *parameter.shape)``.
+        """
+        assert directions is not None
+        return directions
 
     def sample(self, like: Tensor) -> Tensor:
         """Draw random numbers; only guesses that draw can.
@@ -193,7 +221,19 @@ class Guess(ABC):
         """
         if self.combine == "span":
             return span_coefficients(products, gram)
-        return (coefficient or self.coefficient)(products, gram.diagonal(dim1=-2, dim2=-1)) / self.directions
+        squares = gram.diagonal(dim1=-2, dim2=-1)
+        factors = (coefficient or self.coefficient)(products, squares)
+        if self.combine != "max":
+            return factors / factors.shape[-1]
+        aligned = products.abs() * torch.where(squares > 0, squares, torch.inf).rsqrt()
+        # In one dimension all are aligned alike: rounding must not choose among them.
+        best = aligned >= (1 - torch.finfo(aligned.dtype).eps ** 0.5) * aligned.amax(-1, keepdim=True)
+        first = best.to(torch.uint8).argmax(-1, keepdim=True)
+        return torch.zeros_like(factors).scatter(-1, first, factors.gather(-1, first))
+
+    def stretched(self, coefficients: Tensor, dimension: int) -> Tensor:
+        """What becomes of ``coefficients`` in a space of so many dimensions, see ``RandomGuess``; here they stay."""
+        return coefficients
 
 
 def stack(directions: Sequence[Tensor]) -> Tensor:

@@ -1,16 +1,34 @@
 """The guess from a block's local loss."""
 
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
 from torch import Tensor
 
-from fglight.estimators.guesses.base import Guess
+from fglight.estimators.guesses.base import Guess, stack
 from fglight.estimators.passes import BlockPass
+from fglight.models.blocks import Block
 
 
 class LocalGuess(Guess):
-    """The gradient of the block's own local loss L_j."""
+    """The gradient of the block's own local loss L_j.
+
+    With ``SeveralAuxiliaries``, L_j is the sum of their losses, and ``combine="sum"`` its gradient: one direction. All
+    other combinations are of the gradients of each of their losses, a direction each.
+    """
 
     uses_auxiliaries = True
+    combinations = ("sum", "mean", "span", "max")
+
+    def count(self, block: Block) -> int:
+        """See ``Guess``: with ``sum`` one, else one for each auxiliary network."""
+        return 1 if self.combine == "sum" else self.directions * len(block.auxiliaries)
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
-        return here.local_gradient.unsqueeze(0)
+        return self.combined(here.local_gradients)
+
+    def combined(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The directions from gradients of losses, ``(k, batch, ...)``."""
+        return reduce(torch.add, gradients).unsqueeze(0) if self.combine == "sum" else stack(gradients)

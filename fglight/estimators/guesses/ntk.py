@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fglight.estimators.guesses.base import stack
 from fglight.estimators.guesses.local import LocalGuess
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.step import GRADIENT_ALONE
@@ -22,10 +21,11 @@ class FixedNTKGuess(LocalGuess):
 class NTKGuess(FixedNTKGuess):
     """The gradient of L_j with auxiliary networks that are drawn afresh before every step.
 
-    With several directions, each comes from an auxiliary network of its own.
+    With several directions, each comes from an auxiliary network of its own, or from ``SeveralAuxiliaries``.
     """
 
     several = True
+    combinations = ("mean", "span", "max", "sum")
 
     def prepare(self, blocks: Sequence[Block]) -> None:
         """Redraw every auxiliary network but the head."""
@@ -34,15 +34,15 @@ class NTKGuess(FixedNTKGuess):
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
-        gradients = [here.local_gradient]
+        gradients = [*here.local_gradients]
         if self.directions > 1:
             aux = here.block.aux
             kept = [parameter.detach().clone() for parameter in aux.parameters()]
             with here.network.buffers.again(aux):
                 for _ in range(1, self.directions):
                     reset_parameters(aux)
-                    gradients.append(here.network.local_loss(here.block, here.output, GRADIENT_ALONE).gradient)
+                    gradients += here.network.local_loss(here.block, here.output, GRADIENT_ALONE).gradients
             with torch.no_grad():
                 for parameter, value in zip(aux.parameters(), kept):
                     parameter.copy_(value)
-        return stack(gradients)
+        return self.combined(gradients)

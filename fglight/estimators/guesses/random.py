@@ -12,12 +12,42 @@ from fglight.estimators.passes import BlockPass
 
 
 class RandomGuess(Guess):
-    """Random directions with mean zero and unit covariance, so that E[⟨t, g⟩ g] = t."""
+    """Random directions with mean zero and unit covariance, so that E[⟨t, g⟩ g] = t.
+
+    Args:
+        directions: see ``Guess``.
+        combine: see ``Guess``.
+        rescale: whether a projection on the span of k directions is stretched by sqrt(d/k), where d is the dimension of
+            what a coefficient stands for (1 from k = d on). A projection P on a random k-dimensional subspace has
+            E|P t|^2 = k/d |t|^2, so that the stretched one is as long as the target, in the mean square. It is what
+            Flügel et al.'s code (arXiv 2410.17764) calls scaling correction, there with the means of |P t| and |t| for
+            gaussian directions, which are in the same proportion for large k.
+
+    Raises:
+        ValueError: for ``rescale`` of anything but a span.
+    """
 
     random = True
+    draws = True
     several = True
     coefficient = InnerProduct()
     needs_graph = False
+
+    def __init__(self, directions: int = 1, combine: str | None = None, rescale: bool = False) -> None:
+        super().__init__(directions, combine)
+        if type(rescale) is not bool:
+            raise ValueError(f"guess.rescale={rescale} is not possible: accepted is true or false")
+        if rescale and self.combine != "span":
+            raise ValueError(
+                f"guess.rescale=true means nothing with guess.combine={self.combine}: accepted is guess.combine=span"
+            )
+        self.rescale = rescale
+
+    def stretched(self, coefficients: Tensor, dimension: int) -> Tensor:
+        """See ``Guess``."""
+        if not self.rescale:
+            return coefficients
+        return coefficients * max(1, dimension / coefficients.shape[-1]) ** 0.5
 
     @abstractmethod
     def sample(self, like: Tensor) -> Tensor:
@@ -33,24 +63,21 @@ class RandomGuess(Guess):
             A direction in the shape, dtype and device of ``like``.
         """
 
-    def samples(self, like: Tensor) -> Tensor:
-        """Draw all k directions.
-
-        Args:
-            like: what the directions are for.
-
-        Returns:
-            ``(k, *like.shape)``.
-        """
-        return stack([self.sample(like) for _ in range(self.directions)])
+    def sample_each(self, like: Tensor) -> Tensor:
+        """Draw a direction for each sample, in the shape of ``like``, ``(batch, ...)``; at once, unless overridden."""
+        return self.sample(like)
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
-        return self.samples(here.output.detach())
+        return self.by_sample(None, here.output.detach())
 
     def weight(self, here: BlockPass) -> list[Tensor]:
         """See ``Guess``."""
-        return [self.samples(parameter.detach()) for parameter in here.parameters]
+        return [stack([self.sample(p.detach()) for _ in range(self.directions)]) for p in here.parameters]
+
+    def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
+        """See ``Guess``."""
+        return stack([self.sample_each(like) for _ in range(self.directions)])
 
 
 class GaussianGuess(RandomGuess):

@@ -22,7 +22,6 @@ class ActivityPerturbation(Perturbation):
 
     granularities: ClassVar = {"sample": Granularity(dimensions=1), "channel": Granularity(dimensions=2)}
     in_parameters = False
-    several_directions = True
 
     def draws_early(self, guess: Guess) -> bool:
         """See ``Perturbation``."""
@@ -88,7 +87,7 @@ class ActivityPerturbation(Perturbation):
             by_sample = factors.view(len(here.output), -1, factors.shape[-1])
             return (by_sample * self.coefficient_of(guess).scale(by_sample, here.network.batch)).view_as(factors)
 
-        return guess.coefficients(products, gram, scaled)
+        return guess.stretched(guess.coefficients(products, gram, scaled), here.output.numel() // len(gram))
 
     def _cosine(self, here: BlockPass, target: Tensor, products: Tensor, gram: Tensor, coefficients: Tensor) -> Tensor:
         by_sample = (len(here.output), -1)
@@ -98,23 +97,25 @@ class ActivityPerturbation(Perturbation):
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):
-    """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6)."""
+    """Each sample's target projected orthogonally on the span of the whole batch's guesses (Sec. 4.4, Table 6).
+
+    Of several directions, all are in the span, however the guess combines a sample's own.
+    """
 
     granularities: ClassVar = {"sample": Granularity(dimensions=1)}
-    several_directions = False
     spans = True
 
     def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
-        directions = here.network.batch.gather(guesses.squeeze(0).flatten(1))
+        directions = here.network.batch.gather(guesses.flatten(0, 1).flatten(1))
         return linalg.project_on_span(target, directions).view(here.output.shape)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
-        own = guess.activity(here).squeeze(0)
-        basis = linalg.unit_rows(here.network.batch.gather(own.flatten(1)))  # (whole batch, features)
-        moves = basis.to(own.dtype).view(-1, 1, *own.shape[1:])
-        products = torch.cat([derivative(move.expand(-1, *own.shape)) for move in moves.split(TANGENTS)])
+        own = guess.activity(here)  # (k, batch, ...)
+        basis = linalg.unit_rows(here.network.batch.gather(own.flatten(0, 1).flatten(1)))  # (k * whole batch, features)
+        moves = basis.to(own.dtype).view(-1, 1, *own.shape[2:])
+        products = torch.cat([derivative(move.expand(-1, *own.shape[1:])) for move in moves.split(TANGENTS)])
         return _to_parameters(here, linalg.combine_in_span(products.mT, basis).view(here.output.shape))
 
 

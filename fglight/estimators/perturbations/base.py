@@ -51,7 +51,6 @@ class Perturbation(ABC):
         granularities: what it can be.
         in_parameters: whether it projects in the space of theta_j, not of h_j.
         by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
-        several_directions: whether it can project on several directions of a guess.
         spans: whether it projects on directions of several samples at once.
         draws_twice: whether forward mode draws random directions a second time, instead of keeping them.
 
@@ -62,7 +61,6 @@ class Perturbation(ABC):
     granularities: ClassVar[Mapping[str, Granularity]] = {"sample": Granularity(1)}
     in_parameters = True
     by_sample = True
-    several_directions = False
     spans = False
     draws_twice = False
 
@@ -87,7 +85,7 @@ class Perturbation(ABC):
 
     def uses_target(self, guess: Guess) -> bool:
         """Whether an estimate depends on the target at all."""
-        return self.spans or guess.combine == "span" or self.coefficient_of(guess).uses_products
+        return self.spans or guess.combine in ("span", "max") or self.coefficient_of(guess).uses_products
 
     def factors(self, here: BlockPass, guess: Guess, product: Tensor | None, square: Tensor) -> Tensor:
         """The factors of directions; see ``Coefficient``.
@@ -101,20 +99,18 @@ class Perturbation(ABC):
         return batch.first(factors) if coefficient.random and guess.draws_samples else factors
 
     def check(self, guess: Guess) -> None:
-        """Refuse a guess that it cannot project on, or a coefficient that means nothing with it.
+        """Refuse what means nothing with it, of a guess or a coefficient.
 
         Raises:
             ValueError: in one line.
         """
-        if guess.directions > 1 and not self.several_directions:
-            raise ValueError(
-                f"guess.directions={guess.directions} is not possible with {type(self).__name__}: accepted is 1"
-            )
         if guess.only_weight and self.by_sample:
             raise ValueError(
                 f"{type(self).__name__} is not possible with {type(guess).__name__}, whose directions are of the whole "
                 "batch's weights: accepted is perturb=weight"
             )
+        if self.spans and guess.rescale:
+            raise ValueError(f"guess.rescale=true is not possible with {type(self).__name__}: accepted is false")
         spans = self.spans or guess.combine == "span"
 
         def fits(coefficient: Coefficient) -> bool:

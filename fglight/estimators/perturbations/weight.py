@@ -43,7 +43,6 @@ class WeightPerturbation(Perturbation):
         "filter": Granularity(dimensions=1),
     }
     by_sample = False
-    several_directions = True
 
     def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """See ``Perturbation``: where the target of a weight is computed."""
@@ -51,7 +50,7 @@ class WeightPerturbation(Perturbation):
         if not aims or not any(parameter is weight for weight in weights):
             return ""
         cost = "its target is computed, as much as a weight gradient in backpropagation"
-        if guess.directions > 1:
+        if guess.count(here.block) > 1:
             return f"several directions: {cost}"
         return "" if parameter in here.weight_calls else f"{NO_SINGLE_USE}: {cost}"
 
@@ -61,7 +60,7 @@ class WeightPerturbation(Perturbation):
 
     def points(self, here: BlockPass, guess: Guess, *, cosine: bool) -> Sequence[Tensor | LayerCall]:
         """See ``Perturbation``: parameters, or in their place the outputs of layers that they are the weights of."""
-        if guess.directions > 1:
+        if guess.count(here.block) > 1:
             return here.parameters
         # Estimates are the same to the last bit with and without cosine.
         return [here.weight_calls.get(p, p) for p in here.parameters] + (here.parameters if cosine else [])
@@ -106,7 +105,7 @@ class WeightPerturbation(Perturbation):
             if target is None:
                 continue
             exact = target.inside[-len(here.parameters) :]
-            if guess.directions > 1:
+            if guess.count(here.block) > 1:
                 local = [linalg.products(self.units.cut(t.unsqueeze(0))[:, 0], d) for t, d in zip(exact, g)]
             else:
                 local = self._products_by_layer(here, target, g)
@@ -117,7 +116,7 @@ class WeightPerturbation(Perturbation):
         if not blocks:
             return []
         grams = [[linalg.gram(d) for d in tensors] for tensors in guesses]
-        coefficients = self._coefficients(blocks[0], products, grams, guess)
+        coefficients = self._coefficients(blocks[0], products, grams, guesses, guess)
         estimates = [Estimate(_combine(here, c, g)) for here, c, g in zip(blocks, coefficients, guesses)]
         for estimate, *tensors in zip(estimates, products, grams, coefficients, squares):
             estimate.cosine = torch.stack([linalg.cosine(*tensor) for tensor in zip(*tensors)]).mean()
@@ -131,7 +130,12 @@ class WeightPerturbation(Perturbation):
         return [self.units.cut(g) for g in directions]
 
     def _coefficients(
-        self, here: BlockPass, products: list[list[Tensor]], grams: list[list[Tensor]], guess: Guess
+        self,
+        here: BlockPass,
+        products: list[list[Tensor]],
+        grams: list[list[Tensor]],
+        guesses: Sequence[list[Tensor]],
+        guess: Guess,
     ) -> list[list[Tensor]]:
         """The coefficients that belong together.
 
@@ -139,19 +143,22 @@ class WeightPerturbation(Perturbation):
             here: one of the blocks.
             products: ⟨t, g_m⟩ for every block and parameter tensor, ``(units, k)``; empty where they are not known.
             grams: ⟨g_l, g_m⟩ for every block and parameter tensor, ``(units, k, k)``.
+            guesses: the directions themselves, ``(units, k, features)``, for their dimension.
             guess: turns them into coefficients.
 
         Returns:
             For every block and parameter tensor, ``(units, k)``.
         """
         sizes = [len(gram) for block in grams for gram in block]
+        dimensions = [g.shape[2] for block in guesses for g in block]
         gram = torch.cat([gram for block in grams for gram in block])
         product = torch.cat([product for block in products for product in block]) if products else None
         if self.units.joins_tensors:
             gram = gram.sum(0, keepdim=True)
             product = None if product is None else product.sum(0, keepdim=True)
+            dimensions = [sum(dimensions)] * len(dimensions)
         found = guess.coefficients(product, gram, partial(self.factors, here, guess))
-        coefficients = iter(found.expand(sum(sizes), -1).split(sizes))
+        coefficients = map(guess.stretched, found.expand(sum(sizes), -1).split(sizes), dimensions)
         return [[next(coefficients) for _ in block] for block in grams]
 
     @property
@@ -165,7 +172,7 @@ class WeightPerturbation(Perturbation):
         return [
             {name: g[0, m].view_as(parameter) for name, parameter, g in unit}
             for unit in ([tensors] if self.units.joins_tensors else [[tensor] for tensor in tensors])
-            for m in range(guess.directions)
+            for m in range(guess.count(here.block))
         ]
 
     def from_sums(
@@ -174,11 +181,11 @@ class WeightPerturbation(Perturbation):
         """See ``Perturbation``."""
         products = []
         for tensors, summed in zip(guesses, sums or []):
-            known = list(summed.view(-1, 1, guess.directions))
+            known = list(summed.view(-1, 1, tensors[0].shape[1]))
             # Where one coefficient stands for several tensors, the first has the sum over all.
             products.append(known + [torch.zeros_like(known[0])] * (len(tensors) - len(known)))
         grams = [[linalg.gram(g) for g in tensors] for tensors in guesses]
-        coefficients = self._coefficients(passes[0], products, grams, guess)
+        coefficients = self._coefficients(passes[0], products, grams, guesses, guess)
         return [_combine(here, c, g) for here, c, g in zip(passes, coefficients, guesses)]
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
@@ -190,12 +197,13 @@ class WeightPerturbation(Perturbation):
             parts = []
             for index in torch.arange(len(rows), device=g.device).split(TANGENTS):
                 moved = g.new_zeros(len(index), len(g), g.shape[2])  # all but one unit of each stay where they are
-                moved[torch.arange(len(index), device=g.device), index // guess.directions] = rows[index]
+                moved[torch.arange(len(index), device=g.device), index // g.shape[1]] = rows[index]
                 parts.append(derivative(here.jvp({name: moved.view(-1, *parameter.shape)})).sum(1))
-            products.append(torch.cat(parts).view(-1, guess.directions))
+            products.append(torch.cat(parts).view(-1, g.shape[1]))
         products = here.network.batch.mean(products)
         grams = [linalg.gram(g) for g in guesses]
-        return _combine(here, self._coefficients(here, [products] if products else [], [grams], guess)[0], guesses)
+        coefficients = self._coefficients(here, [products] if products else [], [grams], [guesses], guess)[0]
+        return _combine(here, coefficients, guesses)
 
     def _products_by_layer(self, here: BlockPass, target: TargetGradient, guesses: list[Tensor]) -> list[Tensor]:
         """⟨t, g⟩ of each parameter tensor and its only direction, ``(units, 1)``, from layers where possible."""

@@ -8,7 +8,7 @@ that comes after concerns one layer and a few samples at a time.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import partial, reduce
 from typing import ClassVar
 
 import torch
@@ -39,7 +39,7 @@ class WeightPerSamplePerturbation(Perturbation):
 
     def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """See ``Perturbation``."""
-        if not guess.random and self.coefficient_of(guess).constant is not None:
+        if self._constant(guess) is not None:
             return ""  # the gradient of the whole batch
         call, name = here.owners.get(parameter, (None, ""))
         cost = "a backward pass through the block for each sample"
@@ -61,8 +61,7 @@ class WeightPerSamplePerturbation(Perturbation):
 
     def estimate(self, here: BlockPass, target: TargetGradient | None, guess: Guess, *, cosine: bool) -> Estimate:
         """See ``Perturbation``; the cosine is the mean over samples and parameter tensors."""
-        direction = _direction(here, guess)
-        constant = None if guess.random else self.coefficient_of(guess).constant
+        directions, constant = _directions(here, guess), self._constant(guess)
         estimates, similarity = [], None
         if target is not None or constant is None:
             whole = whole_block(here)
@@ -71,61 +70,74 @@ class WeightPerSamplePerturbation(Perturbation):
                 at_outputs = dict(zip([*here.calls, whole], [*target.inside, target.output]))
                 target.release()
             gradients, cosines = {}, []
-            for use in parameter_uses(here, whole, direction, at_outputs):
-                gradients[use.parameter], of_tensor = self._project(here, use, guess, cosine=cosine)
+            for use in parameter_uses(here, whole, guess, directions, at_outputs):
+                gradients[use.parameter], of_tensor = self._project(here, use, cosine=cosine)
                 cosines.append(of_tensor)
             estimates = [gradients[parameter] for parameter in here.parameters]
             similarity = here.network.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
         if constant is not None:  # the gradient of the whole batch
-            estimates = here.to_parameters(constant * direction, keep=False)
+            estimates = here.to_parameters(constant * reduce(torch.add, directions) / len(directions), keep=False)
         return Estimate(estimates, similarity)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; for each parameter all samples along their own directions at once."""
         if not self.uses_target(guess):
             return self.estimate(here, None, guess, cosine=False).gradients
-        whole, direction = whole_block(here), _direction(here, guess)
+        whole, directions = whole_block(here), _directions(here, guess)
         # Directions of all samples take too much memory: they are drawn a second time to be scaled.
-        with generators_kept(here.input.device, enabled=guess.random):
-            tangents = [_tangent(here, use, guess) for use in parameter_uses(here, whole, direction)]
-        uses = zip(parameter_uses(here, whole, direction), derivative(torch.stack(tangents)))
-        gradients = {use.parameter: self._project(here, use, guess, products=products)[0] for use, products in uses}
+        with generators_kept(here.input.device, enabled=guess.draws):
+            tangents = [_tangents(here, use) for use in parameter_uses(here, whole, guess, directions)]
+        products = derivative(torch.stack([tangent for k in tangents for tangent in k]))  # (uses * k, batch)
+        uses = zip(parameter_uses(here, whole, guess, directions), products.split([len(k) for k in tangents]))
+        gradients = {use.parameter: self._project(here, use, products=known.mT)[0] for use, known in uses}
         return [gradients[parameter] for parameter in here.parameters]
 
+    def _constant(self, guess: Guess) -> float | None:
+        """The factor of all samples' guesses, where it is one and the same and they are not drawn."""
+        return None if guess.draws or self.uses_target(guess) else self.coefficient_of(guess).constant
+
     def _project(
-        self, here: BlockPass, use: ParameterUse, guess: Guess, *, products: Tensor | None = None, cosine: bool = False
+        self, here: BlockPass, use: ParameterUse, *, products: Tensor | None = None, cosine: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Project every sample's gradient of one parameter on that sample's guess, and sum over the batch.
+        """Project every sample's gradient of one parameter on that sample's guesses, and sum over the batch.
 
         Args:
             here: the block.
             use: of the parameter.
-            guess: turns inner products into coefficients.
-            products: ⟨t_i, g_i⟩, ``(batch,)``, where they are known.
+            products: ⟨t_i, g_im⟩, ``(batch, k)``, where they are known.
             cosine: whether the cosine similarity is wanted, for which a target is needed.
 
         Returns:
             The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
         """
-        estimate = torch.zeros_like(use.parameter)
-        factors, cosines = [], []
+        estimates: list[Tensor] = []  # by direction
+        raw, coefficients, cosines = [], [], []
+
+        def factors(product: Tensor | None, square: Tensor) -> Tensor:
+            raw.append(self.factors(here, use.guess, product, square))
+            return raw[-1]
+
         for samples, part in use.chunks():
             if use.by_gram:
                 inner = InnerProducts.by_gram(part, lengths=cosine)
             else:
-                t, g = (None if x is None else x.flatten(1) for x in part.gradients(guess))
-                inner = InnerProducts.of(t, g, lengths=cosine)
+                t, g = part.gradients()
+                g = g.flatten(2)  # (k, batch, features)
+                inner = InnerProducts.of(None if t is None else t.flatten(1), g.transpose(0, 1), lengths=cosine)
             known = inner.products if products is None else products[samples]
-            factors.append(self.factors(here, guess, known, inner.squares))
+            c = use.guess.stretched(use.guess.coefficients(known, inner.gram, factors), use.parameter.numel())
+            coefficients.append(c)
             if not use.by_gram:
-                estimate += (factors[-1].to(g.dtype) @ g).view_as(estimate)
+                sums = [row.to(g.dtype) @ direction for row, direction in zip(c.mT, g)]
+                estimates = [a + b for a, b in zip(estimates, sums)] if estimates else sums
             if cosine:
-                cosines.append(inner.cosines())
-        joined = torch.cat(factors)
+                cosines.append(inner.cosines(c))
+        scale = self.coefficient_of(use.guess).scale(torch.cat(raw), here.network.batch) if raw else 1.0
         if use.by_gram:
-            estimate = use.pull_back(joined)
-        scale = self.coefficient_of(guess).scale(joined, here.network.batch)
-        return (estimate * scale).to(estimate.dtype), torch.cat(cosines).mean() if cosines else None
+            estimate = use.pull_back(torch.cat(coefficients) * scale)
+        else:
+            estimate = (torch.stack(estimates).mT * scale).sum(1).view_as(use.parameter)
+        return estimate.to(use.parameter.dtype), torch.cat(cosines).mean() if cosines else None
 
 
 def whole_block(here: BlockPass) -> LayerCall:
@@ -135,9 +147,13 @@ def whole_block(here: BlockPass) -> LayerCall:
 
 
 def parameter_uses(
-    here: BlockPass, whole: LayerCall, direction: Tensor | None, targets: dict[LayerCall, Tensor] | None = None
+    here: BlockPass,
+    whole: LayerCall,
+    guess: Guess,
+    directions: Sequence[Tensor] | None,
+    targets: dict[LayerCall, Tensor] | None = None,
 ) -> Iterator[ParameterUse]:
-    """The use of each trained parameter of a block, with its target and guess.
+    """The use of each trained parameter of a block, with its target and guesses.
 
     Both are let go of after a layer's last parameter. Random directions are drawn for the parameters themselves, in the
     order of ``body.parameters()``. For other guesses, convolutions and linear layers come last: they take more memory.
@@ -145,36 +161,38 @@ def parameter_uses(
     Args:
         here: the block.
         whole: the block as if it were a layer.
-        direction: the guess in the space of h_j, in its shape; None: one is drawn for each parameter.
+        guess: where the directions come from.
+        directions: those in the space of h_j, in its shape; None: they are drawn for each parameter.
         targets: the target's cotangents at the outputs of layers; None where they are not needed.
     """
     targets = {} if targets is None else targets
-    directions: dict[LayerCall, Tensor] = {}
+    at_outputs: dict[LayerCall, Sequence[Tensor]] = {}
     uses = []
     for parameter in here.parameters:
         call, name = here.owners.get(parameter, (whole, ""))
         uses.append((parameter, *((call, name) if call.by_sample(len(here.input)) else (whole, ""))))
-    if direction is not None:
+    if directions is not None:
         uses.sort(key=lambda use: type(use[1].layer) in (nn.Linear, *CONVOLUTIONS))
-        directions = dict(zip([*here.calls, whole], [*here.vjp(direction, here.calls), direction]))
+        cotangents = [[*here.vjp(direction, here.calls), direction] for direction in directions]
+        at_outputs = dict(zip([*here.calls, whole], zip(*cotangents)))
     left = Counter(call for _, call, _ in uses)
     for parameter, call, name in uses:
         left[call] -= 1
-        use = ParameterUse(parameter, call, name, targets.get(call), directions.get(call))
+        use = ParameterUse(parameter, call, name, guess, targets.get(call), at_outputs.get(call))
         if not left[call]:
             targets.pop(call, None)
-            directions.pop(call, None)
+            at_outputs.pop(call, None)
         yield use
 
 
-def _direction(here: BlockPass, guess: Guess) -> Tensor | None:
-    """The guess in the space of h_j, in its shape; None where one is drawn for each parameter."""
-    return None if guess.random else guess.activity(here).squeeze(0)
+def _directions(here: BlockPass, guess: Guess) -> Sequence[Tensor] | None:
+    """The guesses in the space of h_j, in its shape; None where they are drawn for each parameter."""
+    return None if guess.random else list(guess.cotangents(here))
 
 
-def _tangent(here: BlockPass, use: ParameterUse, guess: Guess) -> Tensor:
-    """How a block's output moves at every sample along that sample's direction of one parameter."""
+def _tangents(here: BlockPass, use: ParameterUse) -> list[Tensor]:
+    """How a block's output moves at every sample along each of that sample's directions of one parameter."""
     if knows_layer(use.call, use.name):
-        return here.jvp_from(use.call, use.tangents(guess))
+        return [here.jvp_from(use.call, tangent) for tangent in use.tangents()]
     name = next(name for name, p in here.block.body.named_parameters() if p is use.parameter)
-    return here.jvp_each(name, use.gradients(guess)[1])
+    return [here.jvp_each(name, g) for g in use.gradients()[1]]

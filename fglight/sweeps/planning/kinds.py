@@ -54,7 +54,7 @@ class Kind:
         shape = {key: data[key] for key in ("in_channels", "image_size")}
         guessed = resolve_name(guess["_target_"])
         alike = next((str(i) for i, classes in enumerate(ALIKE) if guessed in classes), None)
-        single = guess.get("directions", 1) == 1
+        single = guess.get("directions", 1) == 1 and not ("parts" in settings["aux"] and guess.get("combine") != "sum")
         how = {key: settings[key] for key in ("target", "guess", "perturb", "engine", "probe", "channels_last")}
         if alike and single:
             how["guess"] = alike

@@ -1,0 +1,341 @@
+"""Several auxiliary networks for each block, and the guided guess around theirs, against plain autograd."""
+
+import pytest
+import torch
+from helpers import (
+    ALL_PERTURBATIONS,
+    EPS,
+    TARGETS,
+    Definition,
+    assert_all_close,
+    assert_close,
+    body_gradients,
+    build,
+    estimator_of,
+    uncoupled_blocks,
+)
+from torch import nn
+
+from fglight import load_config
+from fglight.errors import ConfigError
+from fglight.models import Block, CNNAuxiliary, LinearAuxiliary, MLPAuxiliary, SeveralAuxiliaries
+from fglight.runs import differences
+
+COMBINATIONS = ("sum", "mean", "span", "max")
+every_way = pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
+both_engines = pytest.mark.parametrize("engine", ["reverse", "forward"])
+
+
+class Squares(nn.Module):
+    """An auxiliary network with a loss of its own."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def loss(self, output, labels):
+        logits = self.linear(output.flatten(1))
+        return (logits - nn.functional.one_hot(labels, logits.shape[1])).square().mean(), logits
+
+
+def blocks_with_several():
+    """Blocks that couple no samples, with three auxiliary networks each, and a batch for them."""
+    blocks, batch = uncoupled_blocks()
+    for block in blocks[:-1]:
+        size = block.aux[1].in_features
+        narrow = nn.Sequential(nn.Flatten(), nn.Linear(size, 3), nn.Tanh(), nn.Linear(3, 3))
+        block.aux = SeveralAuxiliaries([block.aux, narrow, Squares(nn.Linear(size, 3))]).double()
+    return blocks, batch
+
+
+def own_losses(block, output, labels):
+    return [Block(block.body, aux).loss(output, labels)[0] for aux in block.aux]
+
+
+def own_gradients(definition, labels, j):
+    """The gradient of each auxiliary network's loss with respect to h_j."""
+    h = definition.outputs[j]
+    return [torch.autograd.grad(x, h, retain_graph=True)[0] for x in own_losses(definition.blocks[j], h, labels)]
+
+
+def combined(t, gs, combine):
+    """The estimate of a vector from directions ``(k, features)``."""
+    parts = torch.stack([(t @ g) / (g @ g + EPS) * g for g in gs])
+    if combine == "span":
+        return gs.T @ torch.linalg.lstsq(gs.T, t[:, None], driver="gelsd").solution[:, 0]
+    if combine == "max":
+        return parts[torch.stack([(t @ g).abs() / (g.norm() + EPS) for g in gs]).argmax()]
+    return parts.mean(0)
+
+
+def by_units(t, gs, dimensions, combine):
+    """The same for each index of the leading dimensions of a tensor."""
+    rows = t.shape[:dimensions].numel()
+    cut = [t.reshape(rows, -1), *(g.reshape(rows, -1) for g in gs)]
+    return torch.stack([combined(row[0], torch.stack(row[1:]), combine) for row in zip(*cut)]).view_as(t)
+
+
+def by_definition(definition, directions, perturb, granularity, combine, around=lambda rows, dimensions: rows):
+    """The estimates of blocks 0..J-2 for a global target; ``around`` makes guesses of what is pulled back."""
+    js = range(len(definition.blocks) - 1)
+    t, gs = [definition.activity("global", j) for j in js], [directions(j) for j in js]
+    if perturb == "activity":
+        units = {"sample": 1, "channel": 2}[granularity]
+        guesses = [[around(g, 1) for g in gs[j]] for j in js]
+        return [definition.vjp(j, by_units(t[j], guesses[j], units, combine)) for j in js]
+    if perturb == "activity_span":
+        joint = [torch.cat([around(g, 1) for g in gs[j]]).flatten(1) for j in js]
+        projected = [torch.stack([combined(row, joint[j], "span") for row in t[j].flatten(1)]) for j in js]
+        return [definition.vjp(j, projected[j].view_as(t[j])) for j in js]
+    if perturb == "weight_per_sample":
+        rows = [(definition.rows(j, t[j]), [definition.rows(j, g) for g in gs[j]]) for j in js]
+        return [
+            [by_units(x, [around(g, 1) for g in k], 1, combine).sum(0) for x, *k in zip(targets, *guesses)]
+            for targets, guesses in rows
+        ]
+    t = [definition.vjp(j, t[j]) for j in js]
+    gs = [[[around(x, 0) for x in definition.vjp(j, g)] for g in gs[j]] for j in js]
+    if granularity in ("tensor", "filter"):
+        units = int(granularity == "filter")
+        return [[by_units(x, k, units, combine) for x, *k in zip(t[j], *gs[j])] for j in js]
+    groups = [[j] for j in js if t[j]] if granularity == "block" else [list(js)]
+    estimates = [[] for _ in js]
+    for group in groups:
+        flat = torch.cat([x.flatten() for j in group for x in t[j]])
+        k = [torch.cat([x.flatten() for j in group for x in gs[j][m]]) for m in range(len(gs[0]))]
+        rest = combined(flat, torch.stack(k), combine)
+        for j in group:
+            for x in t[j]:
+                estimates[j].append(rest[: x.numel()].view_as(x))
+                rest = rest[x.numel() :]
+    return estimates
+
+
+@both_engines
+@every_way
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_directions_of_several_auxiliaries_by_definition(combine, perturb, granularity, engine):
+    blocks, batch = blocks_with_several()
+    settings = {"perturb.granularity": granularity, "guess.combine": combine}
+    estimator_of(settings, perturb=perturb, engine=engine).estimate(blocks, *batch)
+    definition = Definition(blocks, *batch)
+
+    def directions(j):
+        gradients = own_gradients(definition, batch[1], j)
+        return [sum(gradients)] if combine == "sum" else gradients
+
+    expected = by_definition(definition, directions, perturb, granularity, combine)
+    assert_all_close(body_gradients(blocks), expected, 1e-7)
+
+
+@both_engines
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_each_auxiliary_trains_by_its_own_loss(combine, engine):
+    blocks, batch = blocks_with_several()
+    estimator_of({"guess.combine": combine}, engine=engine).estimate(blocks, *batch)
+    hidden = batch[0]
+    for block in blocks[:-1]:
+        hidden = block.body(hidden).detach()
+        for aux, loss in zip(block.aux, own_losses(block, hidden, batch[1])):
+            for parameter, expected in zip(aux.parameters(), torch.autograd.grad(loss, list(aux.parameters()))):
+                assert_close(parameter.grad, expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_are_of_the_sum_of_their_losses(target):
+    blocks, batch = blocks_with_several()
+    step = estimator_of(guess="exact", target=target).estimate(blocks, *batch)
+    definition = Definition(blocks, *batch)
+    assert_all_close(body_gradients(blocks), [definition.weight(target, j) for j in range(4)])
+    if target != "global":
+        losses = own_losses(definition.blocks[0], definition.outputs[0], batch[1])
+        assert_close(step.local[0].loss, sum(losses).detach())
+
+
+@both_engines
+@pytest.mark.parametrize("target", ["local", "intermediate"])
+def test_targets_of_a_projection_are_too(target, engine):
+    blocks, batch = blocks_with_several()
+    settings = {"perturb.granularity": "block"}
+    estimator_of(settings, guess="local", target=target, engine=engine).estimate(blocks, *batch)
+    assert_all_close(body_gradients(blocks), Definition(blocks, *batch).estimates(target, "weight", "block"))
+
+
+@pytest.mark.parametrize(
+    ("perturb", "granularity"), [("weight", "tensor"), ("activity", "sample"), ("weight_per_sample", "tensor")]
+)
+def test_the_span_comes_closer_to_the_target_than_each_single_one(perturb, granularity):
+    def cosine(combine, kept=None):
+        blocks, batch = blocks_with_several()
+        if kept is not None:
+            for block in blocks[:-1]:
+                block.aux = block.aux[kept]
+        settings = {"perturb.granularity": granularity, "guess.combine": combine}
+        return estimator_of(settings, perturb=perturb).estimate(blocks, *batch, cosine=True).cosine[[0, 1, 3]]
+
+    span, best = cosine("span"), cosine("max")
+    for kept in range(3):
+        assert (span > cosine("sum", kept).abs()).all()
+        assert (best >= cosine("sum", kept).abs() - 1e-9).all()
+    assert (span >= best - 1e-9).all()
+    assert (span > cosine("sum")).all()
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_a_single_auxiliary_is_projected_on_whatever_the_combination(combine):
+    results = []
+    for each in ("sum", combine):
+        blocks, batch = uncoupled_blocks()
+        estimator_of({"guess.combine": each}).estimate(blocks, *batch)
+        results.append(body_gradients(blocks))
+    assert_all_close(results[1], results[0])
+
+
+def test_ntk_has_a_direction_from_every_auxiliary_of_every_draw():
+    model, estimator, batch = build({"guess.directions": 2, "aux.parts": ["linear", "mlp"]}, guess="ntk", aux="several")
+    found = []
+    weight = estimator.guess.weight
+    estimator.guess.weight = lambda here: found.append(weight(here)) or found[-1]
+    estimator.estimate(model, *batch)
+    assert {len(direction) for tensors in found for direction in tensors} == {4}
+    assert estimator.guess.count(model.blocks[0]) == 4
+
+
+def test_an_estimate_that_was():
+    """The norm of the first block's estimate, as it was when this was written."""
+    blocks, batch = blocks_with_several()
+    estimator_of({"guess.combine": "span"}).estimate(blocks, *batch)
+    assert float(blocks[0].body[0].weight.grad.norm()) == pytest.approx(0.07149235416245496, rel=1e-9)
+
+
+# The guided guess
+
+
+def wave(like):
+    return torch.cos(torch.arange(like.numel(), dtype=like.dtype) ** 2).view(like.shape)
+
+
+def guided(alpha):
+    """Directions around guides: one for a tensor, or one for each of its rows."""
+
+    def around(guides, dimensions):
+        rows = guides.reshape(len(guides) if dimensions else 1, -1)
+        noise = wave(rows) / rows.shape[1] ** 0.5
+        mixed = alpha**0.5 * noise + (1 - alpha) ** 0.5 * rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        return (mixed / mixed.norm(dim=1, keepdim=True)).view_as(guides)
+
+    return around
+
+
+@both_engines
+@every_way
+def test_guided_directions_by_definition(perturb, granularity, engine, monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", wave)
+    blocks, batch = uncoupled_blocks()
+    settings = {"perturb.granularity": granularity, "guess.alpha": 0.3}
+    estimator_of(settings, guess="guided", perturb=perturb, engine=engine).estimate(blocks, *batch)
+    definition = Definition(blocks, *batch)
+    expected = by_definition(
+        definition, lambda j: [definition.activity("local", j)], perturb, granularity, "mean", guided(0.3)
+    )
+    assert_all_close(body_gradients(blocks), expected, 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("perturb", "granularity"),
+    [way for way in ALL_PERTURBATIONS if way[1] not in ("block", "network")],  # there, tensors' lengths matter
+)
+def test_without_noise_it_is_the_local_guess(perturb, granularity):
+    results = []
+    for guess, settings in (("local", {}), ("guided", {"guess.alpha": 0.0})):
+        blocks, batch = uncoupled_blocks()
+        settings |= {"perturb.granularity": granularity}
+        estimator_of(settings, guess=guess, perturb=perturb).estimate(blocks, *batch)
+        results.append(body_gradients(blocks))
+    assert_all_close(results[1], results[0], 1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
+def test_estimates_have_the_mean_of_guided_evolution_strategies(alpha):
+    """Its covariance times the target; for directions of unit length, to O(1/n)."""
+    torch.manual_seed(0)
+    n, trials = 400, 4000
+    estimator = estimator_of({"guess.alpha": alpha}, guess="guided")
+    guide, target = torch.randn(n, dtype=torch.float64), torch.randn(n, dtype=torch.float64)
+    directions = estimator.guess.by_sample(guide.expand(1, trials, n), guide.expand(trials, n))[0]
+    assert_close(directions.norm(dim=1), torch.ones(trials, dtype=torch.float64))
+    unit = guide / guide.norm()
+    across = target - (target @ unit) * unit
+    components = directions @ (target + 30 * unit), directions
+    for axis, expected in ((unit, alpha / n + 1 - alpha), (across / across.norm(), alpha / n)):
+        found = components[0] * (directions @ axis)
+        mean = expected * ((target + 30 * unit) @ axis)
+        assert (found.mean() - mean).abs() < 4 * found.std() / trials**0.5 + 0.02 * mean.abs()
+
+
+def test_guided_directions_around_several_auxiliaries():
+    blocks, batch = blocks_with_several()
+    estimator = estimator_of({"guess.combine": "span"}, guess="guided")
+    cosine = estimator.estimate(blocks, *batch, cosine=True).cosine
+    assert estimator.guess.count(blocks[0]) == 3
+    assert (cosine[[0, 1, 3]] > 0).all()
+
+
+# By configuration
+
+
+def test_parts_are_built_as_each_would_be_alone():
+    model, _, _ = build({"model.width": 0.5}, aux="several")
+    kinds = CNNAuxiliary, MLPAuxiliary, LinearAuxiliary
+    for kind, name, part in zip(kinds, ("cnn", "mlp", "linear"), model.blocks[0].aux, strict=True):
+        assert type(part) is kind
+        alone = build({"model.width": 0.5}, aux=name)[0].blocks[0].aux
+        assert [p.shape for p in part.parameters()] == [p.shape for p in alone.parameters()]
+
+
+@pytest.mark.parametrize(("setting", "width"), [({"aux.hidden": 3}, 3), ({"aux.scale": 0.25}, 4)])
+def test_their_hidden_widths(setting, width):
+    model, _, _ = build({"model.width": 0.5, "aux.parts": ["cnn"]} | setting, aux="several")
+    assert model.blocks[0].aux[0][0].out_channels == width
+
+
+def test_they_are_a_difference_from_the_paper():
+    differing = differences(load_config(["aux=several"]))
+    assert differing["aux.parts"] == ["cnn", "mlp", "linear"]
+    assert not differences(load_config(["data=cifar10", "guess=local", "target=global"]))
+    assert differences(load_config(["data=cifar10", "guess.combine=max"])) == {"guess.combine": "max"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["aux=several", "aux.parts=[cnn,mpl]"],
+            r"aux\.parts=\['cnn', 'mpl'\] is not possible: accepted is a list of cnn,",
+        ),
+        (["aux=several", "aux.parts=[]"], r"aux\.parts=\[\] is not possible"),
+        (["aux=several", "aux.parts=cnn"], r"aux\.parts=cnn is not possible"),
+        (
+            ["aux=several", "aux.parts=[cnn,several]"],
+            r"accepted is a list of cnn, linear, mlp, predsim, each at most once$",
+        ),
+        (["aux=several", "aux.scale=0"], r"aux\.scale=0 is not possible"),
+        (
+            ["guess=gaussian", "guess.combine=sum"],
+            r"combine=sum is not possible with GaussianGuess: accepted is mean, span, max$",
+        ),
+        (
+            ["guess=gaussian", "guess.rescale=true"],
+            r"means nothing with guess\.combine=mean: accepted is guess\.combine=span$",
+        ),
+        (
+            ["guess=low_rank", "perturb=activity_span", "guess.combine=span", "guess.rescale=true"],
+            r"rescale=true is not possible with ActivitySpanPerturbation: accepted is false$",
+        ),
+        (["guess=guided", "guess.alpha=2"], r"guess\.alpha=2 is not possible: accepted is a number from 0 to 1$"),
+        (["guess=low_rank", "guess.rank=0"], r"guess\.rank=0 is not possible: accepted is a whole number from 1 on$"),
+    ],
+)
+def test_what_means_nothing_is_refused_in_one_line(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(overrides)
