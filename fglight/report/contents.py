@@ -10,19 +10,19 @@ import pandas as pd
 from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
+from fglight.report.belonging import searched
 from fglight.report.draw import Drawing, draw
 from fglight.report.draw_studies import draw_study
 from fglight.report.metrics import ReadMetrics, by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, recipe_in_words, score
-from fglight.report.studies import Filled, searched
+from fglight.report.studies import Filled
 from fglight.report.studies import fill as fill_study
 from fglight.report.tables import Table, fill
 from fglight.report.verdicts import Verdict, judge_all
 from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
 from fglight.studies import STUDIES, Study
 from fglight.words import measured
-
 
 FilledAndDrawn = tuple[tuple[Filled, Drawing | None], ...]
 """A study at each scale, and its figure."""

@@ -3,27 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from math import isclose
+from functools import cached_property
 from typing import Literal
 
 import pandas as pd
-from omegaconf import OmegaConf
 
-from fglight.paper.recipes import nearest, recipe
+from fglight.report.belonging import row_of, scale_of, searched
 from fglight.report.metrics import ReadMetrics
 from fglight.report.scores import Score, Setting, setting_in_words
 from fglight.runs.collect import Run
-from fglight.runs.settings import differences, in_short, paper_config, within
 from fglight.studies import Row, Study
 
 Answer = Literal["more", "less", "within noise", "not enough runs"]
-
-CHOSEN = ("optim.lr", "data.holdout")
-"""Settings in which runs of an estimator differ that belong together: the search's, and those after it."""
-
-TOLD = ("trainer.max_epochs", "scheduler.step_size")
-"""Settings that a scale tells in other words."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +124,10 @@ def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, 
     """
     scales: dict[Setting, dict[Row, list[Run]]] = {}
     for run in runs:
-        if (row := _row(study, run)) is not None:
-            scales.setdefault(_scale(row, run), {}).setdefault(row, []).append(run)
+        if (row := row_of(study, run)) is not None:
+            scales.setdefault(scale_of(row, run), {}).setdefault(row, []).append(run)
     ordered = sorted(scales.items(), key=lambda scale: -sum(map(len, scale[1].values())))
     return tuple(_fill(study, setting, found, read) for setting, found in ordered)
-
-
-def searched(run: Run) -> bool:
-    """Whether a run is judged on images held out, for a search."""
-    return "data.holdout" in run.differences
 
 
 def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
@@ -183,49 +169,6 @@ def _score(runs: Iterable[Run], rate: float | None) -> Score | None:
     by_seed = {run.seed: run for run in runs if rate is not None and run.recipe.get("lr") == rate and not searched(run)}
     ordered = [by_seed[seed] for seed in sorted(by_seed)]
     return Score.of(ordered, [100 * run.score for run in ordered]) if ordered else None
-
-
-def _row(study: Study, run: Run) -> Row | None:
-    """The row that a run belongs to: of those that it has all the settings of, the one with most."""
-    cell = run.cell
-    parts = (cell.target, cell.guess, cell.aux, cell.perturb)
-    if (cell.network, cell.blocks, run.metric) != ("resnet18", 8, "accuracy"):
-        return None
-    alike = [row for row in study.rows if parts == _parts(row) and _settings(row).items() <= _hashable(run).items()]
-    return max(alike, key=lambda row: len(_settings(row)), default=None)
-
-
-def _scale(row: Row, run: Run) -> Setting:
-    """What sets a run apart, its row and its learning rate aside."""
-    rest = {name: value for name, value in run.differences.items() if name not in _settings(row)}
-    told = {name: str(value) for name, value in in_short(rest).items() if not within(name, (*CHOSEN, *TOLD))}
-    told |= {"data": run.cell.data, "epochs": f"{run.recipe['epochs']:g}"}
-    if run.cell.width != 1:
-        told["width"] = f"{run.cell.width:g}"
-    paper = recipe(nearest(run.cell, random=False))
-    shrunk = max(1, round(paper.lr_step * run.recipe["epochs"] / paper.epochs))
-    if not isclose(run.recipe.get("lr_step", shrunk), shrunk):
-        told["lr_step"] = f"{run.recipe['lr_step']:g}"
-    if run.epoch + 1 < run.recipe["epochs"]:
-        told["stopped after epoch"] = str(run.epoch + 1)
-    return tuple(sorted(told.items()))
-
-
-def _parts(row: Row) -> tuple[str, ...]:
-    cell = row.cell("digits")
-    return cell.target, cell.guess, cell.aux, cell.perturb
-
-
-@cache
-def _settings(row: Row) -> dict[str, str]:
-    """How a row's components depart from the paper's, as a run of it records."""
-    cfg = paper_config(row.cell("digits"))
-    chosen = OmegaConf.from_dotlist([f"{name}={value}" for name, value in row.settings.items()])
-    return {name: str(value) for name, value in differences(OmegaConf.merge(cfg, chosen)).items()}
-
-
-def _hashable(run: Run) -> dict[str, str]:
-    return {name: str(value) for name, value in run.differences.items()}
 
 
 def as_frame(studies: Iterable[Filled]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from fglight.studies.study import CONTROLS, Row, Study
 
 WEIGHT = ("network", "block", "tensor", "filter")
 ACTIVITY = ("sample", "channel")
+SEVERAL = {"mean": "mean", "span": "span", "span stretched": "span guess.rescale=true", "best alone": "max"}
 
 CONTINUUM = Study(
     name="continuum",
@@ -24,11 +25,11 @@ CONTINUUM = Study(
         ),
         *(
             Row(
-                f"Gaussian guess, weight, {k} directions a tensor, {combine}",
+                f"Gaussian guess, weight, {k} directions a tensor, {words}",
                 f"guess=gaussian perturb=weight guess.directions={k} guess.combine={combine}",
-                line=f"Gaussian guess, 4 and 16 directions a tensor, {combine}",
+                line=f"Gaussian guess, 4 and 16 directions a tensor, {words}",
             )
-            for combine in ("mean", "span")
+            for words, combine in SEVERAL.items()
             for k in (4, 16)
         ),
     ),

@@ -5,8 +5,12 @@ from itertools import product
 from fglight.studies.study import CONTROLS, Row, Study
 
 PERTURBATIONS = ("weight", "activity")
-AUXILIARIES = {"CNN": "aux=cnn", "MLP": "aux=mlp", "linear": "aux=linear"}
-WITHOUT_AUXILIARIES = {
+AUXILIARIES = {"CNN": "cnn", "MLP": "mlp", "linear": "linear"}
+COMBINED = ("sum", "mean", "span", "max")
+"""What becomes of several auxiliary networks: the sum of their losses, or of a direction from each of them."""
+
+FROM_AUXILIARIES = {"Local": "local", "NTK": "ntk", "Guided": "guided"}
+WITHOUT = {
     "Gaussian": "gaussian",
     "Rademacher": "rademacher",
     "DFA": "dfa",
@@ -14,6 +18,7 @@ WITHOUT_AUXILIARIES = {
     "Next block's": "next_block",
     "Mixing": "mixing",
 }
+ONLY_WEIGHT = {"Low-rank": "low_rank", "Momentum": "momentum"}
 
 GUESSES = Study(
     name="guesses",
@@ -21,20 +26,26 @@ GUESSES = Study(
     question="Does feedback from the global target ever beat local learning with exactly the same auxiliary networks?",
     rows=(
         *CONTROLS,
+        Row("Local learning, MLP", "target=local guess=exact aux=mlp"),
+        Row("Local learning, linear", "target=local guess=exact aux=linear"),
+        Row("Local learning, all three", "target=local guess=exact aux=several"),
         *(
-            Row(f"Local learning, {words}", f"target=local guess=exact {AUXILIARIES[words]}")
-            for words in ("MLP", "linear")
-        ),
-        *(
-            Row(f"{name} guess, {words}, {perturb}", f"guess={guess} {aux} perturb={perturb}")
+            Row(f"{name} guess, {words}, {perturb}", f"guess={guess} aux={aux} perturb={perturb}")
             for (name, guess), (words, aux), perturb in product(
-                (("Local", "local"), ("NTK", "ntk")), AUXILIARIES.items(), PERTURBATIONS
+                FROM_AUXILIARIES.items(), AUXILIARIES.items(), PERTURBATIONS
             )
         ),
         *(
-            Row(f"{name} guess, {perturb}", f"guess={guess} perturb={perturb}")
-            for (name, guess), perturb in product(WITHOUT_AUXILIARIES.items(), PERTURBATIONS)
+            Row(
+                f"Local guess, all three, {combine}, {perturb}",
+                f"guess=local guess.combine={combine} aux=several perturb={perturb}",
+            )
+            for combine, perturb in product(COMBINED, PERTURBATIONS)
         ),
-        Row("Momentum guess, weight", "guess=momentum perturb=weight"),
+        *(
+            Row(f"{name} guess, {perturb}", f"guess={guess} perturb={perturb}")
+            for (name, guess), perturb in product(WITHOUT.items(), PERTURBATIONS)
+        ),
+        *(Row(f"{name} guess, weight", f"guess={guess} perturb=weight") for name, guess in ONLY_WEIGHT.items()),
     ),
 )
