@@ -130,6 +130,8 @@ def _studies(
 ) -> tuple[tuple[Study, FilledAndDrawn], ...]:
     if names is None:
         names = STUDIES if any(map(searched, runs)) else ()
+    if any(run.cell.guess == "frozen" for run in runs) and not names:
+        names = ("controls",)  # of the tables' networks
     filled = ((STUDIES[name], fill_study(STUDIES[name], runs, read)) for name in names)
     return tuple(
         (study, tuple((one, draw_study(one) if one.drawn else None) for one in scales)) for study, scales in filled

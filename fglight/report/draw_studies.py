@@ -20,7 +20,13 @@ Point = tuple[float, float]
 
 @mpl.rc_context(STYLE)
 def draw_study(filled: Filled) -> Drawing:
-    """Draw a study at one scale.
+    """Draw a study at one scale, and return its files."""
+    return saved(compose_study(filled))
+
+
+@mpl.rc_context(STYLE)
+def compose_study(filled: Filled) -> Canvas:
+    """Lay out the figure of a study at one scale.
 
     Points of a line are joined; the grey line is the front of what no other point with as little reaches. What takes
     nothing of a quantity, such as directional derivatives, is a line across.
@@ -29,31 +35,31 @@ def draw_study(filled: Filled) -> Drawing:
     canvas = Canvas(figsize=(max(6.4, 3.4 * len(over)), 7.2), layout="constrained")
     axes = canvas.subplots(2, len(over), squeeze=False, sharex="col", sharey="row")
     for (above, below), quantity in zip(axes.T, over):
-        accuracies = {line: line.score.mean for line in filled.lines if line.score}
-        cosines = {line: line.alignment for line in accuracies if line.alignment is not None}
+        accuracies = [(line, line.score.mean) for line in filled.lines if line.score]
+        cosines = [(line, line.alignment) for line, _ in accuracies if line.alignment is not None]
         for ax, values in ((above, accuracies), (below, cosines)):
             _points(ax, values, quantity)
-        _front(above, [(x, y) for line, y in accuracies.items() if (x := line.of(quantity))])
+        _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity))])
         below.set(xscale="log", xlabel=QUANTITIES[quantity])
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     canvas.suptitle(filled.scale, fontsize=8, style="italic")
-    return saved(canvas)
+    return canvas
 
 
-def _points(ax: Axes, values: dict[Line, float], quantity: str) -> None:
+def _points(ax: Axes, values: Sequence[tuple[Line, float]], quantity: str) -> None:
     marks, dots = cycle(_MARKS), cycle(_DOTS)
-    names = dict.fromkeys(line.row.line or line.row.label for line in values)
+    names = dict.fromkeys(line.row.line or line.row.label for line, _ in values)
     for name in names:
-        own = {line: y for line, y in values.items() if name in (line.row.line, line.row.label)}
-        points = sorted((x, y) for line, y in own.items() if (x := line.of(quantity)))
+        own = [(line.of(quantity), y) for line, y in values if name == (line.row.line or line.row.label)]
+        points = sorted((x, y) for x, y in own if x)
         if points:
             colour, marker = next(marks)
             ax.plot(*zip(*points), marker=marker, color=colour, markersize=4, linewidth=1.2, label=name)
         else:
-            (level,) = own.values()
+            ((_, level),) = own
             ax.axhline(level, color="black", linestyle=next(dots), linewidth=1, label=name)
 
 

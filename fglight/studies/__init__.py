@@ -4,10 +4,11 @@ Each is data, a row an estimator: its name and its overrides. Sweeps run them an
 """
 
 from fglight.studies.continuum import CONTINUUM
+from fglight.studies.controls import CONTROLLED
 from fglight.studies.guesses import GUESSES
 from fglight.studies.study import QUANTITIES, RATES, Row, Study, by_name
 
 __all__ = ["QUANTITIES", "RATES", "STUDIES", "Row", "Study"]
 
-STUDIES = by_name(GUESSES, CONTINUUM)
+STUDIES = by_name(GUESSES, CONTINUUM, CONTROLLED)
 """All studies, by their names."""

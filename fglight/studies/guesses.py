@@ -2,7 +2,8 @@
 
 from itertools import product
 
-from fglight.studies.study import CONTROLS, Row, Study
+from fglight.studies.controls import CONTROLLED
+from fglight.studies.study import Row, Study
 
 PERTURBATIONS = ("weight", "activity")
 AUXILIARIES = {"CNN": "cnn", "MLP": "mlp", "linear": "linear"}
@@ -25,9 +26,7 @@ GUESSES = Study(
     title="Guesses",
     question="Does feedback from the global target ever beat local learning with exactly the same auxiliary networks?",
     rows=(
-        *CONTROLS,
-        Row("Local learning, MLP", "target=local guess=exact aux=mlp"),
-        Row("Local learning, linear", "target=local guess=exact aux=linear"),
+        *CONTROLLED.rows,
         Row("Local learning, all three", "target=local guess=exact aux=several"),
         *(
             Row(f"{name} guess, {words}, {perturb}", f"guess={guess} aux={aux} perturb={perturb}")

@@ -31,6 +31,7 @@ class Request:
         settings: what is passed on to the runs, by name; each combination of their values is a run.
         plan: whether to show what would run and start nothing.
         studies: names of studies.
+        controls: whether to run the controls of each network and data set, too.
     """
 
     tables: tuple[int, ...]
@@ -42,6 +43,7 @@ class Request:
     settings: Mapping[str, tuple[str, ...]]
     plan: bool
     studies: tuple[str, ...] = ()
+    controls: bool = False
 
     @property
     def words(self) -> str:
@@ -82,11 +84,14 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         },
         plan=_is_true(given.get("plan", ())),
         studies=_studies(given),
+        controls=_is_true(given.get("controls", ())),
     )
     if request.search == "lr" and not (request.tables or request.figures or request.studies):
         raise ConfigError("search=lr needs cells to search for: add table=..., figure=... or study=...")
     if request.search == "aux_size" and (request.tables or request.figures or request.studies):
         raise ConfigError("search=aux_size has cells of its own: leave out table, figure and study")
+    if request.controls and not (request.tables or request.figures):
+        raise ConfigError("controls=true goes with table=... or figure=...: studies have controls among their rows")
     if request.studies and not request.search and (request.tables or request.figures):
         raise ConfigError(
             "study=... searches for learning rates first, tables have the paper's: leave out table and figure"

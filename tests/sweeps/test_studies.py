@@ -13,6 +13,7 @@ from fglight.errors import ConfigError
 from fglight.runs.folder import write_json
 from fglight.studies import RATES, STUDIES, Row
 from fglight.sweeps.composing import Composer
+from fglight.sweeps.jobs import plan_jobs
 from fglight.sweeps.request import Request, parse
 from fglight.sweeps.runner import Sweep
 from fglight.sweeps.studies import run_study
@@ -101,12 +102,27 @@ def test_what_cannot_be_is_told(tmp_path):
     for overrides, words in (
         (["study=nothing"], f"study=nothing is not possible: accepted are {', '.join(STUDIES)}, several with commas"),
         (["study=guesses", "table=3"], "leave out table and figure"),
+        (["study=guesses", "controls=true"], "controls=true goes with table"),
         (["study=guesses", "search=aux_size"], "leave out table, figure and study"),
         ([*FEW, "data.holdout=0.2"], "data.holdout goes with search=lr"),
         ([*FEW, "guess=nothing"], "no cell of study guesses has .*guess=nothing: accepted is guess=.*exact, "),
     ):
         with pytest.raises(ConfigError, match=words):
             Machine(tmp_path, {})(*overrides)
+
+
+def test_controls_are_the_same_networks_frozen_and_by_local_learning_and_only_where_asked_for():
+    asked_for = ("table=7", "guess=local", "aux=cnn", "seeds=1")
+    tables = plan_jobs(asked(*asked_for))
+    jobs = plan_jobs(asked(*asked_for, "controls=true"))
+    assert jobs[: len(tables)] == tables
+    networks = {(job.cell.data, job.cell.blocks, job.cell.width) for job in tables}
+    controls = {(cell.target, cell.guess, cell.aux) for cell in (job.cell for job in jobs[len(tables) :])}
+    learning = {("local", "exact", aux) for aux in ("cnn", "mlp", "linear")}
+    assert controls == {("global", "exact", ""), ("global", "frozen", ""), *learning}
+    assert len(jobs) == len(tables) + len(networks) * len(controls)
+    assert {(job.cell.data, job.cell.blocks, job.cell.width) for job in jobs} == networks
+    assert not any(dict(job.settings) for job in jobs)
 
 
 @pytest.mark.parametrize("row", [row for study in STUDIES.values() for row in study.rows], ids=lambda row: row.label)
