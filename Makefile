@@ -51,7 +51,7 @@ table1: $(READY)  ## the paper's Table 1 with measured costs, into benchmarks/TA
 
 TABLES := $(addprefix table,2 3 4 5 6 7 8 9 10 11 12)
 FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
-STUDIES := $(addprefix study-,guesses continuum)
+STUDIES := $(addprefix study-,guesses continuum budget controls)
 .PHONY: tables figures $(TABLES) $(FIGURES) $(STUDIES)
 
 # table2 to table12: run what is missing of a table of the paper and show it beside the published numbers. ARGS goes to

@@ -36,7 +36,7 @@ def compose_study(filled: Filled) -> Canvas:
     axes = canvas.subplots(2, len(over), squeeze=False, sharex="col", sharey="row")
     for (above, below), quantity in zip(axes.T, over):
         accuracies = [(line, line.score.mean) for line in filled.lines if line.score]
-        cosines = [(line, line.alignment) for line, _ in accuracies if line.alignment is not None]
+        cosines = [(line, y) for line, _ in accuracies if (y := line.of("alignment")) is not None]
         for ax, values in ((above, accuracies), (below, cosines)):
             _points(ax, values, quantity)
         _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity))])
@@ -58,8 +58,7 @@ def _points(ax: Axes, values: Sequence[tuple[Line, float]], quantity: str) -> No
         if points:
             colour, marker = next(marks)
             ax.plot(*zip(*points), marker=marker, color=colour, markersize=4, linewidth=1.2, label=name)
-        else:
-            ((_, level),) = own
+        for level in (y for x, y in own if x == 0):
             ax.axhline(level, color="black", linestyle=next(dots), linewidth=1, label=name)
 
 

@@ -144,4 +144,5 @@ def _lead_of(lead: Lead) -> str:
 
 def _derivatives(line: Line) -> str:
     """Write how many there are a step, and how many of them are exact: ``704 (512 exact)``."""
-    return f"{line.derivatives:,.0f}" + (f" ({line.exact:,.0f} exact)" if line.exact else "")
+    taken, exact = (line.of(name) or 0 for name in ("derivatives", "exact"))
+    return f"{taken:,.0f}" + (f" ({exact:,.0f} exact)" if exact else "")

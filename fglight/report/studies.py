@@ -14,6 +14,15 @@ from fglight.report.scores import Score, Setting, setting_in_words
 from fglight.runs.collect import Run
 from fglight.studies import Row, Study
 
+LOGGED = {
+    "alignment": "alignment/block",
+    "derivatives": "derivatives/taken",
+    "exact": "derivatives/exact",
+    "forwards": "costs/forwards",
+    "memory": "costs/memory",
+}
+"""What runs with ``measure=true`` log, by the names' beginnings."""
+
 Answer = Literal["more", "less", "within noise", "not enough runs"]
 
 
@@ -59,10 +68,9 @@ class Line:
         same: the score of local learning with the same auxiliary networks.
         local: how far it is above that.
         compared: whether there is such local learning.
-        alignment: mean cosine similarity of its estimate and the exact gradient, over blocks, training and seeds; None
-            where none was logged.
-        derivatives: directional derivatives a step; None where none were counted.
-        exact: how many of them are the exact gradient of a single number.
+        quantities: what a step of it takes and is worth, as far as it is known: ``QUANTITIES``; ``exact``, how many
+            derivatives are the exact gradient of a single number; ``alignment``, the cosine similarity of its estimate
+            and the exact gradient, a mean over blocks, training and seeds.
     """
 
     row: Row
@@ -73,14 +81,11 @@ class Line:
     same: Score | None
     local: Lead | None
     compared: bool
-    alignment: float | None
-    derivatives: float | None
-    exact: float | None
+    quantities: Mapping[str, float]
 
     def of(self, quantity: str) -> float | None:
-        """One of ``QUANTITIES``, where it is known."""
-        value: float | None = getattr(self, quantity)
-        return value
+        """One of the quantities; None where it is not known."""
+        return self.quantities.get(quantity)
 
 
 @dataclass(frozen=True)
@@ -140,17 +145,21 @@ def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]], read: 
         ours, other = scores.get(row), study.local_learning(row)
         same = scores.get(other) if other else None
         over_frozen = None if row is study.frozen else Lead.of(ours, frozen)
-        metrics = [read(run.path) for run in ours.runs] if ours else []
-        logged = (_mean(metrics, name) for name in ("alignment/block", "derivatives/taken", "derivatives/exact"))
-        lines.append(Line(row, rate, at_edge, ours, over_frozen, same, Lead.of(ours, same), other is not None, *logged))
+        local = (same, Lead.of(ours, same), other is not None)
+        lines.append(Line(row, rate, at_edge, ours, over_frozen, *local, _quantities(ours, read)))
     return Filled(study, setting, tuple(lines))
 
 
-def _mean(metrics: Iterable[pd.DataFrame], name: str) -> float | None:
-    """The mean of all that runs have logged under names that begin so."""
-    means = [frame.filter(regex=f"^{name}").stack().mean() for frame in metrics]
-    mean = pd.Series(means, dtype=float).mean()
-    return None if pd.isna(mean) else float(mean)
+def _quantities(score: Score | None, read: ReadMetrics) -> dict[str, float]:
+    """The means over runs of what they have logged; memory in MB."""
+    runs = score.runs if score else ()
+    found = [
+        {name: read(run.path).filter(regex=f"^{begin}").stack().mean() for name, begin in LOGGED.items()}
+        | {"seconds": run.seconds}
+        for run in runs
+    ]
+    means = pd.DataFrame(found, dtype=float).mean().dropna().to_dict()
+    return {name: value / 1e6 if name == "memory" else value for name, value in means.items()}
 
 
 def _rate(runs: Iterable[Run]) -> tuple[float | None, bool]:
@@ -185,9 +194,7 @@ def _records(filled: Filled) -> Iterator[dict[str, object]]:
             "estimator": line.row.label,
             "overrides": line.row.overrides,
             "lr": line.rate,
-            "derivatives": line.derivatives,
-            "exact": line.exact,
-            "alignment": line.alignment and round(line.alignment, 5),
+            **{name: round(value, 5) for name, value in line.quantities.items()},
             "mean": line.score and round(line.score.mean, 4),
             "std": line.score and line.score.std and round(line.score.std, 4),
             "seeds": line.score and len(line.score.seeds),

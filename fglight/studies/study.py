@@ -11,6 +11,9 @@ RATES = ("0.2", "0.05", "0.0125", "0.003")
 
 QUANTITIES = {
     "derivatives": "directional derivatives a step",
+    "forwards": "FLOPs of a step, in forward passes",
+    "memory": "peak memory of a step (MB)",
+    "seconds": "seconds a step, tests included",
 }
 """What a step of an estimator may be judged by, in words."""
 
