@@ -1,5 +1,6 @@
 """What a step costs: floating-point operations in forward passes of the network, and memory."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def costs(device: torch.device) -> Iterator[Costs]:
             yield seen
         seen.memory = torch.cuda.max_memory_allocated(device) - before
     else:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler reports every start and stop
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, flops:
             yield seen
         events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -2,18 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, cycle
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from fglight.report.draw import STYLE, Drawing, saved
-from fglight.report.studies import Filled, Line
-from fglight.studies import QUANTITIES
+from fglight.report.studies import Filled
+from fglight.studies import QUANTITIES, Row
 
-# Okabe and Ito's colours.
-_MARKS = tuple(zip(("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73"), "svDPo^"))
-_DOTS = (":", "--", "-.")
+# Okabe and Ito's colours; single estimators are black. Neither list is as long as the other, so that pairs differ.
+_COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#F0E442")
+_MARKERS = "svDPo^X<>"
+_SINGLE: tuple[tuple[Any, str], ...] = (
+    (":", "*"),
+    ("--", "+"),
+    ("-.", "x"),
+    ((0, (1, 4)), "1"),
+    ((0, (5, 5)), "2"),
+    ((0, (3, 1, 1, 1)), "3"),
+)
 
 Point = tuple[float, float]
 
@@ -34,32 +43,50 @@ def compose_study(filled: Filled) -> Canvas:
     over = [quantity for quantity in filled.study.over if any(line.of(quantity) for line in filled.lines)]
     canvas = Canvas(figsize=(max(6.4, 3.4 * len(over)), 7.2), layout="constrained")
     axes = canvas.subplots(2, len(over), squeeze=False, sharex="col", sharey="row")
+    accuracies = [(line, line.score.mean) for line in filled.lines if line.score]
+    cosines = [(line, y) for line, _ in accuracies if (y := line.of("alignment")) is not None]
+    styles = _styles(line.row for line, _ in accuracies)
     for (above, below), quantity in zip(axes.T, over):
-        accuracies = [(line, line.score.mean) for line in filled.lines if line.score]
-        cosines = [(line, y) for line, _ in accuracies if (y := line.of("alignment")) is not None]
         for ax, values in ((above, accuracies), (below, cosines)):
-            _points(ax, values, quantity)
+            for name, style in styles.items():
+                own = [(line.of(quantity), y) for line, y in values if _name(line.row) == name]
+                points = sorted((x, y) for x, y in own if x)
+                ax.plot([x for x, _ in points], [y for _, y in points], label=name, **style)
+                for level in (y for x, y in own if x == 0):
+                    ax.axhline(level, color=style["color"], linestyle=style["linestyle"], linewidth=1)
         _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity))])
         below.set(xscale="log", xlabel=QUANTITIES[quantity])
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    canvas.legend(handles, labels, loc="outside lower center", ncols=max(2, len(over)), frameon=False)
     canvas.suptitle(filled.scale, fontsize=8, style="italic")
     return canvas
 
 
-def _points(ax: Axes, values: Sequence[tuple[Line, float]], quantity: str) -> None:
-    marks, dots = cycle(_MARKS), cycle(_DOTS)
-    names = dict.fromkeys(line.row.line or line.row.label for line, _ in values)
-    for name in names:
-        own = [(line.of(quantity), y) for line, y in values if name == (line.row.line or line.row.label)]
-        points = sorted((x, y) for x, y in own if x)
-        if points:
-            colour, marker = next(marks)
-            ax.plot(*zip(*points), marker=marker, color=colour, markersize=4, linewidth=1.2, label=name)
-        for level in (y for x, y in own if x == 0):
-            ax.axhline(level, color="black", linestyle=next(dots), linewidth=1, label=name)
+def _name(row: Row) -> str:
+    return row.line or row.label
+
+
+def _styles(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """How each line, and each estimator that is on none, is drawn."""
+    lines, singles = zip(cycle(_COLOURS), cycle(_MARKERS)), cycle(_SINGLE)
+    styles: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if _name(row) not in styles:
+            if row.line:
+                colour, marker, dots = *next(lines), "-"
+            else:
+                dots, marker = next(singles)
+                colour = "black"
+            styles[_name(row)] = {
+                "color": colour,
+                "marker": marker,
+                "linestyle": dots,
+                "markersize": 5,
+                "linewidth": 1.2,
+            }
+    return styles
 
 
 def _front(ax: Axes, points: Iterable[Point]) -> None:
