@@ -53,7 +53,9 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
             with buffers.again(block.body):
                 hidden = functional_call(block.body, dict(moved), (hidden,)) if not outputs else block.body(hidden)
             outputs.append(hidden)
-        return [*outputs, blocks[-1].loss(hidden, labels)[0]]
+        with buffers.again(blocks[-1].aux):
+            loss, _ = blocks[-1].loss(hidden, labels)
+        return [*outputs, loss]
 
     parameters = [trainable(block.body) for block in blocks[:-1]]
     estimates = [[torch.zeros_like(p) if p.grad is None else p.grad for p in group] for group in parameters]

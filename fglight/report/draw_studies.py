@@ -37,8 +37,8 @@ def draw_study(filled: Filled) -> Drawing:
 def compose_study(filled: Filled) -> Canvas:
     """Lay out the figure of a study at one scale.
 
-    Points of a line are joined; the grey line is the front of what no other point with as little reaches. What takes
-    nothing of a quantity, such as directional derivatives, is a line across.
+    Points of a line are joined over derivatives. Grey is the front of what no other point with as little reaches. What
+    takes nothing of a quantity, such as directional derivatives, is a line across.
     """
     over = [quantity for quantity in filled.study.over if any(line.of(quantity) for line in filled.lines)]
     canvas = Canvas(figsize=(max(6.4, 3.4 * len(over)), 7.2), layout="constrained")
@@ -51,11 +51,12 @@ def compose_study(filled: Filled) -> Canvas:
             for name, style in styles.items():
                 own = [(line.of(quantity), y) for line, y in values if _name(line.row) == name]
                 points = sorted((x, y) for x, y in own if x)
-                ax.plot([x for x, _ in points], [y for _, y in points], label=name, **style)
+                joined = style if quantity == "derivatives" else {**style, "linestyle": "none"}
+                ax.plot([x for x, _ in points], [y for _, y in points], label=name, **joined)
                 for level in (y for x, y in own if x == 0):
                     ax.axhline(level, color=style["color"], linestyle=style["linestyle"], linewidth=1)
         _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity))])
-        below.set(xscale="log", xlabel=QUANTITIES[quantity])
+        below.set(xscale="log" if quantity == "derivatives" else "linear", xlabel=QUANTITIES[quantity])
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()
