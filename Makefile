@@ -51,7 +51,8 @@ table1: $(READY)  ## the paper's Table 1 with measured costs, into benchmarks/TA
 
 TABLES := $(addprefix table,2 3 4 5 6 7 8 9 10 11 12)
 FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
-.PHONY: tables figures $(TABLES) $(FIGURES)
+STUDIES := $(addprefix study-,guesses continuum budget controls)
+.PHONY: tables figures $(TABLES) $(FIGURES) $(STUDIES)
 
 # table2 to table12: run what is missing of a table of the paper and show it beside the published numbers. ARGS goes to
 # the sweep, as in: make table3 ARGS="data=digits seeds=1 model.width=0.25" or ARGS="hydra/launcher=ray".
@@ -64,6 +65,9 @@ $(TABLES): table%: $(READY)
 
 $(FIGURES): figure%: $(READY)
 	$(call run_and_report,figure=$*,--figure $* --out reports/figure$*)
+
+$(STUDIES): study-%: $(READY)
+	$(call run_and_report,study=$*,--study $* --out reports/study-$*)
 
 tables: $(READY)  ## every table of the paper (one: make table3; scaled down: make table3 ARGS="data=digits seeds=1")
 	$(call run_and_report,table=all)

@@ -1,7 +1,7 @@
-"""Hydra's sweeper, extended by sweeps over the paper's tables, figures and searches."""
+"""Hydra's sweeper, extended by sweeps over the paper's tables, figures and searches, and by studies."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hydra_plugins.fglight_directory import make_sweep_directory
 
 
 class PaperSweeper(BasicSweeper):
-    """Runs what ``table``, ``figure`` or ``search`` name; without them it is Hydra's own sweeper.
+    """Runs what ``table``, ``figure``, ``study`` or ``search`` name; without them it is Hydra's own sweeper.
 
     The paper's tables are no Cartesian products: this makes one list of overrides for each cell and seed, and hands
     them to the launcher that was chosen.
@@ -69,6 +69,7 @@ class PaperSweeper(BasicSweeper):
         from fglight.sweeps.composing import checked
         from fglight.sweeps.request import asks, parse, refuse_check
         from fglight.sweeps.runner import Sweep
+        from fglight.sweeps.studies import run_study
         from fglight.words import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -90,17 +91,22 @@ class PaperSweeper(BasicSweeper):
             self.config.hydra.hydra_logging = OmegaConf.create({"version": 1, "root": {"level": "WARNING"}})
             configure_log(self.config.hydra.hydra_logging)
             own = any(text.startswith("hydra.sweep.dir=") for text in self.config.hydra.overrides.hydra)
-            sweep = Sweep(
-                request,
-                folder=Path(self.config.hydra.sweep.dir if own else "multirun/cells").absolute(),
+            folder = Path(self.config.hydra.sweep.dir if own else "multirun/cells").absolute()
+            self.config.hydra.sweep.dir = str(folder)
+            sweep = partial(
+                Sweep,
+                folder=folder,
                 compose=self._composer,
                 launch=self.launcher.launch,
                 serial=isinstance(self.launcher, BasicLauncher),
             )
-            self.config.hydra.sweep.dir = str(sweep.folder)
-            failed = sweep.run()
+            if request.studies and not request.search:
+                failed, runs = run_study(request, folder, sweep)
+            else:
+                single = sweep(request)
+                failed, runs = single.run(), len(single.jobs)
         except FglightError as error:
             raise CompactHydraException(str(error)) from None
         if failed:
-            raise CompactHydraException(f"{failed} of {counted(len(sweep.jobs), 'run')} failed")
+            raise CompactHydraException(f"{failed} of {counted(runs, 'run')} failed")
         return None

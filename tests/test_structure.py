@@ -10,7 +10,7 @@ from forked import ROOT
 FLOORS = (
     ("errors", "words", "layout", "processes"),
     ("cell", "models", "data"),
-    ("paper", "estimators"),
+    ("paper", "estimators", "studies"),
     ("config",),
     ("runs",),
     ("build",),

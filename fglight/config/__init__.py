@@ -78,6 +78,11 @@ def check_config(cfg: DictConfig) -> None:
                 f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=..., without "
                 "hydra/sweeper"
             )
+    if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
+        raise ConfigError(
+            f"data.train_images={cfg.data.train_images} is not possible: accepted is a whole number up to "
+            f"{cfg.data.images[0]}, or null"
+        )
     count = devices(cfg)
     if cfg.data.batch_size < 2 * count:
         raise ConfigError(

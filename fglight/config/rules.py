@@ -44,6 +44,7 @@ class Root(Settings):
     probe: bool
     cosine: bool
     checkpointing: bool
+    measure: bool
     compile: bool | Literal["cudagraphs"]
     check: bool
     channels_last: bool
@@ -79,6 +80,7 @@ class Data(Component):
     stream: Annotated[bool | None, Field(description="true, false or null (false up to a gigabyte)")] = OPEN
     num_workers: Annotated[int, Field(ge=0)] = OPEN
     holdout: BelowOne = OPEN
+    train_images: Whole | None = OPEN
 
 
 class Engine(Settings):

@@ -27,7 +27,7 @@ CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf
 GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"))
 """What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
 
-SWEEP_SETTINGS = ("table", "figure", "search", "seeds", "blocks", "plan")
+SWEEP_SETTINGS = ("table", "figure", "study", "search", "controls", "seeds", "blocks", "plan")
 """Settings that say which runs a sweep has; no run has them."""
 
 NO_RUN_HAS = (*SWEEP_SETTINGS, "check")

@@ -33,13 +33,15 @@ class ImageDataModule(DataModule):
 
     Args:
         source: where the images come from.
+        train_images: how many of the training images, from the first on, there are to train on, and to hold some out
+            of; None: all.
         **settings: the settings of ``DataModule``.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the data set.
     """
 
-    def __init__(self, *, source: Source, **settings: Any) -> None:
+    def __init__(self, *, source: Source, train_images: int | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         channels, height, _ = source.shape
         for setting, fitting in (
@@ -50,6 +52,7 @@ class ImageDataModule(DataModule):
             value = settings[setting]
             require(value == fitting, setting, value, f"{fitting}, as in the files of {self.name}")
         self.source = source
+        self.train_images = train_images
         self._train: ImageSet | None = None
         self._test: ImageSet | None = None
 
@@ -69,10 +72,15 @@ class ImageDataModule(DataModule):
 
         Raises:
             DataError: a file is missing or damaged.
-            ConfigError: ``holdout`` leaves a part without an image of every class.
+            ConfigError: there are fewer than ``train_images``, or ``holdout`` leaves a part without an image of every
+                class.
         """
         if self._train is None:
             train, test = self.source.load(self.root)
+            if self.train_images is not None:
+                fits = 1 <= self.train_images <= len(train.labels)
+                require(fits, "train_images", self.train_images, f"a whole number from 1 to {len(train.labels)}")
+                train = ImageSet(*(tensor[: self.train_images] for tensor in train))
             if self.holdout:
                 kept, held = holdout_split(train.labels.numpy(), self.holdout)
                 train, test = (ImageSet(train.images[part], train.labels[part]) for part in (kept, held))

@@ -86,6 +86,11 @@ class GradientEstimator:
         return self.needs_auxiliaries or self.trains_auxiliaries
 
     @property
+    def compiled(self) -> bool:
+        """Whether ``compile`` was called."""
+        return isinstance(self._compute, CompiledEstimate)
+
+    @property
     def draws_by_sample(self) -> bool:
         """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
         return self.guess.draws_samples or (self.guess.draws and self.perturbation.by_sample)

@@ -225,7 +225,7 @@ class BlockPass:
         ]
 
     def jvp(self, moves: Mapping[str, Tensor]) -> Tensor:
-        """Tangents of h_j, ``(count, batch, ...)``, as some parameters move along ``(count, *parameter.shape)`` each."""
+        """Tangents of h_j, ``(count, batch, ...)``, as some parameters move along ``(count, *shape)`` each."""
         return duals.pushforward_all(self.block.body, self.input, moves, self.again)[1]
 
     def jvp_each(self, name: str, directions: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The grids that the paper searched: schedules (Sec. 4.1, App. A.3) and sizes of auxiliary networks (App. A.2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from fglight.cell import Cell
@@ -19,17 +19,20 @@ SIZE_AXES = ("aux.depth", "aux.hidden")
 """What differs among the points of ``aux_sizes``."""
 
 
-def schedules(cell: Cell) -> Iterator[dict[str, str]]:
+def schedules(cell: Cell, rates: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     """The learning rates of Sec. 4.1, and epochs between decays, for a cell's data set.
 
     On ImageNet32 the rate 0.001 is not in Sec. 4.1's grid, but App. A.3 names it and six published cells use it. Steps
     of 20 and of 30 epochs are App. A.3's. Data sets without a grid have CIFAR-10's rates, and the step of their recipe.
+
+    Args:
+        cell: what is trained.
+        rates: other learning rates; the step is then the recipe's.
     """
-    rates: tuple[str, ...] = ("0.05", "0.01", "0.005")
     steps: tuple[str, ...] = (str(recipe(cell).lr_step),)
-    if cell.data == "imagenet32":
+    if not rates and cell.data == "imagenet32":
         rates, steps = ("0.1", "0.05", "0.01", "0.005", "0.001", "0.0001"), ("20", "30")
-    yield from (dict(zip(LR_AXES, point)) for point in product(rates, steps))
+    yield from (dict(zip(LR_AXES, point)) for point in product(rates or ("0.05", "0.01", "0.005"), steps))
 
 
 def aux_sizes() -> Iterator[tuple[Cell, dict[str, str]]]:

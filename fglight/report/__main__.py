@@ -12,6 +12,7 @@ from fglight.report import folder
 from fglight.report.contents import Report, build
 from fglight.report.render import render
 from fglight.report.scores import setting_in_words
+from fglight.studies import STUDIES
 from fglight.words import counted
 
 DEFAULT_ROOTS = ("multirun", "outputs")
@@ -28,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        everything = not (options.table or options.figure)
+        everything = not (options.table or options.figure or options.study)
         tables = TABLES if everything else _chosen("table", options.table, TABLES)
         figures = tuple(FIGURES) if everything else _chosen("figure", options.figure, tuple(FIGURES))
+        studies = None if everything else _named(options.study)
         roots = _roots(options.roots)
         folder.check(options.out)
-        report = build(roots, tables, figures)
+        report = build(roots, tables, figures, studies)
         folder.write(options.out, render(report))
     except FglightError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,12 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "fglight report",
         description="Put the results of runs beside the paper's: tables, claims and figures.",
-        epilog="With --table or --figure, the report has only these.",
+        epilog="With --table, --figure or --study, the report has only these.",
     )
     parser.add_argument("roots", nargs="*", type=Path, help="folders with runs at any depth (multirun and outputs)")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the report (report)")
     parser.add_argument("--table", type=int, nargs="+", default=[], metavar="N", help="only these tables, 2 to 12")
     parser.add_argument("--figure", type=int, nargs="+", default=[], metavar="N", help="only these figures, 2 to 9")
+    parser.add_argument(
+        "--study", nargs="+", default=[], metavar="NAME", help=f"only these studies: {', '.join(STUDIES)}"
+    )
     return parser
 
 
@@ -60,6 +65,13 @@ def _chosen(what: str, numbers: Sequence[int], known: Sequence[int]) -> tuple[in
         if number not in known:
             raise ConfigError(f"There is no {what} {number} with results; there are {known[0]} to {known[-1]}.")
     return tuple(sorted(set(numbers)))
+
+
+def _named(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in STUDIES:
+            raise ConfigError(f"There is no study {name}; there are {', '.join(STUDIES)}.")
+    return tuple(dict.fromkeys(names))
 
 
 def _roots(given: Sequence[Path]) -> list[Path]:
@@ -84,6 +96,9 @@ def _tell(report: Report, out: Path) -> None:
         missing = f"; missing: {'; '.join(plot.missing)}" if plot.missing else ""
         state = f"drawn from {setting_in_words(plot.setting)} runs" if drawing else "not drawn"
         print(f"figure {plot.figure.number}: {state}{missing}")
+    for study, scales in report.studies:
+        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.scale}" for scale, _ in scales)
+        print(f"study {study.name}: of {counted(len(study.rows), 'estimator')}, {', '.join(filled) or 'none was run'}")
     for path, _, error in report.failed:
         print(f"failed: {path}: {error}")
     for path, reason in report.skipped:

@@ -1,6 +1,6 @@
 """Everything a report shows, from folders of runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,14 +10,22 @@ import pandas as pd
 from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
+from fglight.report.belonging import searched
 from fglight.report.draw import Drawing, draw
-from fglight.report.metrics import by_epoch, read_metrics
+from fglight.report.draw_studies import draw_study
+from fglight.report.metrics import ReadMetrics, by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, recipe_in_words, score
+from fglight.report.studies import Filled
+from fglight.report.studies import fill as fill_study
 from fglight.report.tables import Table, fill
 from fglight.report.verdicts import Verdict, judge_all
-from fglight.runs.collect import Collection, Problem, Unfinished, collect
+from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
+from fglight.studies import STUDIES, Study
 from fglight.words import measured
+
+FilledAndDrawn = tuple[tuple[Filled, Drawing | None], ...]
+"""A study at each scale, and its figure."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Report:
         tables: the paper's tables with our numbers.
         verdicts: the paper's claims, judged: first those that the runs decide.
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
+        studies: studies with their runs, each at every scale that there are some of, with its figure if it has one.
         problems: files and runs that were not used.
         progress: for each unfinished run its path, cell, epochs done and last test metric, in words.
     """
@@ -39,6 +48,7 @@ class Report:
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
     figures: tuple[tuple[Plot, Drawing | None], ...]
+    studies: tuple[tuple[Study, FilledAndDrawn], ...]
     problems: tuple[Problem, ...]
     progress: tuple[tuple[str, ...], ...]
 
@@ -80,13 +90,16 @@ class Report:
         return tuple((str(problem.path), problem.reason) for problem in self.problems)
 
 
-def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) -> Report:
+def build(
+    roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int], studies: Iterable[str] | None = ()
+) -> Report:
     """Read the runs below some folders and fill the tables, judge the claims and draw the figures.
 
     Args:
         roots: folders with run directories at any depth.
         tables: numbers of the paper's tables to fill.
         figures: numbers of the paper's figures to draw.
+        studies: names of studies to fill; None for those of which learning rates were searched.
 
     Raises:
         ConfigError: a root is no folder.
@@ -106,8 +119,22 @@ def build(roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int]) 
         tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
         verdicts=judge_all(scores, read),
         figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
+        studies=_studies(studies, runs.finished, read),
         progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
         problems=(*runs.problems, *damaged, *scores.repeated),
+    )
+
+
+def _studies(
+    names: Iterable[str] | None, runs: Sequence[Run], read: ReadMetrics
+) -> tuple[tuple[Study, FilledAndDrawn], ...]:
+    if names is None:
+        names = STUDIES if any(map(searched, runs)) else ()
+    if any(run.cell.guess == "frozen" for run in runs) and not names:
+        names = ("controls",)  # of the tables' networks
+    filled = ((STUDIES[name], fill_study(STUDIES[name], runs, read)) for name in names)
+    return tuple(
+        (study, tuple((one, draw_study(one) if one.drawn else None) for one in scales)) for study, scales in filled
     )
 
 

@@ -30,7 +30,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "Linear": ("#009E73", "^"),
 }
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -55,10 +55,14 @@ class Drawing:
     height: int
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def draw(plot: Plot, dpi: int = 200) -> Drawing:
     """Draw a figure and return its files."""
-    canvas = compose(plot)
+    return saved(compose(plot), dpi)
+
+
+def saved(canvas: Canvas, dpi: int = 200) -> Drawing:
+    """The files of what was drawn."""
     files = {name: io.BytesIO() for name in ("png", "pdf")}
     canvas.savefig(files["png"], format="png", dpi=dpi)
     canvas.savefig(files["pdf"], format="pdf", metadata={"CreationDate": None})
@@ -66,7 +70,7 @@ def draw(plot: Plot, dpi: int = 200) -> Drawing:
     return Drawing(files["png"].getvalue(), files["pdf"].getvalue(), width, height)
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def compose(plot: Plot) -> Canvas:
     """Lay out a figure's panels with one legend for all, at most 7 inches wide (the width of a page's text)."""
     columns = len(plot.rows[0])

@@ -12,6 +12,8 @@ from markupsafe import Markup
 from fglight.paper.claims import ACCURACY, Quantity
 from fglight.report.contents import Report
 from fglight.report.scores import Score, accuracy, setting_in_words
+from fglight.report.studies import Lead, Line
+from fglight.report.studies import as_frame as studies_as_frame
 from fglight.report.tables import as_frame
 from fglight.report.verdicts import Compared
 from fglight.words import counted
@@ -44,6 +46,14 @@ def render(report: Report) -> dict[str, bytes]:
         "tables.tex": _latex().get_template("tables.tex").render(report=report).encode(errors="replace"),
         "tables.csv": as_frame(report.tables).to_csv(index=False).encode(),
     }
+    if report.studies:
+        frame = studies_as_frame(filled for _, scales in report.studies for filled, _ in scales)
+        files["studies.csv"] = frame.to_csv(index=False).encode()
+    for study, scales in report.studies:
+        for number, (_, drawing) in enumerate(scales, 1):
+            if drawing:
+                files[f"figures/{study.name}{number}.png"] = drawing.png
+                files[f"figures/{study.name}{number}.pdf"] = drawing.pdf
     for number, drawing in drawings.items():
         files[f"figures/figure{number}.png"] = drawing.png
         files[f"figures/figure{number}.pdf"] = drawing.pdf
@@ -74,6 +84,8 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
         "quantity": _quantity,
         "value": _value,
         "lead": _lead,
+        "lead_of": _lead_of,
+        "derivatives": _derivatives,
         "base64": lambda content: b64encode(content).decode(),
     }
     environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES}
@@ -123,3 +135,14 @@ def _lead(compared: Compared) -> str:
     """Write what a comparison comes to: points of accuracy, or what the numbers are in."""
     metric = compared.comparison.quantities[0].metric
     return _signed(compared.lead) if metric == ACCURACY else f"{compared.lead:+.2g}".replace("-", "−")
+
+
+def _lead_of(lead: Lead) -> str:
+    """Write a difference of accuracies with its deviation: ``+1.2 ± 0.3``."""
+    return _signed(lead.mean) + ("" if lead.std is None else f" ± {lead.std:.1f}")
+
+
+def _derivatives(line: Line) -> str:
+    """Write how many there are a step, and how many of them are exact: ``704 (512 exact)``."""
+    taken, exact = (line.of(name) or 0 for name in ("derivatives", "exact"))
+    return f"{taken:,.0f}" + (f" ({exact:,.0f} exact)" if exact else "")

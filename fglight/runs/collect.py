@@ -27,7 +27,8 @@ class Run:
 
     ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a
     run of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known.
-    ``probe`` is the auxiliary network that only logs, empty where none was recorded.
+    ``probe`` is the auxiliary network that only logs, empty where none was recorded. ``seconds`` are a
+    step's, with its share of tests.
     """
 
     path: Path
@@ -39,6 +40,8 @@ class Run:
     score: float
     metric: str = "accuracy"
     probe: str = ""
+    test_loss: float = math.nan
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             score=float(words[f"test_{metric_of(words)}"]),
             metric=metric_of(words),
             probe=_probe(path.parent, words),
+            test_loss=float(words.get("test_loss", math.nan)),
+            seconds=float(words.get("time_s", math.nan)) / (words.get("steps") or math.nan),
         )
     except KeyError as error:
         raise _Unreadable(path, f"no entry {error}") from error

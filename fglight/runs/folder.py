@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from fglight.errors import ConfigError, RunBusyError
+from fglight.errors import ConfigError, NonFiniteLossError, RunBusyError
 
 
 class State(StrEnum):
@@ -23,6 +23,7 @@ class State(StrEnum):
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
+    DIVERGED = "diverged"
     FINISHED = "finished"
 
 
@@ -93,7 +94,7 @@ def state(run_dir: Path) -> State:
         except RunBusyError:
             return State.RUNNING
     if (run_dir / "failure.json").exists():
-        return State.FAILED
+        return State.DIVERGED if failure(run_dir).startswith(NonFiniteLossError.__name__) else State.FAILED
     return State.INTERRUPTED if (run_dir / "config.yaml").exists() else State.NEW
 
 
@@ -109,6 +110,14 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
 def metric_of(result: Mapping[str, Any]) -> str:
     """The metric whose test value is a run's result; earlier versions knew accuracy alone and did not say so."""
     return result.get("metric", "accuracy")
+
+
+def failure(run_dir: Path) -> str:
+    """The error that ``failure.json`` tells; empty where there is none that can be read."""
+    try:
+        return str(json.loads((run_dir / "failure.json").read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:

@@ -18,6 +18,7 @@ from fglight.paper.recipes import MODELS, nearest
 WITHOUT_EFFECT = (
     "logger",
     "cosine",
+    "measure",
     "compile",
     "checkpointing",
     "channels_last",

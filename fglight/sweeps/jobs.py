@@ -3,38 +3,20 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
-from fglight.paper import rows
-from fglight.paper.figures import FIGURES
 from fglight.paper.recipes import MODELS, recipe
-from fglight.paper.searches import HOLDOUT, aux_sizes, schedules
+from fglight.paper.searches import HOLDOUT, schedules
 from fglight.runs.settings import has_effect, within
+from fglight.sweeps.entries import Entry, entries_of, with_controls
 from fglight.sweeps.request import Request
 
 NAME_LENGTH = 120
 """Names of folders stay below this; the settings in a longer one are replaced by their hash."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A cell that a sweep is asked to run, before data set, width and length are scaled down.
-
-    Attributes:
-        cell: the cell.
-        seeds: how many of them the paper ran.
-        group: of its runs on Weights & Biases.
-        settings: beside the cell's own.
-    """
-
-    cell: Cell
-    seeds: int
-    group: str
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +64,11 @@ class Job:
         told = ((key, value) for key, value in self.told if any(within(name, [plain(key)]) for name in departures))
         return replace(self, told=tuple(told))
 
+    def having(self, settings: Mapping[str, str]) -> "Job":
+        """The same run with other values of some settings."""
+        ordered = tuple(sorted({**dict(self.settings), **settings}.items()))
+        return replace(self, settings=ordered, told=_told(ordered))
+
     @property
     def overrides(self) -> list[str]:
         """The Hydra overrides that make the run's configuration."""
@@ -110,12 +97,14 @@ def plan_jobs(request: Request) -> list[Job]:
     Raises:
         ConfigError: no cell is left, or a setting is not possible.
     """
-    entries = _in_place(_matching(list(_entries(request)), request), request)
+    entries = _in_place(_matching(list(entries_of(request)), request), request)
+    if request.controls:
+        entries = with_controls(entries)
     if request.search == "lr":
         entries = [
             replace(entry, settings={**entry.settings, **schedule, "data.holdout": HOLDOUT}, group="search-lr")
             for entry in entries
-            for schedule in schedules(entry.cell)
+            for schedule in schedules(entry.cell, entry.rates)
         ]
     jobs: dict[tuple[str, int], Job] = {}
     for entry in entries:
@@ -124,20 +113,6 @@ def plan_jobs(request: Request) -> list[Job]:
                 job = _job(entry, dict(zip(request.settings, values)), seed)
                 jobs.setdefault((job.name, seed), job)
     return list(jobs.values())
-
-
-def _entries(request: Request) -> Iterator[Entry]:
-    if request.search == "aux_size":
-        for cell, settings in aux_sizes():
-            yield Entry(cell, 1, "search-aux_size", settings)
-    for row in rows():
-        if row.table in request.tables:
-            yield Entry(row.cell, row.seeds, f"table{row.table}")
-    seeds = {row.cell: row.seeds for row in rows()}
-    for number in request.figures:
-        for curve in FIGURES[number].curves:
-            probe = {"probe": "true", "aux": curve.probe} if curve.probe else {}
-            yield Entry(curve.cell, seeds[curve.cell], f"figure{number}", probe)
 
 
 def _matching(entries: list[Entry], request: Request) -> list[Entry]:
@@ -192,8 +167,11 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
         if "scheduler.step_size" in settings:
             settings["scheduler.step_size"] = str(lr_step)
     ordered = tuple(sorted(settings.items()))
-    told = tuple((key, value) for key, value in ordered if has_effect(plain(key)))
-    return Job(cell, seed, ordered, lr_step, entry.group, told)
+    return Job(cell, seed, ordered, lr_step, entry.group, _told(ordered))
+
+
+def _told(settings: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in settings if has_effect(plain(key)))
 
 
 def shrunk(lr_step: int, epochs: int, max_epochs: str) -> int:

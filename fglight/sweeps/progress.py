@@ -1,13 +1,12 @@
 """What a sweep says while it runs, read from the run directories: it works with every launcher."""
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fglight.runs.folder import State, metric_of, read_result, state
+from fglight.runs.folder import State, failure, metric_of, read_result, state
 from fglight.sweeps.jobs import Job
 from fglight.words import measured
 
@@ -72,14 +71,6 @@ class Progress:
         time_left = f", about {duration(left)} to go" if self.pending else ""
         counts = f"{self.done} of {self.total} done{failed}, {running} running, {waiting} left{time_left}"
         print(f"[{counts}] {job.name} seed {job.seed}: {what}", flush=True)
-
-
-def failure(folder: Path) -> str:
-    """The error that ``failure.json`` in a run's directory tells; empty where there is none that can be read."""
-    try:
-        return str(json.loads((folder / "failure.json").read_text(encoding="utf-8"))["error"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def first_line(text: str) -> str:

@@ -9,6 +9,7 @@ from fglight.config.settings import SWEEP_SETTINGS
 from fglight.errors import ConfigError
 from fglight.paper import TABLES
 from fglight.paper.figures import FIGURES
+from fglight.studies import STUDIES
 
 FILTERS = ("target", "guess", "aux", "perturb", "model", "blocks")
 """What chooses among the cells of a table, with the values to keep."""
@@ -29,6 +30,8 @@ class Request:
         seeds: the seeds of every cell; None for the paper's number of them.
         settings: what is passed on to the runs, by name; each combination of their values is a run.
         plan: whether to show what would run and start nothing.
+        studies: names of studies.
+        controls: whether to run the controls of each network and data set, too.
     """
 
     tables: tuple[int, ...]
@@ -39,14 +42,17 @@ class Request:
     seeds: tuple[int, ...] | None
     settings: Mapping[str, tuple[str, ...]]
     plan: bool
+    studies: tuple[str, ...] = ()
+    controls: bool = False
 
     @property
     def words(self) -> str:
-        """The request's tables, figures and search, in words."""
+        """The request's tables, figures, studies and search, in words."""
         parts = [
             f"search={self.search}" if self.search else "",
             *(f"Table {number}" for number in self.tables),
             *(f"Figure {number}" for number in self.figures),
+            *(f"study {name}" for name in self.studies),
         ]
         return ", ".join(part for part in parts if part)
 
@@ -55,13 +61,13 @@ def parse(overrides: Iterable[Override]) -> Request | None:
     """Read the overrides of a command line.
 
     Returns:
-        What they ask for; None where no table, figure or search is named, for an ordinary sweep.
+        What they ask for; None where no table, figure, study or search is named, for an ordinary sweep.
 
     Raises:
-        ConfigError: a table, figure, search or number of seeds that does not exist.
+        ConfigError: a table, figure, study, search or number of seeds that does not exist.
     """
     given = {override.get_key_element(): _values(override) for override in overrides}
-    if not any(given.get(key, ("null",)) != ("null",) for key in ("table", "figure", "search")):
+    if not any(given.get(key, ("null",)) != ("null",) for key in ("table", "figure", "study", "search")):
         return None
     search = given.get("search", ("null",))
     if search != ("null",) and (len(search) > 1 or search[0] not in SEARCHES):
@@ -77,11 +83,19 @@ def parse(overrides: Iterable[Override]) -> Request | None:
             key: values for key, values in given.items() if key not in (*SWEEP_SETTINGS, *FILTERS, "data", "seed")
         },
         plan=_is_true(given.get("plan", ())),
+        studies=_studies(given),
+        controls=_is_true(given.get("controls", ())),
     )
-    if request.search == "lr" and not (request.tables or request.figures):
-        raise ConfigError("search=lr needs cells to search for: add table=... or figure=...")
-    if request.search == "aux_size" and (request.tables or request.figures):
-        raise ConfigError("search=aux_size has cells of its own: leave out table and figure")
+    if request.search == "lr" and not (request.tables or request.figures or request.studies):
+        raise ConfigError("search=lr needs cells to search for: add table=..., figure=... or study=...")
+    if request.search == "aux_size" and (request.tables or request.figures or request.studies):
+        raise ConfigError("search=aux_size has cells of its own: leave out table, figure and study")
+    if request.controls and not (request.tables or request.figures):
+        raise ConfigError("controls=true goes with table=... or figure=...: studies have controls among their rows")
+    if request.studies and not request.search and (request.tables or request.figures):
+        raise ConfigError(
+            "study=... searches for learning rates first, tables have the paper's: leave out table and figure"
+        )
     return request
 
 
@@ -127,6 +141,20 @@ def _numbers(given: Mapping[str, tuple[str, ...]], key: str, known: tuple[int, .
                 f"{key}={value} is not possible: accepted are {known[0]} to {known[-1]}, several with commas, and all"
             )
     return tuple(dict.fromkeys(int(value) for value in values))
+
+
+def _studies(given: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    values = given.get("study", ("null",))
+    if values == ("null",):
+        return ()
+    if values == ("all",):
+        return tuple(STUDIES)
+    for value in values:
+        if value not in STUDIES:
+            raise ConfigError(
+                f"study={value} is not possible: accepted are {', '.join(STUDIES)}, several with commas, and all"
+            )
+    return tuple(dict.fromkeys(values))
 
 
 def _seeds(given: Mapping[str, tuple[str, ...]]) -> tuple[int, ...] | None:

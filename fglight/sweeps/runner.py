@@ -37,6 +37,7 @@ class Sweep:
         compose: makes the configuration of a list of overrides.
         launch: runs a batch of lists of overrides, numbered from the second argument on.
         serial: whether runs are done one by one in this process; elsewhere they are all handed over at once.
+        jobs: the runs; none for those that the request lists.
     """
 
     request: Request
@@ -44,14 +45,14 @@ class Sweep:
     compose: Callable[[list[str]], DictConfig]
     launch: Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
     serial: bool
-    jobs: list[Job] = field(init=False)
+    jobs: list[Job] = field(default_factory=list)
     configs: dict[str, DictConfig] = field(init=False)
 
     def __post_init__(self) -> None:
         """List the runs and check their configurations, before anything is started."""
         jobs: dict[PurePath, Job] = {}
         self.configs = {}
-        groups = by_name(plan_jobs(self.request)).values()
+        groups = by_name(self.jobs or plan_jobs(self.request)).values()
         quiet = not Console().is_terminal
         for group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
             cfg = self.compose(group[0].overrides)
@@ -93,12 +94,12 @@ class Sweep:
         if self.request.plan:
             from fglight.sweeps.planning.plan import show_plan  # loads torch
 
-            show_plan(self.jobs, self.configs, states)
+            show_plan(self.jobs, self.configs, states, self._ended)
             return 0
-        todo = [job for job in self.jobs if states[job] is not State.FINISHED]
+        todo = [job for job in self.jobs if states[job] not in self._ended]
         self._check_room(todo)
         finished = len(self.jobs) - len(todo)
-        begun = sum(states[job] in (State.INTERRUPTED, State.FAILED) for job in todo)
+        begun = sum(states[job] not in (State.NEW, State.RUNNING) for job in todo)
         print(
             f"{self.request.words}: {counted(len(by_name(self.jobs)), 'cell')}, {counted(len(self.jobs), 'run')}, "
             f"{finished} finished, {begun} to go on with, into {self.folder}",
@@ -110,6 +111,11 @@ class Sweep:
         finally:
             failed = self._report(progress.errors)
         return failed
+
+    @property
+    def _ended(self) -> tuple[State, ...]:
+        """The states of runs that are not to be done: a search has learnt what it can from one that diverged."""
+        return (State.FINISHED, State.DIVERGED) if self.request.search == "lr" else (State.FINISHED,)
 
     def _launch(self, todo: Sequence[Job], progress: Progress) -> None:
         """Hand runs to the launcher and note what went wrong."""
@@ -153,7 +159,8 @@ class Sweep:
         states = {job: state(self._dir(job)) for job in self.jobs}
         finished = [job for job in self.jobs if states[job] is State.FINISHED]
         running = [job for job in self.jobs if states[job] is State.RUNNING]
-        failed = {job: error for job, error in errors.items() if states[job] not in (State.FINISHED, State.RUNNING)}
+        ended = sum(states[job] in self._ended for job in self.jobs)
+        failed = {job: error for job, error in errors.items() if states[job] not in (*self._ended, State.RUNNING)}
         if failed:
             table = Table(title=f"{len(failed)} of {counted(len(self.jobs), 'run')} failed", show_lines=True)
             table.add_column("run", overflow="fold")
@@ -162,10 +169,11 @@ class Sweep:
                 table.add_row(str(job.folder), first_line(error))
             console.print(table)
         elsewhere = f", {len(running)} being run by another process" if running else ""
-        left = len(self.jobs) - len(finished) - len(running) - len(failed)
+        left = len(self.jobs) - ended - len(running) - len(failed)
         rest = f", {left} left: the same command goes on from here" if left else ""
         done = f"{len(finished)} of {counted(len(self.jobs), 'run')} finished"
-        print(f"{done}{elsewhere}, {len(failed)} failed{rest}", flush=True)
+        diverged = f", {ended - len(finished)} diverged" if ended > len(finished) else ""
+        print(f"{done}{elsewhere}{diverged}, {len(failed)} failed{rest}", flush=True)
         if finished and self.request.search == "lr":
             console.print(lr_table(finished, self.folder))
         elif finished and self.request.search == "aux_size":

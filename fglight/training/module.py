@@ -1,6 +1,7 @@
 """The Lightning module: manual optimization around a gradient estimator."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning as L
@@ -15,6 +16,9 @@ from torchmetrics import Metric
 
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.estimators.costs import costs, forward_flops
+from fglight.estimators.counting import count_derivatives
+from fglight.estimators.measures import measure
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
 from fglight.training.metrics import Accuracy, BlockMetrics
@@ -39,6 +43,8 @@ class ForwardGradientModule(L.LightningModule):
         metrics: of outputs and labels, by the names that they are logged under; None: accuracy.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
+        measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often, and after each
+            epoch how many directional derivatives a step takes, and what it costs.
         channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
             is told.
     """
@@ -57,6 +63,7 @@ class ForwardGradientModule(L.LightningModule):
         metrics: Mapping[str, Metric] | None = None,
         seed: int = 0,
         cosine: bool = True,
+        measure: bool = False,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -69,6 +76,8 @@ class ForwardGradientModule(L.LightningModule):
         self.clip_norm = clip_norm
         self.seed = seed
         self.cosine = cosine
+        self.measure = measure
+        self.counts: dict[str, float] = {}
         metrics = {"accuracy": Accuracy()} if metrics is None else metrics
         self.train_metrics = BlockMetrics(len(model.blocks), metrics)
         self.test_metrics = BlockMetrics(len(model.blocks), metrics)
@@ -112,7 +121,10 @@ class ForwardGradientModule(L.LightningModule):
         report = (number + 1) % every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
-        step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
+        with self._costs(images):
+            step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
+        if self.measure:
+            self._measure(images, labels, report=report)
         optimizer: Any = self.optimizers()
         if self.clip_norm is not None:  # every process has the gradients of the whole batch
             clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
@@ -136,6 +148,7 @@ class ForwardGradientModule(L.LightningModule):
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
         self._stop_on_bad_loss()
         self.log("lr", self._lr)
+        self.log_dict(self.counts)
         self._log_metrics("train", self.train_metrics)
         if self.scheduler is not None and self.interval == "epoch":
             self._move_on()
@@ -161,6 +174,31 @@ class ForwardGradientModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's test metrics."""
         self._log_metrics("test", self.test_metrics)
+
+    @contextmanager
+    def _costs(self, images: Tensor) -> Iterator[None]:
+        """Note what the step inside costs, the second of this process: the first one also warms up."""
+        wanted = self.measure and self.counts and "costs/memory" not in self.counts
+        if not wanted or self.estimator.compiled or torch._C._autograd._profiler_enabled():
+            yield
+            return
+        self.model.zero_grad(set_to_none=True)
+        with costs(self.device) as seen:
+            yield
+        forward = forward_flops(self.model.blocks, laid_out(images, self.estimator.channels_last))
+        self.counts |= {"costs/memory": float(seen.memory), "costs/forwards": seen.flops / forward if forward else 0.0}
+
+    def _measure(self, images: Tensor, labels: Tensor, *, report: bool) -> None:
+        blocks = self.model.blocks
+        if "derivatives/taken" not in self.counts:
+            batch_size = len(images) * self.trainer.world_size
+            derivatives = count_derivatives(self.estimator, blocks, images[:2], batch_size)
+            self.counts |= {f"derivatives/{name}": float(count) for name, count in vars(derivatives).items()}
+        if not report:
+            return
+        measured = measure(blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
+        for name, values in vars(measured).items():
+            self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)}, sync_dist=True)
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
         (*local_losses, loss), (*local_scores, scores) = metrics.compute()

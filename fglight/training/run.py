@@ -148,6 +148,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         metrics=build_metrics(cfg),
         seed=cfg.seed,
         cosine=cfg.cosine,
+        measure=cfg.measure,
         channels_last=cfg.channels_last,
     )
     try:

@@ -195,6 +195,28 @@ def test_holdout_takes_the_place_of_the_test_set(tmp_path, name):
     assert same(module.test_dataloader(), make(name, tmp_path, seed=5, holdout=0.25, **options).test_dataloader())
 
 
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_the_first_training_images_alone(tmp_path, holdout):
+    write_cifar10(tmp_path)
+    plain = make("cifar10", tmp_path, augment=False)
+    count = len(tensors(plain.train_dataloader())[1]) // 2
+    module = make("cifar10", tmp_path, augment=False, train_images=count, holdout=holdout)
+    module.setup()
+    plain.setup()
+    kept = module._train.images if not holdout else torch.cat([module._train.images, module._test.images])
+    first = plain._train.images[:count]
+    assert sorted(image.numpy().tobytes() for image in kept) == sorted(image.numpy().tobytes() for image in first)
+    assert len(module._test.labels) == (len(plain._test.labels) if not holdout else -(-count // 4))
+
+
+@pytest.mark.parametrize("count", [0, -1, 1438])
+def test_more_training_images_than_there_are(tmp_path, count):
+    with pytest.raises(
+        ConfigError, match=rf"data\.train_images={count} is not possible: accepted is a whole number from 1 to"
+    ):
+        make("digits", tmp_path, train_images=count).setup()
+
+
 @pytest.mark.parametrize("name", [*IN_MEMORY, "imagenette"])
 def test_every_configuration_has_the_settings_that_others_rely_on(name, monkeypatch):
     text = (CONF / f"{name}.yaml").read_text()

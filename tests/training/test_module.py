@@ -461,3 +461,23 @@ def test_devices_that_are_not_there_are_named(tmp_path):
     cfg = load_config(["trainer.accelerator=gpu", "logger.mode=disabled", "trainer.max_epochs=1"])
     with pytest.raises(ConfigError, match=r"trainer\.accelerator=gpu trainer\.devices=1 is not possible here"):
         train(cfg, tmp_path)
+
+
+# Measures
+
+
+@pytest.mark.parametrize("settings", [{"guess": "gaussian"}, {"guess": "frozen"}])
+def test_measuring_logs_every_block_and_changes_nothing(tmp_path, settings):
+    rows, weights = {}, {}
+    for measured in (False, True):
+        model, estimator, _ = build(TINY, dtype=torch.float32, **settings)
+        module = module_of(model, estimator, measure=measured)
+        rows[measured] = fit(module, tmp_path / str(measured), epochs=2)
+        weights[measured] = module.model.state_dict()
+    torch.testing.assert_close(weights[True], weights[False], rtol=0, atol=0)
+    last = len(module.model.blocks) - 1
+    for name in ("target", "estimate", "alignment", "decrease"):
+        assert len(logged(rows[True], f"{name}/block{last - 1}")) == 2 * BATCHES
+        assert not logged(rows[True], f"{name}/block{last}")
+        assert not logged(rows[False], f"{name}/block0")
+    assert all(logged(rows[True], name)[-1] >= 0 for name in ("derivatives/taken", "costs/memory", "costs/forwards"))

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,11 +23,23 @@ from fglight.sweeps.progress import duration
 from fglight.words import counted
 
 
-def show_plan(jobs: Sequence[Job], configs: Mapping[str, DictConfig], states: Mapping[Job, State]) -> None:
-    """Print what would run, how much of it is done, and how long the rest takes on this machine."""
+def show_plan(
+    jobs: Sequence[Job],
+    configs: Mapping[str, DictConfig],
+    states: Mapping[Job, State],
+    ended: Collection[State] = (State.FINISHED,),
+) -> None:
+    """Print what would run, how much of it is done, and how long the rest takes on this machine.
+
+    Args:
+        jobs: the runs.
+        configs: their configurations, by name.
+        states: how far each has come.
+        ended: the states of runs that are not to be done.
+    """
     rows = []
     for name, group in by_name(jobs).items():
-        left = sum(states[job] not in (State.FINISHED, State.RUNNING) for job in group)
+        left = sum(states[job] not in (*ended, State.RUNNING) for job in group)
         counts = Counter(str(states[job]) for job in group)
         todo = ", ".join(f"{number} {state}" for state, number in counts.items())
         rows.append(Row(name, configs[name], left, ",".join(str(job.seed) for job in group), todo))
@@ -147,6 +159,7 @@ def _batches(cfg: DictConfig) -> tuple[float, float]:
         data.setup("fit")
         return len(data.train_dataloader()), len(data.val_dataloader())
     training, testing = cfg.data.images
+    training = cfg.data.get("train_images") or training
     if cfg.data.get("holdout"):
         training, testing = training * (1 - cfg.data.holdout), training * cfg.data.holdout
     return training / cfg.data.batch_size, testing / cfg.data.batch_size

@@ -1,0 +1,74 @@
+"""How many directional derivatives a step takes, and how many of them are the exact gradient of a single number."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.estimator import GradientEstimator
+from fglight.estimators.passes import trainable
+from fglight.models.blocks import Block
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """The directional derivatives of a step in forward mode, all samples at once.
+
+    Attributes:
+        taken: how many there are.
+        exact: along how many of them a single number moves, a channel with one position or a bias: each is the exact
+            gradient there.
+    """
+
+    taken: int
+    exact: int
+
+
+def count_derivatives(
+    estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor, batch_size: int
+) -> Derivatives:
+    """Count what a step takes; nothing moves.
+
+    Args:
+        estimator: what takes it.
+        blocks: the network.
+        images: some images, two or more.
+        batch_size: how many a step has.
+    """
+    guess, perturbation = estimator.guess, estimator.perturbation
+    if not guess.projects or not perturbation.uses_target(guess):
+        return Derivatives(0, 0)
+    features = [_features(estimator, tensors) for tensors in _spaces(estimator, blocks, images)]
+    if perturbation.units.joins_tensors:
+        features = [[sum(block)] for block in features if block]
+    if perturbation.units.joins_blocks:
+        features = [[sum(total for (total,) in features)]]
+    units = [count for block in features for count in block]
+    directions = guess.directions * (batch_size if perturbation.spans else 1)
+    return Derivatives(directions * len(units), sum(count == 1 for count in units))
+
+
+def _features(estimator: GradientEstimator, tensors: Sequence[Tensor]) -> list[int]:
+    """How many numbers each unit of some tensors has."""
+    cut = (estimator.perturbation.units.cut(tensor.unsqueeze(0)) for tensor in tensors)
+    return [int(units.shape[-1]) for units in cut for _ in range(len(units))]
+
+
+@torch.no_grad()
+def _spaces(estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor) -> Iterator[Sequence[Tensor]]:
+    """The tensors that each of blocks 0..J-2 moves in: its parameters, or one sample's output."""
+    perturbation, buffers, hidden = estimator.perturbation, Buffers(blocks), images
+    with generators_kept(images.device):
+        for block in blocks[:-1]:
+            with buffers.again(block.body):
+                hidden = block.body(hidden)
+            own = trainable(block.body)
+            if not own:
+                yield []
+            elif perturbation.in_parameters:
+                yield [p.unsqueeze(0) for p in own] if perturbation.by_sample else own
+            else:
+                yield [hidden[:1]]

@@ -1,0 +1,84 @@
+"""How good an estimate is: beside the exact gradient of the network's loss, and by what a step along it gains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fglight.estimators.batch import Batch
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.passes import trainable
+from fglight.layout import laid_out
+from fglight.models.blocks import Block
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of the estimates of blocks 0..J-2, ``(J-1,)`` each.
+
+    Attributes:
+        target: norms of the exact gradient of the network's loss L.
+        estimate: norms of the estimate; 0 for a block that is not trained.
+        alignment: cosine similarities of the two; NaN where one of them is 0.
+        decrease: by how much L falls on the batch where the block alone takes a step of plain gradient descent.
+    """
+
+    target: Tensor
+    estimate: Tensor
+    alignment: Tensor
+    decrease: Tensor
+
+
+def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, *, channels_last: bool) -> Measures:
+    """Measure the estimates in ``.grad``. They stay there, and no parameter, buffer or generator moves.
+
+    It takes a backpropagation step, and for each block a forward pass from there on.
+
+    Args:
+        blocks: the network.
+        images: the batch of the estimates, as for ``GradientEstimator.estimate``.
+        labels: class indices, ``(batch,)``.
+        lr: learning rate of the steps.
+        channels_last: as for ``GradientEstimator``.
+    """
+    buffers, batch = Buffers(blocks), Batch.of(images, labels)
+
+    def run(start: int, hidden: Tensor, moved: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs of the blocks from one on, whose parameters have moved, and the loss."""
+        outputs: list[Tensor] = []
+        for block in blocks[start:]:
+            with buffers.again(block.body):
+                hidden = functional_call(block.body, dict(moved), (hidden,)) if not outputs else block.body(hidden)
+            outputs.append(hidden)
+        with buffers.again(blocks[-1].aux):
+            loss, _ = blocks[-1].loss(hidden, labels)
+        return [*outputs, loss]
+
+    parameters = [trainable(block.body) for block in blocks[:-1]]
+    estimates = [[torch.zeros_like(p) if p.grad is None else p.grad for p in group] for group in parameters]
+    with generators_kept(images.device):
+        with torch.enable_grad():
+            *outputs, loss = run(0, laid_out(images, channels_last), {})
+            flat = [p for group in parameters for p in group]
+            exact = dict(zip(flat, batch.mean(list(torch.autograd.grad(loss, flat)))))
+        targets = [[exact[p] for p in group] for group in parameters]
+        inputs = [laid_out(images, channels_last), *(output.detach() for output in outputs)]
+        losses = []
+        with torch.no_grad():
+            for index, (block, gradients) in enumerate(zip(blocks[:-1], estimates)):
+                names = [name for name, p in block.body.named_parameters() if p.requires_grad]
+                moved = {name: p - lr * g for name, p, g in zip(names, parameters[index], gradients)}
+                losses.append(run(index, inputs[index], moved)[-1])
+    target, estimate = (
+        torch.stack([_product(ours, ours) for ours in groups]).sqrt() for groups in (targets, estimates)
+    )
+    products = torch.stack([_product(*groups) for groups in zip(targets, estimates)])
+    return Measures(target, estimate, products / (target * estimate), loss.detach() - torch.stack(losses))
+
+
+def _product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """The inner product of two lists of tensors, a scalar."""
+    return torch.stack([(a * b).sum() for a, b in zip(first, second)]).sum()
