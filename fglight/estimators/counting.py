@@ -9,8 +9,7 @@ from torch import Tensor
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import generators_kept
 from fglight.estimators.estimator import GradientEstimator
-from fglight.estimators.passes import trainable
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 
 @dataclass(frozen=True)

@@ -234,14 +234,7 @@ class GradientEstimator:
 
 
 class ForwardModeEstimator(GradientEstimator):
-    """``GradientEstimator`` with ``engine=ForwardMode()``.
-
-    Args:
-        target: as there.
-        guess: as there.
-        perturbation: as there.
-        **settings: as there, without ``engine``.
-    """
+    """``GradientEstimator`` with ``engine=ForwardMode()``; the other arguments are as there."""
 
     def __init__(self, target: Target, guess: Guess, perturbation: Perturbation, **settings: Any) -> None:
         super().__init__(target, guess, perturbation, engine=ForwardMode(), **settings)

@@ -10,9 +10,8 @@ from torch.func import functional_call
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import generators_kept
-from fglight.estimators.passes import trainable
 from fglight.layout import laid_out
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 
 @dataclass(frozen=True)
