@@ -400,7 +400,7 @@ def test_an_interpolation_that_leads_nowhere_is_told_in_one_line():
 
 @pytest.mark.parametrize("override", ["table=3", "seeds=0", "plan=true"])
 def test_what_belongs_to_a_sweep_is_refused_in_a_run(override):
-    assert f"{override.replace('true', 'True')} belongs to a sweep" in refusal(override)
+    assert f"{override} belongs to a sweep" in refusal(override)
 
 
 # Lightning's Trainer

@@ -74,9 +74,9 @@ def check_config(cfg: DictConfig) -> None:
     check_settings(cfg)
     for setting in SWEEP_SETTINGS:
         if cfg.get(setting) is not None and cfg[setting] is not False:
+            value = str(cfg[setting]).lower()
             raise ConfigError(
-                f"{setting}={cfg[setting]} belongs to a sweep of the paper's cells: add -m table=..., without "
-                "hydra/sweeper"
+                f"{setting}={value} belongs to a sweep of tables, figures or studies: add -m, without hydra/sweeper"
             )
     if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
         raise ConfigError(
@@ -98,12 +98,18 @@ def check_config(cfg: DictConfig) -> None:
             "trainer.sync_batchnorm=true cannot go with perturb=weight_per_sample, which normalises each process's "
             "images by their own statistics: accepted is false"
         )
+    if cfg.compile == "cudagraphs" and count > 1:
+        raise ConfigError(
+            f"compile=cudagraphs is for one GPU, and trainer.devices={cfg.trainer.devices}: accepted is compile=true "
+            "or false"
+        )
     if cfg.compile and cfg.trainer.sync_batchnorm:
-        raise ConfigError("trainer.sync_batchnorm=true cannot go with compile=true: accepted is false for one of them")
+        raise ConfigError("trainer.sync_batchnorm=true cannot go with compile: accepted is false for one of them")
     if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":
         raise ConfigError(
-            f"compile=true cannot go with perturb=activity_span on trainer.devices={cfg.trainer.devices}, whose "
-            "parts of a batch may be of any size: accepted is compile=false"
+            f"compile={str(cfg.compile).lower()} cannot go with perturb=activity_span on "
+            f"trainer.devices={cfg.trainer.devices}, whose parts of a batch may be of any size: accepted is "
+            "compile=false"
         )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
         raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")

@@ -45,9 +45,14 @@ def count_derivatives(
         features = [[sum(block)] for block in features if block]
     if perturbation.units.joins_blocks:
         features = [[sum(total for (total,) in features)]]
-    units = [count for block in features for count in block]
-    directions = guess.directions * (batch_size if perturbation.spans else 1)
-    return Derivatives(directions * len(units), sum(count == 1 for count in units))
+    counts = [guess.count(block) for block in blocks[:-1]]
+    if perturbation.units.joins_blocks:
+        counts = [max(counts)]
+    elif perturbation.units.joins_tensors:
+        counts = [count for block, count in zip(blocks, counts) if trainable(block.body)]
+    samples = batch_size if perturbation.spans else 1
+    taken = sum(samples * count * len(units) for count, units in zip(counts, features, strict=True))
+    return Derivatives(taken, sum(size == 1 for units in features for size in units))
 
 
 def _features(estimator: GradientEstimator, tensors: Sequence[Tensor]) -> list[int]:

@@ -22,7 +22,8 @@ class Measures:
         target: norms of the exact gradient of the network's loss L.
         estimate: norms of the estimate; 0 for a block that is not trained.
         alignment: cosine similarities of the two; NaN where one of them is 0.
-        decrease: by how much L falls on the batch where the block alone takes a step of plain gradient descent.
+        decrease: by how much L falls on the batch where the block alone takes a step of plain gradient descent. Where
+            blocks draw random numbers, such as dropout's, these differ before and after.
     """
 
     target: Tensor
@@ -39,7 +40,7 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
     Args:
         blocks: the network.
         images: the batch of the estimates, as for ``GradientEstimator.estimate``.
-        labels: class indices, ``(batch,)``.
+        labels: as the loss takes them.
         lr: learning rate of the steps.
         channels_last: as for ``GradientEstimator``.
     """
@@ -62,8 +63,9 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
         with torch.enable_grad():
             *outputs, loss = run(0, laid_out(images, channels_last), {})
             flat = [p for group in parameters for p in group]
-            exact = dict(zip(flat, batch.mean(list(torch.autograd.grad(loss, flat)))))
-        targets = [[exact[p] for p in group] for group in parameters]
+            exact = torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True)
+        exact_of = dict(zip(flat, batch.mean(list(exact))))
+        targets = [[exact_of[p] for p in group] for group in parameters]
         inputs = [laid_out(images, channels_last), *(output.detach() for output in outputs)]
         losses = []
         with torch.no_grad():
@@ -72,12 +74,12 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
                 moved = {name: p - lr * g for name, p, g in zip(names, parameters[index], gradients)}
                 losses.append(run(index, inputs[index], moved)[-1])
     target, estimate = (
-        torch.stack([_product(ours, ours) for ours in groups]).sqrt() for groups in (targets, estimates)
+        torch.stack([_product(loss, ours, ours) for ours in groups]).sqrt() for groups in (targets, estimates)
     )
-    products = torch.stack([_product(*groups) for groups in zip(targets, estimates)])
+    products = torch.stack([_product(loss, *groups) for groups in zip(targets, estimates)])
     return Measures(target, estimate, products / (target * estimate), loss.detach() - torch.stack(losses))
 
 
-def _product(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """The inner product of two lists of tensors, a scalar."""
-    return torch.stack([(a * b).sum() for a, b in zip(first, second)]).sum()
+def _product(like: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """The inner product of two lists of tensors, which may be empty, a scalar as ``like`` is."""
+    return torch.stack([like.new_zeros(()), *((a * b).sum() for a, b in zip(first, second))]).sum()

@@ -60,7 +60,7 @@ class Block(nn.Module):
         """Have the buffers that a loaded state has; see ``nn.Module``."""
         for key, value in state_dict.items():
             name = key.removeprefix(prefix)
-            if key.startswith(prefix) and "." not in name and name not in self._buffers:
+            if key.startswith(prefix) and "." not in name and not hasattr(self, name):
                 self.register_buffer(name, torch.empty_like(value, device=next(self.parameters(), value).device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -13,7 +13,7 @@ QUANTITIES = {
     "derivatives": "directional derivatives a step",
     "forwards": "FLOPs of a step, in forward passes",
     "memory": "peak memory of a step (MB)",
-    "seconds": "seconds a step, tests included",
+    "seconds": "seconds a step, tests and measures included",
 }
 """What a step of an estimator may be judged by, in words."""
 

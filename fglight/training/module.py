@@ -112,7 +112,7 @@ class ForwardGradientModule(L.LightningModule):
         """Estimate the gradients of one batch and take an optimizer step.
 
         Args:
-            batch: images ``(batch, channels, height, width)`` and class indices ``(batch,)``.
+            batch: images ``(batch, channels, height, width)`` and labels as the loss takes them.
             batch_idx: its number in the epoch.
         """
         images, labels = batch
@@ -121,7 +121,7 @@ class ForwardGradientModule(L.LightningModule):
         report = (number + 1) % every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
-        with self._costs(images):
+        with self._costs(images, report=report):
             step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         if self.measure:
             self._measure(images, labels, report=report)
@@ -176,9 +176,9 @@ class ForwardGradientModule(L.LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     @contextmanager
-    def _costs(self, images: Tensor) -> Iterator[None]:
-        """Note what the step inside costs, the second of this process: the first one also warms up."""
-        wanted = self.measure and self.counts and "costs/memory" not in self.counts
+    def _costs(self, images: Tensor, *, report: bool) -> Iterator[None]:
+        """Note what the step inside costs, one without cosine: not the first of this process, which also warms up."""
+        wanted = self.measure and self.counts and "costs/memory" not in self.counts and not report
         if not wanted or self.estimator.compiled or torch._C._autograd._profiler_enabled():
             yield
             return

@@ -135,7 +135,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     Console(quiet=not first).print(
         f"[bold]{cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}"
-        f"{', compiling a step on the way, which may take minutes' if cfg.compile else ''}",
+        f"{', compiling a step on the way, which may take minutes' if cfg.compile is True else ''}",
         soft_wrap=True,
     )
     module = ForwardGradientModule(

@@ -17,7 +17,7 @@ from fglight.estimators import (
     WeightPerturbation,
 )
 from fglight.estimators.counting import Derivatives, count_derivatives
-from fglight.models import Block
+from fglight.models import Block, SeveralAuxiliaries
 
 
 def blocks() -> list[Block]:
@@ -50,6 +50,19 @@ def test_several_directions_are_as_many_derivatives_and_one_number_is_exact_once
     for k in (1, 3):
         estimator = GradientEstimator(GlobalTarget(), GaussianGuess(directions=k), WeightPerturbation("filter"))
         assert count_derivatives(estimator, blocks(), torch.randn(2, 1, 4, 4), 6) == Derivatives(16 * k, 8)
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "taken"),
+    [(WeightPerturbation("network"), 3), (WeightPerturbation("block"), 6), (ActivityPerturbation(), 6)],
+    ids=lambda value: getattr(value, "granularity", None),
+)
+def test_several_auxiliaries_are_as_many_directions(perturbation, taken):
+    network = blocks()
+    for block in network[:-1]:
+        block.aux = SeveralAuxiliaries(nn.Sequential(nn.Flatten(), nn.LazyLinear(2)) for _ in range(3))
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(combine="span"), perturbation)
+    assert count_derivatives(estimator, network, torch.randn(2, 1, 4, 4), 6).taken == taken
 
 
 def test_what_projects_nothing_takes_none():

@@ -139,3 +139,38 @@ def test_a_loss_that_does_not_come_from_the_logits_is_refused():
     estimator = GradientEstimator(GlobalTarget(), DFAGuess(), ActivityPerturbation())
     with pytest.raises(BlockError, match=r"DFAGuess is not possible where the loss of the head, a Energy, .*accepted"):
         estimator.estimate(blocks, torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("labels", [torch.rand(6, 1), torch.randint(2, (6, 3))], ids=["values", "several classes"])
+def test_labels_that_are_no_classes_are_refused_by_drtp(labels):
+    blocks = [Block(nn.Linear(5, 5), nn.Linear(5, labels.shape[1])) for _ in range(2)]
+    model = BlockNetwork(blocks, loss=lambda output, labels: (output - labels).square().mean())
+    with pytest.raises(BlockError, match="accepted are class indices"):
+        estimator_of(guess="drtp").estimate(model, torch.randn(6, 5), labels)
+
+
+@pytest.mark.parametrize("guess", ["dfa", "momentum"])
+def test_a_head_of_one_number_a_sample(guess):
+    head = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
+    blocks = [Block(nn.Linear(5, 5), nn.Linear(5, 1)), Block(nn.Linear(5, 5), head)]
+    model = BlockNetwork(blocks, loss=lambda output, labels: (output - labels).square().mean())
+    estimator = estimator_of({"perturb.coefficient": "one"}, guess=guess)
+    if guess == "dfa":
+        with pytest.raises(BlockError, match=r"\(batch,\)"):
+            estimator.estimate(model, torch.randn(6, 5), torch.rand(6))
+    else:
+        estimator.estimate(model, torch.randn(6, 5), torch.rand(6))
+        assert model.blocks[0].body.weight.grad.any()
+
+
+def test_a_block_with_a_parameter_of_its_own_is_loaded():
+    class Scaled(Block):
+        def __init__(self):
+            super().__init__(nn.Linear(2, 2), nn.Linear(2, 2))
+            self.scale = nn.Parameter(torch.ones(2))
+
+    block, other = Scaled(), Scaled()
+    with torch.no_grad():
+        block.scale.fill_(3.0)
+    other.load_state_dict(block.state_dict())
+    assert torch.equal(other.scale, block.scale)

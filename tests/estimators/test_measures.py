@@ -89,3 +89,19 @@ def test_nothing_moves(batch):
     torch.testing.assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
     for parameter, gradient in zip(model.parameters(), gradients):
         assert parameter.grad is gradient if gradient is None else parameter.grad.equal(gradient)
+
+
+def test_blocks_without_parameters_and_parameters_without_use(batch):
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.left = nn.Linear(5, 5), nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return self.inner(x)
+
+    model = BlockNetwork([Block(body, nn.Linear(5, 3)) for body in (nn.Tanh(), Unused(), nn.Tanh())])
+    GradientEstimator(GlobalTarget(), ExactGuess(), WeightPerturbation()).estimate(model, *batch)
+    measured = measure(model.blocks, *batch, LR, channels_last=False)
+    assert measured.target[0] == 0
+    assert measured.alignment[1] == pytest.approx(1)

@@ -49,7 +49,7 @@ def test_optuna_chooses_by_the_accuracy_on_images_held_out_and_goes_on(tmp_path)
             ["hydra.sweeper.direction=minimize"],
             "hydra.sweeper.direction=minimize is not possible: accepted is maximize",
         ),
-        (["data.holdout=0.1", "table=3"], "table=3 belongs to a sweep of the paper's cells"),
+        (["data.holdout=0.1", "table=3"], "table=3 belongs to a sweep of tables, figures or studies"),
     ],
 )
 def test_what_no_trial_can_be_is_refused_in_one_line_before_the_first(overrides, words, tmp_path):

@@ -55,7 +55,7 @@ def cudagraphs(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequen
         graph(*(tensor.clone() for tensor in inputs))
     captured = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(captured, stream=stream):
+        with torch.cuda.graph(captured, stream=stream, capture_error_mode="thread_local"):  # loaders have threads too
             results = graph(images, labels, *network)
     except torch.OutOfMemoryError:
         raise

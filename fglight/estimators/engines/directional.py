@@ -22,7 +22,9 @@ class DirectionalEngine(Engine):
     def check(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``: a guess needs a direction, and must do without the next block."""
         if not guess.projects:
-            raise ValueError(f"{self.name} needs a direction, {type(guess).__name__} has none: accepted is reverse")
+            raise ValueError(
+                f"{self.name} needs a direction, {type(guess).__name__} has none: accepted is engine=reverse"
+            )
         if guess.needs_next_block:
             raise ValueError(
                 f"{self.name} is not possible with {type(guess).__name__}, which needs the next block before that "

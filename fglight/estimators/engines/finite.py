@@ -66,7 +66,8 @@ class FiniteDifferences(DirectionalEngine):
             )
         if self.redraw and (not guess.random or guess.needs_graph):
             raise ValueError(
-                f"engine.redraw=true is not possible with {type(guess).__name__}, which is not drawn: accepted is false"
+                f"engine.redraw=true is not possible with {type(guess).__name__}, whose directions depend on the "
+                "network: accepted is false"
             )
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:

@@ -120,7 +120,7 @@ class Guess(ABC):
                     hidden = block.body(hidden)
                 outputs.append(hidden)
             with buffers.again(last.aux):
-                classes = last.aux(hidden).shape[1]
+                classes = last.aux(hidden).shape[1:].numel()
         for block, output in zip(rest, outputs):
             for name, tensor in zip(self.keeps, self.begin(block, output, classes)):
                 block.register_buffer(name, batch.first(tensor))

@@ -33,7 +33,7 @@ class DFAGuess(Guess):
         """What is fed back, ``(batch, classes)``: e.
 
         Raises:
-            BlockError: the loss does not come from the logits.
+            BlockError: the loss does not come from the logits, or these are not ``(batch, classes)``.
         """
         if here.network.error is None:
             head = type(here.network.blocks[-1].aux).__name__
@@ -41,7 +41,13 @@ class DFAGuess(Guess):
                 f"{type(self).__name__} is not possible where the loss of the head, a {head}, does not come from its "
                 "logits: accepted is a loss that does"
             )
-        return here.network.error
+        error = here.network.error
+        if error.dim() != 2:
+            raise BlockError(
+                f"{type(self).__name__} feeds back (batch, classes), and the network gives {tuple(error.shape)}: "
+                "accepted is a head that gives two dimensions, not (batch,)"
+            )
+        return error
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``.

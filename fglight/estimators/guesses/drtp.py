@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fglight.errors import BlockError
 from fglight.estimators.guesses.dfa import DFAGuess
 from fglight.estimators.passes import BlockPass
 
@@ -22,6 +23,15 @@ class DRTPGuess(DFAGuess):
     of_mean = False
 
     def signal(self, here: BlockPass) -> Tensor:
-        """See ``DFAGuess``: onehot(y)."""
+        """See ``DFAGuess``: onehot(y).
+
+        Raises:
+            BlockError: the labels are no class indices.
+        """
         labels = here.network.batch.labels
+        if labels.dim() > 1 or labels.is_floating_point():
+            raise BlockError(
+                f"DRTPGuess feeds classes back, and the labels are {labels.dtype} {tuple(labels.shape)}: accepted are "
+                "class indices (batch,), as with loss=cross_entropy"
+            )
         return labels.unsqueeze(1) == torch.arange(len(here.block.get_buffer("feedback")), device=labels.device)
