@@ -164,12 +164,12 @@ def test_what_is_accepted_is_said_of_every_setting_that_is_checked():
     check_values(settings, settings)
     for group, model in MODELS.items():
         for name in model.model_fields:
-            wrong = {"nothing": 1}
+            wrong = [{"nothing": 1}]
             changed = settings | ({group: settings[group] | {name: wrong}} if group else {name: wrong})
             with pytest.raises(ConfigError) as caught:
                 check_values(changed, changed)
             setting = f"{group}.{name}".lstrip(".")
-            assert re.match(rf"{setting}={wrong} is not possible: accepted is \w", str(caught.value))
+            assert re.match(rf"{setting}={re.escape(str(wrong))} is not possible: accepted is \w", str(caught.value))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -308,7 +308,7 @@ def refusal(*overrides):
         ("+model.foo=1", "there are model.blocks, model.name, model.network, model.stem"),
         ("+data.foo=1", "there are data.augment, data.batch_size, "),
         ("data.source.foo=1", "there are data.augment, data.batch_size, "),
-        ("+guess.foo=1", "there are guess.name"),
+        ("+guess.foo=1", "there are guess.combine, guess.name"),
         ("+target.foo=1", "there are target.name"),
         ("+engine.foo=1", "there are engine.name"),
         ("+aux.foo=1", "there are aux.depth, aux.hidden, aux.name, aux.trained"),
@@ -369,7 +369,7 @@ def test_components_of_one_s_own_have_settings_of_their_own(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
 
     def own(name, *overrides):
-        return ["guess=gaussian", "~guess.combine", f"guess._target_=own_guesses.{name}", *overrides]
+        return ["guess=gaussian", "~guess.combine", "~guess.rescale", f"guess._target_=own_guesses.{name}", *overrides]
 
     for name, overrides in (
         ("Closed", ["guess.density=0.5"]),
