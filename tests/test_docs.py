@@ -16,6 +16,7 @@ from image_files import write_image_folder
 from fglight import build_model, load_config, train
 from fglight.build import build_estimator
 from fglight.config import check_config
+from fglight.config.settings import check_overrides
 from fglight.report import __main__ as report
 from fglight.sweeps.jobs import plan_jobs
 
@@ -107,7 +108,9 @@ def try_command(words: list[str]) -> None:
         case ["python", script, *_]:
             assert (ROOT / script).is_file(), script
         case ["fglight", "train", *arguments]:
-            if "--help" not in arguments:
+            if any(word.startswith("hydra/sweeper=") for word in arguments):  # other sweepers have no plan
+                check_overrides([word for word in arguments if "=" in word and not word.startswith("hydra")])
+            elif "--help" not in arguments:
                 if "-m" in arguments:  # a plan composes all runs, and starts none
                     arguments.insert(next(i for i, word in enumerate(arguments) if "=" in word), "plan=true")
                 assert train.main(arguments) == 0
@@ -126,10 +129,10 @@ def try_command(words: list[str]) -> None:
 class Sweep:
     """Composes two of the runs that a sweep is asked for."""
 
-    def __init__(self, request, folder, compose, **_):
+    def __init__(self, request, folder, compose, jobs=None, **_):
         self.folder = folder
-        jobs = plan_jobs(request)
-        for job in (jobs[0], jobs[-1]):
+        self.jobs = jobs or plan_jobs(request)
+        for job in (self.jobs[0], self.jobs[-1]):
             check_config(compose(job.overrides))
 
     def run(self):

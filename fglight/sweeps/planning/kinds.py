@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from fglight.config.settings import choices
 from fglight.estimators import FixedNTKGuess, GaussianGuess, LocalGuess, NTKGuess, RademacherGuess
 from fglight.runs.settings import run_settings
 
@@ -67,7 +68,11 @@ class Kind:
             how["aux"] = settings["aux"]
         elif settings["target"]["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"]:
             auxiliaries = _text([settings["aux"], guessed.trains_auxiliaries, settings["probe"]])
-        said = [model["name"], *(f"{key} {value}" for key, value in model.items() if key not in ("_target_", "name"))]
+        usual = choices("model").get(model["name"], {})  # an interpolation there is the recipe's
+        changed = {
+            key: value for key, value in model.items() if usual.get(key) != value and "${" not in str(usual.get(key))
+        }
+        said = [model["name"], *(f"{key} {value}" for key, value in changed.items() if key not in ("_target_", "name"))]
         return cls(
             network=_text({**model, **shape}),
             shape=_text(shape),
