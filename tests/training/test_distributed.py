@@ -120,7 +120,7 @@ CLIPPED = [
 ]
 
 
-def network(*, several):
+def network(*, several=False):
     """Blocks that couple no samples, with one or two auxiliary networks, and a batch."""
     torch.manual_seed(0)
     bodies = [
@@ -211,7 +211,7 @@ def parts(tmp_path_factory):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(PARTS))]
 
