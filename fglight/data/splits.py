@@ -22,30 +22,26 @@ def stratified_split(labels: Sequence[int] | np.ndarray, fraction: float) -> tup
     Raises:
         ValueError: a part would be left without some class.
     """
-    from sklearn.model_selection import train_test_split  # takes seconds, and few data sets are split
-
-    first, second = train_test_split(
-        np.arange(len(labels)), test_size=fraction, stratify=np.asarray(labels), random_state=_SPLIT_SEED
-    )
-    return np.sort(first), np.sort(second)
+    return random_split(len(labels), fraction, np.asarray(labels))
 
 
-def random_split(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits samples in two, the same way every time.
+def random_split(count: int, fraction: float, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples in two, the same way every time.
 
     Args:
-        count: Number of samples.
-        fraction: Share of the samples that goes into the second part.
+        count: number of samples.
+        fraction: share of the samples that goes into the second part.
+        labels: classes, (samples,), of which both parts get the same share; None for any split.
 
     Returns:
         The indices of the first and of the second part, both ascending.
 
     Raises:
-        ValueError: A part would be empty.
+        ValueError: a part would be empty, or without some class.
     """
     from sklearn.model_selection import train_test_split  # takes seconds, and few data sets are split
 
-    first, second = train_test_split(np.arange(count), test_size=fraction, random_state=_SPLIT_SEED)
+    first, second = train_test_split(np.arange(count), test_size=fraction, stratify=labels, random_state=_SPLIT_SEED)
     return np.sort(first), np.sort(second)
 
 

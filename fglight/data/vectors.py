@@ -6,8 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fglight.data.base import DataModule, require
-from fglight.data.batches import Batches
+from fglight.data.in_memory import InMemoryDataModule
 from fglight.data.splits import random_split
 from fglight.errors import ConfigError
 
@@ -21,7 +20,7 @@ class VectorSet(NamedTuple):
     """(samples, outputs) of float32, or (samples,) of int64 for classes."""
 
     def part(self, chosen: Any) -> "VectorSet":
-        """Returns some of the samples."""
+        """Some of the samples."""
         return VectorSet(self.inputs[chosen], self.labels[chosen])
 
 
@@ -33,7 +32,7 @@ class VectorSource(Protocol):
     features: int
 
     def load(self, root: Path) -> tuple[VectorSet, VectorSet]:
-        """Returns the training and the test samples, or raises a `DataError`."""
+        """The training and the test samples, or a ``DataError``."""
 
 
 class Diabetes:
@@ -47,7 +46,7 @@ class Diabetes:
     features = 10
 
     def load(self, root: Path) -> tuple[VectorSet, VectorSet]:
-        """Returns the training and the test samples; nothing is read from `root`."""
+        """The training and the test samples; nothing is read from ``root``."""
         import sklearn.datasets  # takes seconds
 
         inputs, values = map(torch.from_numpy, sklearn.datasets.load_diabetes(return_X_y=True, scaled=False))
@@ -61,71 +60,38 @@ class Diabetes:
         return standardised(train), standardised(test)
 
 
-class VectorDataModule(DataModule):
-    """Vectors as one tensor on the training device, in an order that follows from (seed, epoch) alone.
+class VectorDataModule(InMemoryDataModule):
+    """Vectors as one tensor on the training device.
 
     Args:
-        source: Where the vectors come from.
-        **settings: The settings of `DataModule` but for those of images.
+        source: where the vectors come from.
+        **settings: the settings of ``DataModule`` but for those of images.
 
     Raises:
-        ConfigError: A setting is out of range or does not fit the data set.
+        ConfigError: a setting is out of range or does not fit the data set.
     """
 
     def __init__(self, *, source: VectorSource, **settings: Any) -> None:
         channels = settings["in_channels"]
         super().__init__(augment=False, mean=[0.0] * channels, std=[1.0] * channels, **settings)
-        for setting, fitting in (
-            ("num_classes", source.num_classes),
-            ("in_channels", source.features),
-            ("image_size", 1),
-        ):
-            value = settings[setting]
-            require(value == fitting, setting, value, f"{fitting}, as in {self.name}")
+        facts = {"num_classes": source.num_classes, "in_channels": source.features, "image_size": 1}
+        self.check_facts(settings, self.name, **facts)
         self.source = source
-        self._sets: tuple[VectorSet, VectorSet] | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Loads the samples, once, and puts them on the trainer's device (the CPU without a trainer).
-
-        Args:
-            stage: Ignored, all stages share the samples.
+    def read(self) -> tuple[VectorSet, VectorSet]:
+        """See ``InMemoryDataModule``.
 
         Raises:
-            ConfigError: `holdout` leaves a part without a sample.
+            ConfigError: ``holdout`` leaves a part without a sample.
         """
-        if self._sets is None:
-            train, test = self.source.load(self.root)
-            if self.holdout:
-                try:
-                    train, test = (train.part(chosen) for chosen in random_split(len(train.inputs), self.holdout))
-                except ValueError as error:
-                    raise ConfigError(
-                        f"data.holdout={self.holdout} is not possible: accepted is a fraction that keeps and holds "
-                        f"out a sample ({error})"
-                    ) from error
-            self._sets = train, test
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        train, test = (VectorSet(*(tensor.to(device) for tensor in samples)) for samples in self._sets)
-        self._sets = train, test
-
-    def train_dataloader(self) -> Batches:
-        """Returns the training batches of the trainer's current epoch (of epoch 0 without a trainer)."""
-        self.setup()
-        return Batches(
-            *self._sets[0],
-            batch_size=self.batch_size,
-            shuffle=True,
-            seed=self.seed,
-            epoch=self.epoch,
-            **self.processes,
-        )
-
-    def val_dataloader(self) -> Batches:
-        """Returns the batches of `test_dataloader`: the curves of a run are those of the set it is judged on."""
-        return self.test_dataloader()
-
-    def test_dataloader(self) -> Batches:
-        """Returns the test samples, or with `holdout` those held out, in order."""
-        self.setup()
-        return Batches(*self._sets[1], batch_size=self.batch_size, **self.processes)
+        train, test = self.source.load(self.root)
+        if not self.holdout:
+            return train, test
+        try:
+            kept, held = random_split(len(train.inputs), self.holdout)
+        except ValueError as error:
+            raise ConfigError(
+                f"data.holdout={self.holdout} is not possible: accepted is a fraction that keeps and holds "
+                f"out a sample ({error})"
+            ) from error
+        return train.part(kept), train.part(held)
