@@ -38,6 +38,11 @@ class Score:
         return cls(float(numbers.mean()), std, tuple(run.seed for run in runs), tuple(runs))
 
 
+def within_noise(difference: float, scores: Iterable[Score]) -> bool:
+    """Whether a difference is no larger than the standard deviations of all that it is made of together."""
+    return abs(difference) <= sum(score.std or 0 for score in scores)
+
+
 @dataclass(frozen=True)
 class Scores:
     """Every finished run by what it is comparable with.

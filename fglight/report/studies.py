@@ -10,7 +10,7 @@ import pandas as pd
 
 from fglight.report.belonging import row_of, scale_of, searched
 from fglight.report.metrics import ReadMetrics
-from fglight.report.scores import Score, Setting, setting_in_words
+from fglight.report.scores import Score, Setting, setting_in_words, within_noise
 from fglight.runs.collect import Run
 from fglight.studies import Row, Study
 
@@ -51,8 +51,9 @@ class Lead:
             return None
         if len(apart) == 1:
             return cls(float(apart.mean()), None, "not enough runs")
-        mean, noise = float(apart.mean()), (ours.std or 0) + (other.std or 0)
-        return cls(mean, float(apart.std()), "within noise" if abs(mean) <= noise else "more" if mean > 0 else "less")
+        mean = float(apart.mean())
+        answer: Answer = "within noise" if within_noise(mean, (ours, other)) else "more" if mean > 0 else "less"
+        return cls(mean, float(apart.std()), answer)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Literal
 from fglight.paper.claims import ACCURACY, CLAIMS, Claim, Comparison, Quantity
 from fglight.report.metrics import ReadMetrics
 from fglight.report.quantities import Measure, measure
-from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words
+from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words, within_noise
 from fglight.report.tables import rows_by_cell
 from fglight.words import counted
 
@@ -48,8 +48,7 @@ class Compared:
         if None in self.scores:
             return "not enough runs"
         room = min(self.lead - self.claim.least, self.claim.most - self.lead)
-        noise = sum(score.std or 0 for score in self.scores)
-        return "within noise" if abs(room) <= noise else "holds" if room > 0 else "does not hold"
+        return "within noise" if within_noise(room, self.scores) else "holds" if room > 0 else "does not hold"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from fglight.studies.controls import CONTROLLED
+from fglight.studies.controls import ALL_THREE, CONTROLLED
 from fglight.studies.study import Row, Study
 
 UNITS = (("weight", "tensor"), ("weight", "filter"), ("activity", "sample"), ("activity", "channel"))
@@ -20,7 +20,7 @@ BUDGET = Study(
     over=("derivatives", "forwards", "memory", "seconds"),
     rows=(
         *CONTROLLED.rows,
-        Row("Local learning, all three", "target=local guess=exact aux=several"),
+        ALL_THREE,
         *(
             Row(f"{name}, {perturb}, one a {unit}", f"{guess} perturb={perturb} perturb.granularity={unit}", line=name)
             for (name, guess), (perturb, unit) in product(GUESSES.items(), UNITS)

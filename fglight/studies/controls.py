@@ -2,6 +2,8 @@
 
 from fglight.studies.study import CONTROLS, Row, Study
 
+ALL_THREE = Row("Local learning, all three", "target=local guess=exact aux=several")
+
 CONTROLLED = Study(
     name="controls",
     title="Controls",

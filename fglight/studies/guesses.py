@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from fglight.studies.controls import CONTROLLED
+from fglight.studies.controls import ALL_THREE, CONTROLLED
 from fglight.studies.study import Row, Study
 
 PERTURBATIONS = ("weight", "activity")
@@ -27,7 +27,7 @@ GUESSES = Study(
     question="Does feedback from the global target ever beat local learning with exactly the same auxiliary networks?",
     rows=(
         *CONTROLLED.rows,
-        Row("Local learning, all three", "target=local guess=exact aux=several"),
+        ALL_THREE,
         *(
             Row(f"{name} guess, {words}, {perturb}", f"guess={guess} aux={aux} perturb={perturb}")
             for (name, guess), (words, aux), perturb in product(

@@ -55,7 +55,8 @@ class Kind:
         shape = {key: data[key] for key in ("in_channels", "image_size")}
         guessed = resolve_name(guess["_target_"])
         alike = next((str(i) for i, classes in enumerate(ALIKE) if guessed in classes), None)
-        single = guess.get("directions", 1) == 1 and not ("parts" in settings["aux"] and guess.get("combine") != "sum")
+        apart = guess["uses_auxiliaries"] and "parts" in settings["aux"] and guess.get("combine") != "sum"
+        single = guess.get("directions", 1) == 1 and not apart
         parts = ("target", "guess", "perturb", "engine", "probe", "checkpointing", "channels_last")
         how = {key: settings[key] for key in parts}
         if alike and single:
