@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from fglight.estimators.costs import FlopCounter
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -65,8 +66,8 @@ def count(step: Callable[[], object], model: nn.Module) -> Flops:
     return counter.flops
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up what is dispatched below autograd.
+class _Counter(FlopCounter):
+    """Tells operations apart by what they are for.
 
     Attributes:
         flops: the sums.
@@ -78,20 +79,13 @@ class _Counter(TorchDispatchMode):
         self.flops = Flops()
         self.fresh = False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is None and func._can_decompose():
-            with self:  # composite operations get here undecomposed from inference mode and from function transforms
-                return func.decompose(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if formula is None:
-            return out
-        flops = formula(*args, **kwargs, out_val=out)
+    def add(self, flops: float, func: Any, args: tuple, out: Any) -> None:
+        """See ``FlopCounter``."""
         if torch._C._current_graph_task_id() != -1:  # inside the backward engine
             to_weights = 0
             if func is torch.ops.aten.convolution_backward.default:
-                to_weights = formula(*args[:-1], [False, args[-1][1], False], **kwargs, out_val=out)
+                wanted = [False, args[-1][1], False]
+                to_weights = flop_registry[func._overloadpacket](*args[:-1], wanted, out_val=out)
             self.flops.weights += to_weights
             self.flops.activations += flops - to_weights
         elif self.fresh:
@@ -99,7 +93,6 @@ class _Counter(TorchDispatchMode):
             self.fresh = False
         else:
             self.flops.tangents += flops
-        return out
 
 
 @contextmanager

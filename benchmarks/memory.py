@@ -32,7 +32,8 @@ from cases import (
 )
 from tables import machine, show
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
+
+from fglight.estimators import costs
 
 MB = 1e6
 
@@ -64,10 +65,9 @@ def allocations(step: Step, model: nn.Module) -> list[int]:
         model: whose gradients the step leaves behind.
     """
     _idle(step, model)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with costs.allocations() as sizes:
         step()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return sizes
 
 
 def measure(

@@ -1,11 +1,12 @@
 """What a network keeps from step to step in its buffers: running statistics, power iterations, counters."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from fglight.estimators.generators import generators_kept
 from fglight.estimators.layers import BATCH_NORMS
 from fglight.models.blocks import Block
 
@@ -69,6 +70,25 @@ class Buffers:
         finally:
             for module, name, current, _ in swaps:
                 module._buffers[name] = current
+
+
+@torch.no_grad()
+def dry_run(blocks: Sequence[Block], images: Tensor) -> list[Tensor]:
+    """Run a network without anything moving: no buffer, and no generator.
+
+    Args:
+        blocks: blocks 0..J-1.
+        images: what block 0 takes.
+
+    Returns:
+        The outputs h_0..h_{J-1} of all blocks, and that of the head.
+    """
+    buffers, outputs = Buffers(blocks), [images]
+    with generators_kept(images.device):
+        for module in (*(block.body for block in blocks), blocks[-1].aux):
+            with buffers.again(module):
+                outputs.append(module(outputs[-1]))
+    return outputs[1:]
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from fglight.errors import BlockError
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import culprits, generators_kept
+from fglight.estimators.diagnosis import culprits
 from fglight.estimators.engines.base import Engine
+from fglight.estimators.generators import generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import record_calls
 from fglight.estimators.passes import NetworkPass

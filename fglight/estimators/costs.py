@@ -13,8 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.buffers import dry_run
 from fglight.models.blocks import Block
 
 
@@ -31,18 +30,45 @@ class Costs:
     memory: float = 0
 
 
-class _Flops(TorchDispatchMode):
-    """Counts what runs below autograd: forward passes, vector-Jacobian products and tangents alike."""
+class FlopCounter(TorchDispatchMode):
+    """Adds up what is dispatched below autograd: forward passes, vector-Jacobian products and tangents alike."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0.0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func._can_decompose():
+            with self:  # composite operations get here undecomposed from inference mode and from function transforms
+                return func.decompose(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.add(formula(*args, **kwargs, out_val=out), func, args, out)
         return out
+
+    def add(self, flops: float, func: Any, args: tuple, out: Any) -> None:
+        """Add an operation.
+
+        Args:
+            flops: what it took.
+            func: the operation.
+            args: its arguments.
+            out: what it gave.
+        """
+        self.total += flops
+
+
+@contextmanager
+def allocations() -> Iterator[list[int]]:
+    """Tell what is allocated on a CPU (bytes above zero) and released (below zero) inside, once the context is left."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler reports every start and stop
+    sizes: list[int] = []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield sizes
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes.extend(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
 
 
 @contextmanager
@@ -52,7 +78,7 @@ def costs(device: torch.device) -> Iterator[Costs]:
     Args:
         device: where it is done. On a CPU memory is what ``torch.profiler`` says of every allocation.
     """
-    seen, flops = Costs(), _Flops()
+    seen, flops = Costs(), FlopCounter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -60,16 +86,12 @@ def costs(device: torch.device) -> Iterator[Costs]:
             yield seen
         seen.memory = torch.cuda.max_memory_allocated(device) - before
     else:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler reports every start and stop
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, flops:
+        with allocations() as sizes, flops:
             yield seen
-        events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-        ordered = sorted(events, key=lambda event: event.start_ns())
-        seen.memory = max(accumulate(event.nbytes() for event in ordered), default=0)
+        seen.memory = max(accumulate(sizes), default=0)
     seen.flops = flops.total
 
 
-@torch.no_grad()
 def forward_flops(blocks: Sequence[Block], images: Tensor) -> float:
     """Those of a forward pass of the network; nothing moves.
 
@@ -77,11 +99,6 @@ def forward_flops(blocks: Sequence[Block], images: Tensor) -> float:
         blocks: the network.
         images: a batch.
     """
-    buffers, flops, hidden = Buffers(blocks), _Flops(), images
-    with generators_kept(images.device), flops:
-        for block in blocks:
-            with buffers.again(block.body):
-                hidden = block.body(hidden)
-        with buffers.again(blocks[-1].aux):
-            blocks[-1].aux(hidden)
+    with FlopCounter() as flops:
+        dry_run(blocks, images)
     return flops.total

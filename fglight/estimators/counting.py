@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.buffers import dry_run
 from fglight.estimators.estimator import GradientEstimator
 from fglight.models.blocks import Block, trainable
 
@@ -61,18 +59,14 @@ def _features(estimator: GradientEstimator, tensors: Sequence[Tensor]) -> list[i
     return [int(units.shape[-1]) for units in cut for _ in range(len(units))]
 
 
-@torch.no_grad()
 def _spaces(estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor) -> Iterator[Sequence[Tensor]]:
     """The tensors that each of blocks 0..J-2 moves in: its parameters, or one sample's output."""
-    perturbation, buffers, hidden = estimator.perturbation, Buffers(blocks), images
-    with generators_kept(images.device):
-        for block in blocks[:-1]:
-            with buffers.again(block.body):
-                hidden = block.body(hidden)
-            own = trainable(block.body)
-            if not own:
-                yield []
-            elif perturbation.in_parameters:
-                yield [p.unsqueeze(0) for p in own] if perturbation.by_sample else own
-            else:
-                yield [hidden[:1]]
+    perturbation = estimator.perturbation
+    for block, output in zip(blocks[:-1], dry_run(blocks, images)):
+        own = trainable(block.body)
+        if not own:
+            yield []
+        elif perturbation.in_parameters:
+            yield [p.unsqueeze(0) for p in own] if perturbation.by_sample else own
+        else:
+            yield [output[:1]]

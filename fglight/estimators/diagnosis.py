@@ -1,7 +1,7 @@
 """What an engine cannot differentiate, and which layer it was."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fglight.errors import BlockError, one_line
 from fglight.estimators.buffers import Buffers
+from fglight.estimators.generators import generators_kept
 from fglight.estimators.layers import used_in
 from fglight.models.blocks import Block
 
@@ -65,12 +66,6 @@ def culprits(
                 kind = type(layer or block.body).__name__
                 yield index, names.get(layer, ""), kind, first_sentence(error)
             inputs = output
-
-
-def generators_kept(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
-    """A context after which random numbers on the CPU and a device are drawn as if nothing had been drawn inside."""
-    devices = [] if device.type == "cpu" else [device]
-    return torch.random.fork_rng(devices, enabled=enabled, device_type=device.type)
 
 
 def first_sentence(error: Exception) -> str:

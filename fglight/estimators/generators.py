@@ -1,16 +1,21 @@
 """The state of torch's default generators, and what is drawn from it more than once."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
-
-from fglight.estimators.diagnosis import generators_kept
 
 
 def generator_state(device: torch.device) -> Tensor:
     """The state of a device's default generator."""
     return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+
+
+def generators_kept(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
+    """A context after which random numbers on the CPU and a device are drawn as if nothing had been drawn inside."""
+    devices = [] if device.type == "cpu" else [device]
+    return torch.random.fork_rng(devices, enabled=enabled, device_type=device.type)
 
 
 class Redrawn(Sequence[Tensor]):

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.generators import generators_kept
 from fglight.layout import laid_out
 from fglight.models.blocks import Block, trainable
 

@@ -91,7 +91,10 @@ class LocalTarget(Target):
     ) -> Iterator[tuple[BlockPass, TargetGradient]]:
         """See ``Target``."""
         for here in reversed(passes[:-1]):
-            yield here, TargetGradient(here.local_gradient, here.vjp(here.local_gradient, points(here), keep=keep))
+            gradient = here.local_gradient
+            target = TargetGradient(gradient, here.vjp(gradient, points(here), keep=keep))
+            del gradient
+            yield here, target
 
 
 class IntermediateTarget(Target):

@@ -16,7 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from fglight.errors import BlockError
-from fglight.estimators.diagnosis import first_sentence, generators_kept
+from fglight.estimators.diagnosis import first_sentence
+from fglight.estimators.generators import generators_kept
 from fglight.estimators.step import LocalLoss, Step
 from fglight.models.blocks import Block
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fglight.estimators.diagnosis import generators_kept
 from fglight.estimators.duals import check_swapped, plain_attention
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
-from fglight.estimators.generators import Redrawn
+from fglight.estimators.generators import Redrawn, generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.batch import Batch
-from fglight.estimators.buffers import Buffers
+from fglight.estimators.buffers import dry_run
 from fglight.estimators.coefficients import Projection
-from fglight.estimators.diagnosis import generators_kept
 from fglight.estimators.linalg import span_coefficients
 from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
@@ -54,8 +53,8 @@ class Guess(ABC):
             alike.
         of_mean: whether the directions of n samples have a factor 1/n, as gradients of L and L_j have. That of all
             processes' weights is then the mean of theirs, else the sum.
-        only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``), the
-            same in all processes.
+        alike: whether ``weight`` gives the same in all processes by itself.
+        only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``).
         keeps: names of tensors that last from step to step, as buffers of the blocks 0..J-2; see ``begin``.
 
     Raises:
@@ -77,6 +76,7 @@ class Guess(ABC):
     needs_error = False
     draws_samples = False
     of_mean = True
+    alike = False
     only_weight = False
     keeps: tuple[str, ...] = ()
 
@@ -110,19 +110,12 @@ class Guess(ABC):
             blocks: all blocks of the network.
             batch: an example.
         """
-        *rest, last = blocks
+        rest = blocks[:-1]
         if all(name in block._buffers for block in rest for name in self.keeps):
             return
-        buffers, hidden, outputs = Buffers(blocks), batch.images, []
-        with generators_kept(hidden.device):
-            for block in blocks:
-                with buffers.again(block.body):
-                    hidden = block.body(hidden)
-                outputs.append(hidden)
-            with buffers.again(last.aux):
-                classes = last.aux(hidden).shape[1:].numel()
+        *outputs, logits = dry_run(blocks, batch.images)
         for block, output in zip(rest, outputs):
-            for name, tensor in zip(self.keeps, self.begin(block, output, classes)):
+            for name, tensor in zip(self.keeps, self.begin(block, output, logits.shape[1:].numel())):
                 block.register_buffer(name, batch.first(tensor))
 
     def begin(self, block: Block, output: Tensor, classes: int) -> Sequence[Tensor]:

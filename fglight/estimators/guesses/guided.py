@@ -31,6 +31,7 @@ class GuidedGuess(LocalGuess):
     """
 
     draws = True
+    alike = True
 
     def __init__(self, alpha: float = 0.5, combine: str | None = None) -> None:
         super().__init__(combine=combine)

@@ -34,6 +34,7 @@ class MomentumGuess(Guess):
     """
 
     only_weight = True
+    alike = True
     needs_graph = False
     drawn = True
     keeps = ("momentum",)

@@ -28,6 +28,7 @@ class RandomGuess(Guess):
     """
 
     random = True
+    alike = True
     draws = True
     several = True
     coefficient = InnerProduct()

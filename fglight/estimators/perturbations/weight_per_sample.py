@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from fglight.estimators.diagnosis import generators_kept
+from fglight.estimators.generators import generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, knows_layer, record_calls
 from fglight.estimators.passes import BlockPass
