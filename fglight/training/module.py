@@ -177,8 +177,12 @@ class ForwardGradientModule(L.LightningModule):
 
     @contextmanager
     def _costs(self, images: Tensor, *, report: bool) -> Iterator[None]:
-        """Note what the step inside costs, one without cosine: not the first of this process, which also warms up."""
-        wanted = self.measure and self.counts and "costs/memory" not in self.counts and not report
+        """Note what the step inside costs, one without cosine: not the first of this process, which also warms up.
+
+        Where every step is reported there is none without cosine, and one with it has to do.
+        """
+        plain = not report or self.trainer.log_every_n_steps == 1
+        wanted = self.measure and self.counts and "costs/memory" not in self.counts and plain
         if not wanted or self.estimator.compiled or torch._C._autograd._profiler_enabled():
             yield
             return

@@ -108,7 +108,8 @@ def test_batch_norm_changes_coefficients_of_samples_but_not_their_sum(target, pe
         estimator.estimate(model, *batch)
     differ = 0
     assert len(coefficients["forward"]) == len(coefficients["reverse"])
-    for forward, reverse in zip(coefficients["forward"], coefficients["reverse"]):
+    by_sum = (sorted(seen, key=torch.sum) for seen in coefficients.values())  # engines differ in the order of blocks
+    for reverse, forward in zip(*by_sum):
         assert_close(forward.sum(), reverse.sum(), 1e-8)
         differ += not torch.allclose(forward, reverse)
     assert differ > 0

@@ -325,7 +325,7 @@ def test_a_failure_is_recorded_and_forgotten_when_the_run_succeeds(tmp_path, mon
         patched.setattr(torch.Tensor, "isfinite", lambda self: torch.zeros_like(self, dtype=torch.bool))
         with pytest.raises(NonFiniteLossError):
             train(config(), tmp_path)
-    assert state(tmp_path) is State.FAILED
+    assert state(tmp_path) is State.DIVERGED
     assert "step 0" in json.loads((tmp_path / "failure.json").read_text())["error"]
     train(config(), tmp_path)
     assert state(tmp_path) is State.FINISHED
