@@ -1,6 +1,6 @@
 """Everything a report shows, from folders of runs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,9 @@ from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
 from fglight.report.belonging import searched
 from fglight.report.draw import Drawing, draw
+from fglight.report.draw_estimates import draw_estimates
 from fglight.report.draw_studies import draw_study
+from fglight.report.estimates import estimates
 from fglight.report.metrics import ReadMetrics, by_epoch, read_metrics
 from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, recipe_in_words, score
@@ -24,8 +26,8 @@ from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
 from fglight.studies import STUDIES, Study
 from fglight.words import measured
 
-FilledAndDrawn = tuple[tuple[Filled, Drawing | None], ...]
-"""A study at each scale, and its figure."""
+FilledAndDrawn = tuple[tuple[Filled, Mapping[str, Drawing]], ...]
+"""A study at each scale, with its figures: ``accuracy`` over what a step takes, and what ``estimates`` are like."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Report:
         tables: the paper's tables with our numbers.
         verdicts: the paper's claims, judged: first those that the runs decide.
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
-        studies: studies with their runs, each at every scale that there are some of, with its figure if it has one.
+        studies: studies with their runs, each at every scale that there are some of, with the figures that it has.
         problems: files and runs that were not used.
         progress: for each unfinished run its path, cell, epochs done and last test metric, in words.
     """
@@ -133,9 +135,14 @@ def _studies(
     if any(run.cell.guess == "frozen" for run in runs) and not names:
         names = ("controls",)  # of the tables' networks
     filled = ((STUDIES[name], fill_study(STUDIES[name], runs, read)) for name in names)
-    return tuple(
-        (study, tuple((one, draw_study(one) if one.drawn else None) for one in scales)) for study, scales in filled
-    )
+    return tuple((study, tuple((one, _drawings(one, read)) for one in scales)) for study, scales in filled)
+
+
+def _drawings(filled: Filled, read: ReadMetrics) -> dict[str, Drawing]:
+    drawings = {"accuracy": draw_study(filled)} if filled.drawn else {}
+    if measured := estimates(filled, read):
+        drawings["estimates"] = draw_estimates(measured, filled.scale)
+    return drawings
 
 
 def _progress(run: Unfinished, metrics: pd.DataFrame) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fglight.errors import ConfigError
 
-_OURS = re.compile(r"index\.html|tables\.(md|tex|csv)|studies\.csv|figures(/[a-z]+\d+\.(png|pdf))?")
+_OURS = re.compile(r"index\.html|tables\.(md|tex|csv)|studies\.csv|figures(/[a-z-]+\d+\.(png|pdf))?")
 
 
 def check(out: Path) -> None:

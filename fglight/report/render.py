@@ -19,6 +19,18 @@ from fglight.report.verdicts import Compared
 from fglight.words import counted
 
 SIGNS = {"near": "≈", "above": "▲", "below": "▼"}
+STUDY_FIGURES = {
+    "accuracy": {
+        "alt": "test accuracy and cosine with the gradient over what a step takes",
+        "caption": "Grey: the best accuracy of all estimators that take no more.",
+    },
+    "estimates": {
+        "alt": "estimates beside the exact gradient, by block and over training",
+        "caption": "Estimates beside the exact gradient of the network's loss, means over seeds: by block over all of "
+        "training, and over training for all blocks together. The loss falls by what a plain step of one block along "
+        "its estimate gains on the batch. Grey: not trained.",
+    },
+}
 OUTCOMES = {"holds": "✓", "does not hold": "✗", "within noise": "≈"}
 
 _TEX = {
@@ -39,7 +51,7 @@ _TEX = {
 
 def render(report: Report) -> dict[str, bytes]:
     """The contents of every file of a report by its name below the report's folder."""
-    drawings = {plot.figure.number: drawing for plot, drawing in report.figures if drawing}
+    drawings = {f"figure{plot.figure.number}": drawing for plot, drawing in report.figures if drawing}
     files = {
         "index.html": _html().get_template("index.html").render(report=report).encode(errors="replace"),
         "tables.md": _markdown().get_template("tables.md").render(report=report).encode(errors="replace"),
@@ -50,13 +62,11 @@ def render(report: Report) -> dict[str, bytes]:
         frame = studies_as_frame(filled for _, scales in report.studies for filled, _ in scales)
         files["studies.csv"] = frame.to_csv(index=False).encode()
     for study, scales in report.studies:
-        for number, (_, drawing) in enumerate(scales, 1):
-            if drawing:
-                files[f"figures/{study.name}{number}.png"] = drawing.png
-                files[f"figures/{study.name}{number}.pdf"] = drawing.pdf
-    for number, drawing in drawings.items():
-        files[f"figures/figure{number}.png"] = drawing.png
-        files[f"figures/figure{number}.pdf"] = drawing.pdf
+        for number, (_, drawn) in enumerate(scales, 1):
+            drawings |= {f"{study.name}-{what}{number}": drawing for what, drawing in drawn.items()}
+    for name, drawing in drawings.items():
+        files[f"figures/{name}.png"] = drawing.png
+        files[f"figures/{name}.pdf"] = drawing.pdf
     return files
 
 
@@ -88,7 +98,7 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
         "derivatives": _derivatives,
         "base64": lambda content: b64encode(content).decode(),
     }
-    environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES}
+    environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES, "study_figures": STUDY_FIGURES}
     return environment
 
 

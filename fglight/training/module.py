@@ -117,8 +117,7 @@ class ForwardGradientModule(L.LightningModule):
         """
         images, labels = batch
         number = self.global_step
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
-        report = (number + 1) % every == 0
+        report = (number + 1) % self._every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
         with self._costs(images, report=report):
@@ -175,13 +174,18 @@ class ForwardGradientModule(L.LightningModule):
         """Log the epoch's test metrics."""
         self._log_metrics("test", self.test_metrics)
 
+    @property
+    def _every(self) -> int:
+        """How many steps there are from one report to the next."""
+        return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
+
     @contextmanager
     def _costs(self, images: Tensor, *, report: bool) -> Iterator[None]:
         """Note what the step inside costs, one without cosine: not the first of this process, which also warms up.
 
         Where every step is reported there is none without cosine, and one with it has to do.
         """
-        plain = not report or self.trainer.log_every_n_steps == 1
+        plain = not report or self._every == 1
         wanted = self.measure and self.counts and "costs/memory" not in self.counts and plain
         if not wanted or self.estimator.compiled or torch._C._autograd._profiler_enabled():
             yield
