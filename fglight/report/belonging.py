@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from fglight.paper.recipes import nearest, recipe
 from fglight.report.scores import Setting
 from fglight.runs.collect import Run
-from fglight.runs.settings import differences, in_short, paper_config, within
+from fglight.runs.settings import OF_COST, differences, in_short, paper_config, within
 from fglight.studies import Row, Study
 
 CHOSEN = ("optim.lr", "data.holdout")
@@ -36,7 +36,7 @@ def row_of(study: Study, run: Run) -> Row | None:
 def scale_of(row: Row, run: Run) -> Setting:
     """What sets a run apart, its row and its learning rate aside."""
     rest = {name: value for name, value in run.differences.items() if name not in _settings(row)}
-    told = {name: str(value) for name, value in in_short(rest).items() if not within(name, (*CHOSEN, *TOLD))}
+    told = {name: str(value) for name, value in in_short(rest).items() if not within(name, (*CHOSEN, *TOLD, *OF_COST))}
     told |= {"data": run.cell.data, "epochs": f"{run.recipe['epochs']:g}"}
     if run.cell.blocks != row.cell("").blocks:
         told["blocks"] = str(run.cell.blocks)

@@ -12,7 +12,7 @@ from fglight.cell import Cell
 from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, rows
 from fglight.runs.collect import Problem, Run
 from fglight.runs.record import RECIPE
-from fglight.runs.settings import in_short
+from fglight.runs.settings import OF_COST, in_short
 from fglight.words import counted
 
 Setting = tuple[tuple[str, str], ...]
@@ -177,7 +177,7 @@ def _architecture(cell: Cell) -> tuple[object, ...]:
 
 def _beside_recipe(run: Run) -> dict[str, str]:
     """The differences that the recipe and the names of components do not tell."""
-    told = {RECIPE[name] for name in run.recipe}
+    told = {*OF_COST, *(RECIPE[name] for name in run.recipe)}
     return {name: str(value) for name, value in in_short(run.differences).items() if name not in told}
 
 

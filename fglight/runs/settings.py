@@ -43,6 +43,9 @@ WITHOUT_EFFECT = (
 Every other setting counts: a run that departs from the paper in one is not compared with the paper.
 """
 
+OF_COST = ("checkpointing",)
+"""Those of them that change what a step takes: a run with one lies apart, and is compared as if it had none."""
+
 _NEUTRAL = {
     "callbacks": {},
     "trainer.max_steps": -1,
@@ -62,6 +65,11 @@ _RENAMED = {
 def has_effect(setting: str) -> bool:
     """Whether a setting, by its full name, can change a run's result."""
     return not within(setting, WITHOUT_EFFECT)
+
+
+def is_told(setting: str) -> bool:
+    """Whether a setting, by its full name, sets runs apart: by their results, or by what they cost."""
+    return has_effect(setting) or setting in OF_COST
 
 
 def run_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def departures(cfg: DictConfig) -> dict[str, Any]:
     return {
         name: settings.get(name)
         for name in sorted(settings.keys() | paper.keys())
-        if has_effect(name) and name != "seed" and _value(settings, name) != _value(paper, name)
+        if is_told(name) and name != "seed" and _value(settings, name) != _value(paper, name)
     }
 
 

@@ -20,6 +20,7 @@ BUDGET = Study(
     over=("derivatives", "forwards", "memory", "seconds"),
     rows=(
         *CONTROLLED.rows,
+        Row("Backpropagation, checkpointed", "guess=exact checkpointing=true"),
         ALL_THREE,
         *(
             Row(f"{name}, {perturb}, one a {unit}", f"{guess} perturb={perturb} perturb.granularity={unit}", line=name)

@@ -11,7 +11,7 @@ from fglight.cell import Cell
 from fglight.errors import ConfigError
 from fglight.paper.recipes import MODELS, recipe
 from fglight.paper.searches import HOLDOUT, schedules
-from fglight.runs.settings import has_effect, within
+from fglight.runs.settings import is_told, within
 from fglight.sweeps.entries import Entry, entries_of, with_controls
 from fglight.sweeps.request import Request
 
@@ -171,7 +171,7 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
 
 
 def _told(settings: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((key, value) for key, value in settings if has_effect(plain(key)))
+    return tuple((key, value) for key, value in settings if is_told(plain(key)))
 
 
 def shrunk(lr_step: int, epochs: int, max_epochs: str) -> int:

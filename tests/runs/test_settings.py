@@ -142,6 +142,12 @@ def test_a_setting_without_effect_on_the_result_is_none(override, tmp_path):
     assert statuses(config(override), tmp_path) == {"near"}
 
 
+def test_checkpointing_sets_runs_apart_and_is_compared_all_the_same(tmp_path):
+    assert differences(config("checkpointing=true")) == {"checkpointing": True}
+    assert statuses(config("checkpointing=true"), tmp_path) == {"near"}
+    check_unchanged(config(), tmp_path / "run")  # an interrupted run may go on without
+
+
 @pytest.mark.parametrize("setting", ["model.new", "optim.nesterov", "trainer.new", "guess.new", "target.new", "new"])
 def test_a_setting_that_nobody_has_heard_of_is_a_difference(setting):
     cfg = config()
