@@ -225,6 +225,9 @@ def checkpointed_spectral_norm():
     return Body(lambda s, x: checkpoint(lambda y: torch.tanh(s.layer(y)), x, use_reentrant=False), layer=layer)
 
 
+CHECKPOINTED = (checkpointed, checkpointed_spectral_norm)
+
+
 def without_gradient():
     def forward(self, x):
         with torch.no_grad():
@@ -366,6 +369,16 @@ def buffers_after_a_pass(blocks, inputs, labels):
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*nested tensors.*:UserWarning")
+def refused(make, engine, way):
+    """What a step says of a body that it cannot run; None of all others."""
+    if engine is ForwardMode and make is weight_norm and not way.startswith("activity"):
+        return r"layer\.parametrizations\.weight\.0 of block 0, a _WeightNorm .*engine=rev"
+    # Checkpoints of torch 2.11 go through a function without a forward-mode derivative.
+    if engine is ForwardMode and make in CHECKPOINTED and hasattr(torch.utils.checkpoint, "_NoopSaveInputs"):
+        return "engine=forward cannot differentiate the body of block 0, a Body .*engine=reverse"
+    return None
+
+
 @pytest.mark.parametrize(("guess", "way"), PAIRS)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("make", BODIES)
@@ -376,13 +389,12 @@ def test_estimates_and_buffers_are_those_of_the_definition(make, engine, guess, 
     expected = estimate_by_definition(*network(plain), target, guess, way)
     blocks, inputs, labels = network(make)
     moved = buffers_after_a_pass(blocks, inputs, labels)
-    if make is weight_norm and engine is ForwardMode and not way.startswith("activity"):
-        with pytest.raises(
-            ValueError, match=r"layer\.parametrizations\.weight\.0 of block 0, a _WeightNorm .*engine=rev"
-        ):
-            GradientEstimator(aims(), kind(), WAYS[way](), engine=engine()).estimate(blocks, inputs, labels)
+    estimator = GradientEstimator(aims(), kind(), WAYS[way](), engine=engine())
+    if said := refused(make, engine, way):
+        with pytest.raises(ValueError, match=said):
+            estimator.estimate(blocks, inputs, labels)
         return
-    GradientEstimator(aims(), kind(), WAYS[way](), engine=engine()).estimate(blocks, inputs, labels)
+    estimator.estimate(blocks, inputs, labels)
     assert_all_close(body_gradients(blocks), expected, 1e-8)
     for buffer, after in zip((b for block in blocks for b in block.body.buffers()), moved):
         assert_close(buffer.double(), after.double())
