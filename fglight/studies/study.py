@@ -6,7 +6,7 @@ from functools import cached_property
 
 from fglight.cell import Cell
 
-RATES = ("0.2", "0.05", "0.0125", "0.003")
+RATES = ("0.8", "0.2", "0.05", "0.0125")
 """The learning rates that every estimator of a study chooses from: one fourth each of the one before."""
 
 QUANTITIES = {
