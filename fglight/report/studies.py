@@ -63,7 +63,7 @@ class Line:
     Attributes:
         row: the estimator.
         rate: its learning rate, the best on held-out images; None where no run tells.
-        at_edge: whether that is the largest or smallest of several, so that one beyond may be better.
+        held_out: the accuracy on these, in percent, by the learning rates that were searched.
         score: its test accuracy, in percent.
         frozen: how far it is above frozen blocks.
         same: the score of local learning with the same auxiliary networks.
@@ -76,13 +76,18 @@ class Line:
 
     row: Row
     rate: float | None
-    at_edge: bool
+    held_out: Mapping[float, float]
     score: Score | None
     frozen: Lead | None
     same: Score | None
     local: Lead | None
     compared: bool
     quantities: Mapping[str, float]
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the rate is the largest or smallest of several, so that one beyond may be better."""
+        return len(self.held_out) > 1 and self.rate in (min(self.held_out), max(self.held_out))
 
     def of(self, quantity: str) -> float | None:
         """One of the quantities; None where it is not known."""
@@ -137,17 +142,29 @@ def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, 
 
 
 def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
-    rates = {row: _rate(runs) for row, runs in found.items()}
-    scores = {row: _score(runs, rates[row][0]) for row, runs in found.items()}
+    searches = {
+        row: {run.recipe["lr"]: run for run in runs if _told(run) and searched(run)} for row, runs in found.items()
+    }
+    rates = {row: _rate(runs, searches[row]) for row, runs in found.items()}
+    scores = {row: _score(runs, rates[row]) for row, runs in found.items()}
     frozen = scores.get(study.frozen) if study.frozen else None
     lines = []
     for row in study.rows:
-        rate, at_edge = rates.get(row, (None, False))
         ours, other = scores.get(row), study.local_learning(row)
         same = scores.get(other) if other else None
-        over_frozen = None if row is study.frozen else Lead.of(ours, frozen)
-        local = (same, Lead.of(ours, same), other is not None)
-        lines.append(Line(row, rate, at_edge, ours, over_frozen, *local, _quantities(ours, read)))
+        lines.append(
+            Line(
+                row=row,
+                rate=rates.get(row),
+                held_out={rate: 100 * run.score for rate, run in searches.get(row, {}).items()},
+                score=ours,
+                frozen=None if row is study.frozen else Lead.of(ours, frozen),
+                same=same,
+                local=Lead.of(ours, same),
+                compared=other is not None,
+                quantities=_quantities(ours, read),
+            )
+        )
     return Filled(study, setting, tuple(lines))
 
 
@@ -163,15 +180,17 @@ def _quantities(score: Score | None, read: ReadMetrics) -> dict[str, float]:
     return {name: value / 1e6 if name == "memory" else value for name, value in means.items()}
 
 
-def _rate(runs: Iterable[Run]) -> tuple[float | None, bool]:
-    """The best learning rate, and whether it is at the edge; without a search, that of most seeds."""
-    runs = [run for run in runs if "lr" in run.recipe]
-    search = {run.recipe["lr"]: run for run in runs if searched(run)}
+def _rate(runs: Iterable[Run], search: Mapping[float, Run]) -> float | None:
+    """The best learning rate; without a search, that of most seeds."""
     if len(search) > 1:
-        best = max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
-        return best, best in (min(search), max(search))
-    counts = Counter(run.recipe["lr"] for run in runs if not searched(run))
-    return (counts.most_common(1)[0][0] if counts else None), False
+        return max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
+    counts = Counter(run.recipe["lr"] for run in runs if _told(run) and not searched(run))
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _told(run: Run) -> bool:
+    """Whether a run says its learning rate."""
+    return "lr" in run.recipe
 
 
 def _score(runs: Iterable[Run], rate: float | None) -> Score | None:
@@ -199,6 +218,8 @@ def _records(filled: Filled) -> Iterator[dict[str, object]]:
             "mean": line.score and round(line.score.mean, 4),
             "std": line.score and line.score.std and round(line.score.std, 4),
             "seeds": line.score and len(line.score.seeds),
+            "accuracies": line.score and " ".join(f"{100 * run.score:.2f}" for run in line.score.runs),
+            "held_out": " ".join(f"{rate:g}:{accuracy:.2f}" for rate, accuracy in sorted(line.held_out.items())),
             **{f"over_{name}": lead and round(lead.mean, 4) for name, lead in leads.items()},
             **{f"over_{name}_std": lead and lead.std and round(lead.std, 4) for name, lead in leads.items()},
             **{f"over_{name}_answer": lead and lead.answer for name, lead in leads.items()},

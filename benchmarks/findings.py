@@ -1,0 +1,57 @@
+"""The tables of docs/findings.md, from the results that are committed in docs/example.
+
+python benchmarks/findings.py
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+EXAMPLE = Path(__file__).parents[1] / "docs/example"
+STUDIES = ("study_digits", "study_fashion_mnist")
+
+
+def tables() -> dict[str, str]:
+    """A table in Markdown for each study, by its folder: estimators from the most to the least accurate."""
+    return {name: table(pd.read_csv(EXAMPLE / name / "studies.csv")) for name in STUDIES}
+
+
+def table(results: pd.DataFrame) -> str:
+    """A line for each estimator that was run.
+
+    Args:
+        results: a study's ``studies.csv``. Means and deviations are recomputed from the accuracies of single runs.
+    """
+    head = ("estimator", "test accuracy (%)", "beside local learning with the same networks", "cosine", "rate")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    accuracies = results.dropna(subset=["accuracies"]).set_index("estimator")["accuracies"].map(_numbers)
+    for label in accuracies.map(lambda runs: runs.mean()).sort_values(ascending=False, kind="stable").index:
+        result = results.set_index("estimator").loc[label]
+        lead = "" if pd.isna(result["over_local_learning"]) else _lead(result)
+        cosine = "" if pd.isna(result.get("alignment")) else f"{result['alignment']:.2f}"
+        rate = f"{result['lr']:g}{'*' if _at_edge(result) else ''}"
+        lines.append(f"| {label} | {_spread(accuracies[label])} | {lead} | {cosine} | {rate} |")
+    return "\n".join(lines)
+
+
+def _numbers(words: object) -> "pd.Series[float]":
+    return pd.Series(str(words).split(), dtype=float)
+
+
+def _spread(runs: "pd.Series[float]") -> str:
+    return f"{runs.mean():.1f} ± {runs.std():.1f}" if len(runs) > 1 else f"{runs.mean():.1f}"
+
+
+def _lead(result: "pd.Series") -> str:
+    mean, std, answer = (result[f"over_local_learning{what}"] for what in ("", "_std", "_answer"))
+    return f"{mean:+.1f} ± {std:.1f}: {answer}"
+
+
+def _at_edge(result: "pd.Series") -> bool:
+    rates = [float(part.partition(":")[0]) for part in str(result["held_out"]).split()]
+    return result["lr"] in (min(rates), max(rates))
+
+
+if __name__ == "__main__":
+    for name, text in tables().items():
+        print(f"{name}\n\n{text}\n")
