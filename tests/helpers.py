@@ -4,6 +4,7 @@ from copy import deepcopy
 from functools import cache, partial
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from fglight import build_estimator, build_model, load_config
@@ -24,6 +25,8 @@ ALL_PERTURBATIONS = [(perturb, granularity) for perturb in PERTURBATIONS for gra
 AUXILIARIES = ("cnn", "mlp", "linear", "predsim")
 MODELS = ("resnet18_8", "resnet18_16")
 EPS = 1e-16
+CHECKPOINTS_HAVE_TANGENTS = not hasattr(torch.utils.checkpoint, "_NoopSaveInputs")
+"""Checkpoints of torch 2.11 go through a function without a forward-mode derivative."""
 
 _composed = cache(lambda *overrides: load_config(list(overrides)))
 

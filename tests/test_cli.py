@@ -189,7 +189,7 @@ def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        status = process.wait(30)
+        status = process.wait(120)
     finally:
         process.kill()
     message = (tmp_path / "out").read_text() + (tmp_path / "err").read_text()
