@@ -17,6 +17,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import auxiliaries  # noqa: E402
 import cases  # noqa: E402
 import depth  # noqa: E402
+import findings  # noqa: E402
 import finite  # noqa: E402
 import flops  # noqa: E402
 import gpu  # noqa: E402
@@ -197,6 +198,11 @@ def test_gpu_script_refuses_to_do_without_one(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("form", auxiliaries.FORMS)
 def test_what_the_docs_say_of_auxiliaries_is_what_they_cost(form):
     assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/auxiliaries.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("study", findings.STUDIES)
+def test_the_tables_of_the_findings_are_those_of_the_committed_results(study):
+    assert findings.tables()[study] in (BENCHMARKS.parent / "docs/findings.md").read_text()
 
 
 @pytest.mark.skipif(not CHECKPOINTS_HAVE_TANGENTS, reason="the page is of a later torch")
