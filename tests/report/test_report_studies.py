@@ -1,0 +1,168 @@
+"""Studies in a report, on made-up runs: rates, differences over the same seeds, and what estimates are like."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from written_runs import write_metrics, write_run
+
+from fglight.config import compose
+from fglight.report.__main__ import main
+from fglight.report.draw_estimates import compose_estimates
+from fglight.report.estimates import MEASURES, PARTS, estimates
+from fglight.report.metrics import read_metrics
+from fglight.report.studies import Filled, as_frame, fill
+from fglight.runs.collect import collect
+from fglight.runs.record import build_result
+from fglight.studies import STUDIES
+
+GUESS, SAME, FROZEN = "Local guess, CNN, weight", "Local learning, CNN", "Frozen blocks"
+OVERRIDES = {row.label: row.overrides for study in STUDIES.values() for row in study.rows}
+STEPS, BLOCKS = 20, 3
+
+
+def measured(target: float = 2.0, estimate: float = 1.0, alignment: float = 0.5) -> pd.DataFrame:
+    """Metrics of a run that was measured every second step; the loss falls by the number of the block."""
+    every = {"target": target, "estimate": estimate, "alignment": alignment}
+    return pd.DataFrame(
+        {"epoch": 0, "step": step}
+        | {f"{name}/block{j}": value for name, value in every.items() for j in range(BLOCKS)}
+        | {f"decrease/block{j}": j for j in range(BLOCKS)}
+        for step in range(1, STEPS, 2)
+    )
+
+
+@dataclass
+class Runs:
+    """Made-up runs of a study's estimators in one folder."""
+
+    folder: Path
+    written: int = field(default=0)
+
+    def add(self, label: str, accuracy: float, seed: int = 0, lr: float = 0.05, logged=None, *, held_out=False):
+        settings = [f"seed={seed}", f"optim.lr={lr}", *(["data.holdout=0.1"] if held_out else [])]
+        cfg = compose([*OVERRIDES[label].split(), *settings])
+        metrics = {"accuracy": accuracy, "loss": 1}
+        end = {f"{split}/{name}": value for split in ("train", "test") for name, value in metrics.items()}
+        words = build_result(cfg, epochs_done=1, steps=5, metrics=end, seconds=1.0, device="cpu")
+        run = write_run(self.folder / f"run{self.written}", words)
+        if logged is not None:
+            write_metrics(run, logged)
+        self.written += 1
+
+    def filled(self, study: str = "guesses") -> Filled:
+        (filled,) = fill(STUDIES[study], collect([self.folder]).finished, read)
+        return filled
+
+
+def read(run: Path) -> pd.DataFrame:
+    return read_metrics(run, [])
+
+
+def line(filled: Filled, label: str):
+    return next(line for line in filled.lines if line.row.label == label)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(tmp_path / "runs")
+
+
+def test_a_guess_stands_beside_local_learning_over_the_same_seeds(runs):
+    for seed, (guessed, learned) in enumerate(zip((0.78, 0.84), (0.79, 0.81))):
+        runs.add(GUESS, guessed, seed)
+        runs.add(SAME, learned, seed)
+    runs.add(SAME, 0.1, seed=2)  # only one of the two has it
+    lead = line(runs.filled(), GUESS).local
+    assert (lead.mean, lead.answer) == (pytest.approx(1), "within noise")
+
+
+def test_differences_beyond_both_deviations_are_told(runs):
+    for seed in range(2):
+        runs.add(GUESS, 0.9 + seed / 100, seed)
+        runs.add(SAME, 0.8 + seed / 100, seed)
+        runs.add(FROZEN, 0.95 + seed / 100, seed)
+    guess = line(runs.filled(), GUESS)
+    assert (guess.local.mean, guess.local.answer) == (pytest.approx(10), "more")
+    assert (guess.frozen.mean, guess.frozen.answer) == (pytest.approx(-5), "less")
+    assert line(runs.filled(), FROZEN).frozen is None
+    assert runs.filled().better == [GUESS]
+
+
+def test_every_run_s_accuracy_is_in_the_file(runs):
+    for seed, accuracy in enumerate((0.9, 0.92)):
+        runs.add(GUESS, accuracy, seed)
+    runs.add(GUESS, 0.8, held_out=True)
+    frame = as_frame([runs.filled()]).set_index("estimator")
+    assert (frame.loc[GUESS, "accuracies"], frame.loc[GUESS, "held_out"]) == ("90.00 92.00", "0.05:80.00")
+
+
+def test_one_seed_is_not_enough(runs):
+    runs.add(GUESS, 0.9)
+    runs.add(SAME, 0.8)
+    assert line(runs.filled(), GUESS).local.answer == "not enough runs"
+
+
+def test_the_rate_is_the_best_on_held_out_images_whatever_tests_say(runs):
+    for lr, held_out, tested in ((0.2, 0.5, 0.99), (0.05, 0.7, 0.6), (0.0125, 0.6, 0.98)):
+        runs.add(GUESS, held_out, lr=lr, held_out=True)
+        runs.add(GUESS, tested, lr=lr)
+    found = line(runs.filled(), GUESS)
+    assert (found.rate, found.at_edge, found.score.mean) == (0.05, False, pytest.approx(60))
+    assert found.held_out == pytest.approx({0.2: 50, 0.05: 70, 0.0125: 60})
+    runs.add(GUESS, 0.8, lr=0.8, held_out=True)
+    assert (line(runs.filled(), GUESS).rate, line(runs.filled(), GUESS).at_edge) == (0.8, True)
+
+
+def test_checkpointed_backpropagation_is_a_row_of_the_budget_and_backpropagation_elsewhere(runs):
+    runs.add("Backpropagation, checkpointed", 0.9)
+    found = {name: runs.filled(name) for name in ("budget", "guesses")}
+    assert line(found["budget"], "Backpropagation, checkpointed").score.mean == pytest.approx(90)
+    assert line(found["budget"], "Backpropagation").score is None
+    assert line(found["guesses"], "Backpropagation").score.mean == pytest.approx(90)
+    runs.add("Backpropagation", 0.7, seed=1)
+    assert runs.filled("guesses").scale == runs.filled("budget").scale == found["budget"].scale
+
+
+def test_estimates_by_block_and_over_training(runs):
+    runs.add(GUESS, 0.9, 0, logged=measured(estimate=1))
+    runs.add(GUESS, 0.9, 1, logged=measured(estimate=3))
+    runs.add(FROZEN, 0.5, logged=measured(estimate=0, alignment=float("nan")))
+    found = estimates(runs.filled(), read)
+    for frames, columns in ((found.by_block, BLOCKS), (found.over_training, PARTS)):
+        assert {name: list(frame.columns) for name, frame in frames.items()} == {
+            name: list(range(columns)) for name in MEASURES
+        }
+        assert (frames["length"].loc[GUESS] == (1 / 2 + 3 / 2) / 2).all()
+        assert (frames["alignment"].loc[GUESS] == 0.5).all()
+        assert all(frame.loc[FROZEN].isna().all() for frame in frames.values())
+    assert list(found.by_block["decrease"].loc[GUESS]) == [0, 1, 2]
+    assert (found.over_training["decrease"].loc[GUESS] == 1).all()
+
+
+def test_every_estimator_is_a_row_of_the_figure(runs):
+    runs.add(GUESS, 0.9, logged=measured())
+    runs.add(SAME, 0.9, logged=measured(alignment=-0.1))
+    canvas = compose_estimates(estimates(runs.filled(), read), "digits")
+    first, *rest = [ax for ax in canvas.axes if ax.images]
+    assert len(rest) == 2 * len(MEASURES) - 1
+    assert [label.get_text() for label in first.get_yticklabels()] == [SAME, GUESS]
+    assert first.images[0].get_array().tolist() == [[-0.1] * BLOCKS, [0.5] * BLOCKS]
+
+
+def test_runs_that_were_not_measured_have_no_such_figure(runs, tmp_path):
+    runs.add(GUESS, 0.9)
+    assert estimates(runs.filled(), read) is None
+    assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "figures").exists()
+
+
+def test_the_page_shows_what_was_measured_and_can_be_written_again(runs, tmp_path):
+    runs.add(GUESS, 0.9, logged=measured())
+    for _ in range(2):
+        assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "out")]) == 0
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / "out/figures" / f"guesses-estimates1.{suffix}").exists()
+    assert 'href="figures/guesses-estimates1.pdf"' in (tmp_path / "out/index.html").read_text()
+    assert "](figures/guesses-estimates1.png)" in (tmp_path / "out/tables.md").read_text()
