@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fglight.report.scores import accuracy
+
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
 STUDIES = ("study_digits", "study_fashion_mnist")
 
@@ -39,7 +41,7 @@ def _numbers(words: object) -> "pd.Series[float]":
 
 
 def _spread(runs: "pd.Series[float]") -> str:
-    return f"{runs.mean():.1f} ± {runs.std():.1f}" if len(runs) > 1 else f"{runs.mean():.1f}"
+    return accuracy(runs.mean(), runs.std() if len(runs) > 1 else None)
 
 
 def _lead(result: "pd.Series") -> str:

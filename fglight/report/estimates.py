@@ -1,6 +1,6 @@
 """What estimates are like beside the exact gradient, by block and over training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -39,41 +39,35 @@ def estimates(filled: Filled, read: ReadMetrics) -> Estimates | None:
         filled: a study at one scale.
         read: gives a run directory's metrics, as ``read_metrics`` does.
     """
-    measured = {
-        line.row.label: pd.concat([_measures(read(run.path)) for run in line.score.runs])
-        for line in filled.lines
-        if line.score
-    }
-    return _means(measured) if any(not frame.empty for frame in measured.values()) else None
+    measured: dict[str, pd.DataFrame] = {}
+    for line in filled.lines:
+        found = [_measures(read(run.path)) for run in (line.score.runs if line.score else ())]
+        if logged := [frame for frame in found if frame is not None]:
+            measured[line.row.label] = pd.concat(logged)
+    if not measured:
+        return None
 
-
-def _means(measured: Mapping[str, pd.DataFrame]) -> Estimates:
     def by(level: str) -> dict[str, pd.DataFrame]:
         return {
-            name: pd.DataFrame({label: frame[name].groupby(level=level).mean() for label, frame in found.items()}).T
+            name: pd.DataFrame({label: frame[name].groupby(level=level).mean() for label, frame in measured.items()}).T
             for name in MEASURES
         }
 
-    found = {label: frame for label, frame in measured.items() if not frame.empty}
     return Estimates(by("block"), by("part"))
 
 
-def _measures(metrics: pd.DataFrame) -> pd.DataFrame:
-    """``MEASURES`` of one run, by the part of training and the block."""
+def _measures(metrics: pd.DataFrame) -> pd.DataFrame | None:
+    """``MEASURES`` of one run, by the part of training and the block; None where it was not measured."""
     names = ("alignment", "target", "estimate", "decrease")
     logged = {name: metrics.filter(regex=rf"^{name}/block\d+$") for name in names}
     if any(frame.empty for frame in logged.values()):
-        return pd.DataFrame(columns=[*MEASURES], dtype=float, index=_index(()))
+        return None
     part = (metrics["step"] * PARTS // (metrics["step"].max() + 1)).astype(int)
     for name, frame in logged.items():
         frame.columns = [int(column.removeprefix(f"{name}/block")) for column in frame.columns]
         logged[name] = frame.groupby(part).mean().stack()
-    found = pd.DataFrame(logged)
+    found = pd.DataFrame(logged).rename_axis(["part", "block"])
     trained = found["estimate"] > 0
     found["length"] = (found["estimate"] / found["target"]).where(trained)
     found["decrease"] = found["decrease"].where(trained)
-    return found[[*MEASURES]].set_axis(_index(found.index))
-
-
-def _index(pairs: Iterable[tuple[int, int]]) -> pd.MultiIndex:
-    return pd.MultiIndex.from_tuples(list(pairs), names=["part", "block"])
+    return found[[*MEASURES]]

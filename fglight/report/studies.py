@@ -142,9 +142,8 @@ def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, 
 
 
 def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
-    searches = {
-        row: {run.recipe["lr"]: run for run in runs if _told(run) and searched(run)} for row, runs in found.items()
-    }
+    found = {row: [run for run in runs if "lr" in run.recipe] for row, runs in found.items()}
+    searches = {row: {run.recipe["lr"]: run for run in runs if searched(run)} for row, runs in found.items()}
     rates = {row: _rate(runs, searches[row]) for row, runs in found.items()}
     scores = {row: _score(runs, rates[row]) for row, runs in found.items()}
     frozen = scores.get(study.frozen) if study.frozen else None
@@ -184,18 +183,13 @@ def _rate(runs: Iterable[Run], search: Mapping[float, Run]) -> float | None:
     """The best learning rate; without a search, that of most seeds."""
     if len(search) > 1:
         return max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
-    counts = Counter(run.recipe["lr"] for run in runs if _told(run) and not searched(run))
+    counts = Counter(run.recipe["lr"] for run in runs if not searched(run))
     return counts.most_common(1)[0][0] if counts else None
-
-
-def _told(run: Run) -> bool:
-    """Whether a run says its learning rate."""
-    return "lr" in run.recipe
 
 
 def _score(runs: Iterable[Run], rate: float | None) -> Score | None:
     """The test accuracy of the runs at a learning rate."""
-    by_seed = {run.seed: run for run in runs if rate is not None and run.recipe.get("lr") == rate and not searched(run)}
+    by_seed = {run.seed: run for run in runs if run.recipe["lr"] == rate and not searched(run)}
     ordered = [by_seed[seed] for seed in sorted(by_seed)]
     return Score.of(ordered, [100 * run.score for run in ordered]) if ordered else None
 
