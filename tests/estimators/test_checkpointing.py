@@ -4,14 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from helpers import TARGETS, assert_same_gradients, build, compose, estimator_of, gradients, snapshot, tapped_blocks
+from helpers import TARGETS, assert_same_gradients, build, estimator_of, gradients, snapshot, tapped_blocks
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from fglight.config.settings import choices
 from fglight.errors import ConfigError
 from fglight.models import Block
-from fglight.runs import differences
 
 PLAIN_AND_NOT = (False, True)
 
@@ -76,8 +75,3 @@ def test_other_guesses_are_refused(guess):
 def test_compiled_steps_are_refused():
     with pytest.raises(ConfigError, match=r"^compile=true cannot go with checkpointing=true: accepted is false for"):
         estimator_of({"checkpointing": True, "compile": True}, guess="exact")
-
-
-def test_it_does_not_change_what_a_run_is_compared_with():
-    settings = [compose({"checkpointing": checkpointing}, guess="exact") for checkpointing in PLAIN_AND_NOT]
-    assert differences(settings[1]) == differences(settings[0])
