@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from fglight.errors import ConfigError
 
 FACTS = {
     "guess": ("random", "uses_auxiliaries", "projects"),
@@ -18,6 +20,13 @@ FACTS = {
 def says(component: DictConfig, fact: str) -> Any:
     """What a component says of itself: in its file, or else in its class, which takes longer to look at."""
     return component[fact] if fact in component else getattr(get_class(component._target_), fact)
+
+
+def _name(cfg: DictConfig, group: str, setting: str = "name") -> Any:
+    name = cfg[group].get(setting)
+    if OmegaConf.is_config(name):
+        raise ConfigError(f"{group}.{setting}={name} is not possible: accepted is a name")
+    return name
 
 
 @dataclass(frozen=True)
@@ -46,18 +55,22 @@ class Cell:
 
     @classmethod
     def from_config(cls, cfg: DictConfig) -> "Cell":
-        """The cell that a configuration describes."""
-        network = cfg.model.get("network") or cfg.model.name
+        """The cell that a configuration describes.
+
+        Raises:
+            ConfigError: a component's name is a group or a list.
+        """
+        network = _name(cfg, "model", "network") or _name(cfg, "model")
         size = cfg.model if network == cls.network else {}  # what the settings of others mean is their own affair
         has_aux = says(cfg.target, "uses_auxiliaries") or says(cfg.guess, "uses_auxiliaries")
         return cls(
-            data=cfg.data.name,
+            data=_name(cfg, "data"),
             blocks=size.get("blocks", 0),
             width=size.get("width", 1.0),
-            target=cfg.target.name,
-            guess=cfg.guess.name,
-            aux=cfg.aux.name if has_aux else "",
-            perturb=cfg.perturb.name if says(cfg.guess, "projects") else "",
+            target=_name(cfg, "target"),
+            guess=_name(cfg, "guess"),
+            aux=_name(cfg, "aux") if has_aux else "",
+            perturb=_name(cfg, "perturb") if says(cfg.guess, "projects") else "",
             network=network,
         )
 

@@ -398,6 +398,21 @@ def test_an_interpolation_that_leads_nowhere_is_told_in_one_line():
     assert refusal("seed=${nothing}") == "seed has no value: Interpolation key 'nothing' not found"
 
 
+@pytest.mark.parametrize(
+    ("override", "setting", "value"),
+    [
+        (
+            "model.network._target_=torchvision.models.resnet18",
+            "model.network",
+            "{'_target_': 'torchvision.models.resnet18'}",
+        ),
+        ("guess.name=[mine]", "guess.name", "['mine']"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(override, setting, value):
+    assert refusal(override) == f"{setting}={value} is not possible: accepted is a name"
+
+
 @pytest.mark.parametrize("override", ["table=3", "seeds=0", "plan=true"])
 def test_what_belongs_to_a_sweep_is_refused_in_a_run(override):
     assert f"{override} belongs to a sweep" in refusal(override)
