@@ -31,7 +31,7 @@ def table(results: pd.DataFrame) -> str:
         result = results.set_index("estimator").loc[label]
         lead = "" if pd.isna(result["over_local_learning"]) else _lead(result)
         cosine = "" if pd.isna(result.get("alignment")) else f"{result['alignment']:.2f}"
-        rate = f"{result['lr']:g}{'*' if _at_edge(result) else ''}"
+        rate = f"{result['lr']:g}{'*' if result['at_edge'] else ''}"
         lines.append(f"| {label} | {_spread(accuracies[label])} | {lead} | {cosine} | {rate} |")
     return "\n".join(lines)
 
@@ -47,11 +47,6 @@ def _spread(runs: "pd.Series[float]") -> str:
 def _lead(result: "pd.Series") -> str:
     mean, std, answer = (result[f"over_local_learning{what}"] for what in ("", "_std", "_answer"))
     return f"{mean:+.1f} ± {std:.1f}: {answer}"
-
-
-def _at_edge(result: "pd.Series") -> bool:
-    rates = [float(part.partition(":")[0]) for part in str(result["held_out"]).split()]
-    return result["lr"] in (min(rates), max(rates))
 
 
 if __name__ == "__main__":

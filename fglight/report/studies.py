@@ -208,6 +208,7 @@ def _records(filled: Filled) -> Iterator[dict[str, object]]:
             "estimator": line.row.label,
             "overrides": line.row.overrides,
             "lr": line.rate,
+            "at_edge": line.at_edge,
             **{name: round(value, 5) for name, value in line.quantities.items()},
             "mean": line.score and round(line.score.mean, 4),
             "std": line.score and line.score.std and round(line.score.std, 4),
