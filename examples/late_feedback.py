@@ -3,8 +3,7 @@
 fglight train --config-dir examples/conf guess=local target=late_blocks target.first=4 perturb=weight aux=mlp
 fglight train --config-dir examples/conf guess=local callbacks=late_feedback perturb=weight aux=mlp
 
-Both owe to the projection of a local gradient on itself, the direction of ``guess=local``, being that gradient: where the
-target is local, so is the learning.
+Where the target is local, so is the learning: the direction of ``guess=local`` is the local gradient itself.
 """
 
 from collections.abc import Iterator, Sequence

@@ -75,6 +75,7 @@ def test_the_commands_of_a_page_are_accepted(page, texts, tmp_path):
     folder.mkdir()
     write_files(page, folder)
     write_image_folder(folder / "pets")
+    (folder / "examples").symlink_to(ROOT / "examples")
     process = PROCESSES.Process(target=try_commands, args=(texts, folder))
     process.start()
     done = ended(process, folder)
