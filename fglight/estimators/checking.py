@@ -110,6 +110,20 @@ def check_apart(blocks: Sequence[Block]) -> None:
                 owners[parameter] = index
 
 
+def check_counts(blocks: Sequence[Block], guess: Guess, perturbation: Perturbation) -> None:
+    """Refuse blocks with unlike numbers of directions where all move at once.
+
+    Raises:
+        BlockError: naming the numbers.
+    """
+    counts = sorted({guess.count(block) for block in blocks[:-1] if trainable(block.body)})
+    if perturbation.units.joins_blocks and len(counts) > 1:
+        raise BlockError(
+            f"perturb.granularity={perturbation.granularity} needs as many directions of each block, and there are "
+            f"{' or '.join(map(str, counts))}: accepted is block or tensor, or as many auxiliary networks everywhere"
+        )
+
+
 def check_kernels(blocks: Sequence[Block]) -> None:
     """Refuse convolutions whose weight gradient is wrong on CPUs with channels last (oneDNN issue 6035).
 

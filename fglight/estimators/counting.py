@@ -45,7 +45,7 @@ def count_derivatives(
         features = [[sum(total for (total,) in features)]]
     counts = [guess.count(block) for block in blocks[:-1]]
     if perturbation.units.joins_blocks:
-        counts = [max(counts)]
+        counts = [max(counts, default=0)]
     elif perturbation.units.joins_tensors:
         counts = [count for block, count in zip(blocks, counts) if trainable(block.body)]
     samples = batch_size if perturbation.spans else 1

@@ -16,7 +16,7 @@ from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, indu
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import NetworkPass
+from fglight.estimators.passes import NetworkPass, changed_input, version_of
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.unprojected import Unprojected
 from fglight.estimators.step import Auxiliaries, Step
@@ -141,8 +141,10 @@ class GradientEstimator:
         blocks, images = _blocks(model), laid_out(images, self.channels_last)
         for block in blocks:
             block.zero_grad(set_to_none=True)
+        version = version_of(images)
         try:
-            step, gradients = self._compute(blocks, images, labels, cosine=cosine)
+            with _uncached(images.device):
+                step, gradients = self._compute(blocks, images, labels, cosine=cosine)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -150,6 +152,8 @@ class GradientEstimator:
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
+        if version_of(images) != version:
+            raise BlockError(changed_input(0))
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         return step
@@ -168,9 +172,10 @@ class GradientEstimator:
         blocks, images = _blocks(model), laid_out(images, self.channels_last)
         try:
             self._check_network(blocks, images.device)
+            with _uncached(images.device):
+                return checking.check_layers(blocks, images, self.guess, self.perturbation, self.engine)
         except BlockError as error:
             return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
-        return checking.check_layers(blocks, images, self.guess, self.perturbation, self.engine)
 
     def _check_network(self, blocks: Sequence[Block], device: torch.device) -> None:
         """Refuse a network on which a step would be wrong.
@@ -185,6 +190,7 @@ class GradientEstimator:
         checking.check_apart(blocks)
         if self.channels_last and device.type == "cpu":
             checking.check_kernels(blocks)
+        checking.check_counts(blocks, self.guess, self.perturbation)
         self.engine.check_blocks(blocks)
 
     def compile(self, compiler: Compiler = inductor) -> None:
@@ -243,3 +249,8 @@ class ForwardModeEstimator(GradientEstimator):
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
     blocks: Any = getattr(model, "blocks", model)
     return blocks
+
+
+def _uncached(device: torch.device) -> torch.autocast:
+    """Autocast as it is, but without its cache: a weight used twice, or drawn anew, would be cast once."""
+    return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fglight.errors import BlockError
 from fglight.estimators import duals
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
@@ -113,6 +114,11 @@ class BlockPass:
     input_gradient: Tensor | None = None
     next: "BlockPass | None" = None
     directions: Any = None
+    version: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note what tells that the input was modified."""
+        self.version = version_of(self.input)
 
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
@@ -129,10 +135,14 @@ class BlockPass:
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
         keep = self.network.keeps_graphs
-        if self.network.needs_error:
+        if self.network.needs_error and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
-        with self.network.buffers.again(self.block, on_graph=False):
-            gradients = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True)
+        gradients: Sequence[Tensor] = []
+        if inputs:
+            with self.network.buffers.again(self.block, on_graph=False):
+                gradients = torch.autograd.grad(
+                    loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True
+                )
         if self.input.requires_grad:
             self.input_gradient = gradients[0]
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
@@ -238,10 +248,29 @@ class BlockPass:
             return duals.pushforward_from(self.block.body, call.layer, self.input, tangent)
 
     def release(self) -> None:
-        """Let go of all activations and the graph, for the memory, once the local loss has been evaluated."""
+        """Let go of all activations and the graph, for the memory, once the local loss has been evaluated.
+
+        Raises:
+            BlockError: the body has changed its input, which it may have to run on once more.
+        """
+        if version_of(self.input) != self.version and self.input is not None:
+            raise BlockError(changed_input(self.index))
         if self.local is not None:
             self.local.gradients = None
         self.input = self.output = self.next = self.directions = None
         self.calls.clear()
         for known in ("owners", "weight_calls"):
             self.__dict__.pop(known, None)
+
+
+def version_of(x: Tensor | None) -> int | None:
+    """A number that is another one once a tensor was modified in place; None where nothing tells."""
+    return None if x is None or x.is_inference() else x._version
+
+
+def changed_input(index: int) -> str:
+    """What is wrong with a block that modifies its input."""
+    return (
+        f"the body of block {index} changes its input in place, which others still need: accepted is a body that "
+        "leaves it as it is, with inplace=False in the first layer"
+    )

@@ -73,3 +73,10 @@ def test_what_projects_nothing_takes_none():
     ):
         estimator = GradientEstimator(GlobalTarget(), guess, perturbation)
         assert count_derivatives(estimator, blocks(), torch.randn(2, 1, 4, 4), 6) == Derivatives(0, 0)
+
+
+def test_a_network_of_one_block_takes_none():
+    for granularity in WeightPerturbation.granularities:
+        estimator = GradientEstimator(GlobalTarget(), GaussianGuess(), WeightPerturbation(granularity))
+        one = [Block(nn.Flatten(), nn.Linear(16, 2))]
+        assert count_derivatives(estimator, one, torch.randn(2, 1, 4, 4), 6) == Derivatives(0, 0)

@@ -6,7 +6,7 @@ from helpers import assert_close, assert_same_gradients, estimator_of, gradients
 from torch import nn
 
 from fglight.errors import BlockError
-from fglight.estimators import ActivityPerturbation, DFAGuess, GlobalTarget, GradientEstimator
+from fglight.estimators import ActivityPerturbation, DFAGuess, DRTPGuess, GlobalTarget, GradientEstimator
 from fglight.models import Block, BlockNetwork
 
 FEEDBACK = ("dfa", "drtp")
@@ -174,3 +174,11 @@ def test_a_block_with_a_parameter_of_its_own_is_loaded():
         block.scale.fill_(3.0)
     other.load_state_dict(block.state_dict())
     assert torch.equal(other.scale, block.scale)
+
+
+def test_labels_that_name_no_class_are_not_fed_back():
+    blocks = [Block(nn.Linear(4, 4), nn.Linear(4, 1)) for _ in range(2)]
+    model = BlockNetwork(blocks, loss=lambda outputs, labels: outputs.squeeze(1).sub(labels).square().mean())
+    estimator = GradientEstimator(GlobalTarget(), DRTPGuess(), ActivityPerturbation())
+    with pytest.raises(BlockError, match=r"of 1 outputs: accepted are class indices \(batch,\) of two or more"):
+        estimator.estimate(model, torch.randn(6, 4), torch.arange(6) % 2)

@@ -11,6 +11,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.targets import Target, TargetGradient
+from fglight.models.blocks import trainable
 
 
 class ReverseMode(Engine):
@@ -54,7 +55,9 @@ def _run(network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cros
     """
     passes: list[BlockPass] = []
     hidden = network.batch.images
-    for index in range(len(network.blocks)):
+    for index, block in enumerate(network.blocks):
+        # The error is the gradient at the logits, which have one where something below them does.
+        crosses = crosses or (guess.needs_error and block is network.blocks[-1] and not trainable(block))
         here = network.enter(index, hidden.detach().requires_grad_(crosses and index > 0))
         with torch.set_grad_enabled(bool(here.parameters) or here.input.requires_grad):
             here.run()

@@ -6,6 +6,7 @@ names it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -104,17 +105,17 @@ class Guess(ABC):
 
     @torch.no_grad()
     def set_up(self, blocks: Sequence[Block], batch: Batch) -> None:
-        """Have every block keep what ``begin`` gives, unless it does already; called before every step.
+        """Have every block that does not keep what ``begin`` gives; called before every step.
 
         Args:
             blocks: all blocks of the network.
             batch: an example.
         """
-        rest = blocks[:-1]
-        if all(name in block._buffers for block in rest for name in self.keeps):
+        missing = [not block._buffers.keys() >= set(self.keeps) for block in blocks[:-1]]
+        if not any(missing):
             return
         *outputs, logits = dry_run(blocks, batch.images)
-        for block, output in zip(rest, outputs):
+        for block, output in compress(zip(blocks, outputs), missing):
             for name, tensor in zip(self.keeps, self.begin(block, output, logits.shape[1:].numel())):
                 block.register_buffer(name, batch.first(tensor))
 

@@ -28,10 +28,10 @@ class DRTPGuess(DFAGuess):
         Raises:
             BlockError: the labels are no class indices.
         """
-        labels = here.network.batch.labels
-        if labels.dim() > 1 or labels.is_floating_point():
+        labels, classes = here.network.batch.labels, len(here.block.get_buffer("feedback"))
+        if labels.dim() > 1 or labels.is_floating_point() or classes < 2:
             raise BlockError(
-                f"DRTPGuess feeds classes back, and the labels are {labels.dtype} {tuple(labels.shape)}: accepted are "
-                "class indices (batch,), as with loss=cross_entropy"
+                f"DRTPGuess feeds classes back, and the labels are {labels.dtype} {tuple(labels.shape)}, of {classes} "
+                "outputs: accepted are class indices (batch,) of two or more, as with loss=cross_entropy"
             )
-        return labels.unsqueeze(1) == torch.arange(len(here.block.get_buffer("feedback")), device=labels.device)
+        return labels.unsqueeze(1) == torch.arange(classes, device=labels.device)

@@ -1,6 +1,7 @@
 """The guess from past estimates."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,9 @@ class MomentumGuess(Guess):
     def begin(self, block: Block, output: Tensor, classes: int) -> Sequence[Tensor]:
         """See ``Guess``: zeros, all parameters of the body in one row."""
         parameters = list(block.body.parameters())
-        return [next(iter(parameters), output).new_zeros(sum(parameter.numel() for parameter in parameters))]
+        like = next(iter(parameters), output)
+        dtype = reduce(torch.promote_types, [p.dtype for p in parameters], like.dtype)
+        return [like.new_zeros(sum(parameter.numel() for parameter in parameters), dtype=dtype)]
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``; never asked for."""
@@ -72,4 +75,5 @@ class MomentumGuess(Guess):
         """See ``Guess``."""
         found = [estimate.get(p, torch.zeros_like(p)).flatten() for p in block.body.parameters()]
         if found:
-            block.get_buffer("momentum").lerp_(torch.cat(found), 1 - self.decay)
+            mean = block.get_buffer("momentum")
+            mean.lerp_(torch.cat(found).to(mean.dtype), 1 - self.decay)

@@ -123,8 +123,10 @@ class WeightPerSamplePerturbation(Perturbation):
                 inner = InnerProducts.by_gram(part, lengths=cosine)
             else:
                 t, g = part.gradients()
-                g = g.flatten(2)  # (k, batch, features)
-                inner = InnerProducts.of(None if t is None else t.flatten(1), g.transpose(0, 1), lengths=cosine)
+                g = g.reshape(*g.shape[:2], -1)  # (k, batch, features)
+                inner = InnerProducts.of(
+                    None if t is None else t.reshape(len(t), -1), g.transpose(0, 1), lengths=cosine
+                )
             known = inner.products if products is None else products[samples]
             c = use.guess.stretched(use.guess.coefficients(known, inner.gram, factors), use.parameter.numel())
             coefficients.append(c)
