@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", type=int, nargs="+", default=[], metavar="N", help="only these tables, 2 to 12")
     parser.add_argument("--figure", type=int, nargs="+", default=[], metavar="N", help="only these figures, 2 to 9")
     parser.add_argument(
-        "--study", nargs="+", default=[], metavar="NAME", help=f"only these studies: {', '.join(STUDIES)}"
+        "--study", nargs="+", default=[], metavar="NAME", help=f"only these studies: {', '.join(STUDIES)}, all"
     )
     return parser
 
@@ -69,9 +69,9 @@ def _chosen(what: str, numbers: Sequence[int], known: Sequence[int]) -> tuple[in
 
 def _named(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
-        if name not in STUDIES:
-            raise ConfigError(f"There is no study {name}; there are {', '.join(STUDIES)}.")
-    return tuple(dict.fromkeys(names))
+        if name not in (*STUDIES, "all"):
+            raise ConfigError(f"There is no study {name}; there are {', '.join(STUDIES)}, all.")
+    return tuple(STUDIES if "all" in names else dict.fromkeys(names))
 
 
 def _roots(given: Sequence[Path]) -> list[Path]:
@@ -84,8 +84,9 @@ def _roots(given: Sequence[Path]) -> list[Path]:
 
 def _tell(report: Report, out: Path) -> None:
     runs = report.runs
+    kinds = ", ".join(f"{number} {kind}" for kind, number in report.kinds.items())
     print(
-        f"{counted(len(runs.finished), 'run')} finished ({report.scaled_down} scaled down), "
+        f"{counted(len(runs.finished), 'run')} finished{f' ({kinds})' if kinds else ''}, "
         f"{len(runs.unfinished)} unfinished, {len(runs.failed)} failed, in {', '.join(map(str, runs.roots))}"
     )
     for table in report.tables:

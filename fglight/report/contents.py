@@ -10,7 +10,7 @@ import pandas as pd
 from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
-from fglight.report.belonging import searched
+from fglight.report.belonging import CHOSEN, searched
 from fglight.report.draw import Drawing, draw
 from fglight.report.draw_estimates import draw_estimates
 from fglight.report.draw_studies import draw_study
@@ -38,7 +38,7 @@ class Report:
         runs: what was found in the folders.
         scores: finished runs by the cells that they stand for.
         tables: the paper's tables with our numbers.
-        verdicts: the paper's claims, judged: first those that the runs decide.
+        verdicts: the paper's claims, judged: first those that the runs decide. None for a report of studies alone.
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
         studies: studies with their runs, each at every scale that there are some of, with the figures that it has.
         problems: files and runs that were not used.
@@ -60,11 +60,17 @@ class Report:
         return len({run.seed for run in self.runs.finished})
 
     @property
-    def scaled_down(self) -> int:
-        """Number of finished runs away from the paper's setting."""
+    def kinds(self) -> dict[str, int]:
+        """How many finished runs there are of each kind, in words; of kinds that there are any of."""
         lines = zip(self.scores.lines["setting"], self.scores.lines["run"])
         full = {run.path for setting, run in lines if setting == FULL}
-        return len(self.runs.finished) - len(full) - len(self.scores.others)
+        kinds = {
+            "at full scale": len(full),
+            "scaled down": len({run.path for run in self.scores.lines["run"]} - full),
+            "of cells that no table has": len(self.scores.others),
+            "on held-out images": sum(map(searched, self.runs.finished)),
+        }
+        return {kind: number for kind, number in kinds.items() if number}
 
     @property
     def covered(self) -> tuple[int, int, int]:
@@ -107,19 +113,20 @@ def build(
         ConfigError: a root is no folder.
     """
     runs = collect(roots)
-    scores = score(runs.finished)
+    scores = score(run for run in runs.finished if not searched(run))
     damaged: list[Problem] = []
 
     @cache
     def read(run: Path) -> pd.DataFrame:
         return read_metrics(run, damaged)
 
+    tables, figures = tuple(tables), tuple(figures)
     plots = [plot(FIGURES[number], scores.lines, read) for number in figures]
     return Report(
         runs=runs,
         scores=scores,
         tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
-        verdicts=judge_all(scores, read),
+        verdicts=judge_all(scores, read) if tables or figures else (),
         figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
         studies=_studies(studies, runs.finished, read),
         progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
@@ -132,8 +139,9 @@ def _studies(
 ) -> tuple[tuple[Study, FilledAndDrawn], ...]:
     if names is None:
         names = STUDIES if any(map(searched, runs)) else ()
-    if any(run.cell.guess == "frozen" for run in runs) and not names:
-        names = ("controls",)  # of the tables' networks
+    if not names:  # controls of the tables' networks, with the paper's recipe
+        runs = [run for run in runs if not run.differences.keys() & set(CHOSEN)]
+        names = ("controls",) if any(run.cell.guess == "frozen" for run in runs) else ()
     filled = ((STUDIES[name], fill_study(STUDIES[name], runs, read)) for name in names)
     return tuple((study, tuple((one, _drawings(one, read)) for one in scales)) for study, scales in filled)
 

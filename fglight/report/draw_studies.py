@@ -1,6 +1,6 @@
 """The figure of a study: accuracy, and cosine with the gradient, over what a step takes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import accumulate, cycle
 from typing import Any
 
@@ -12,8 +12,8 @@ from fglight.report.draw import STYLE, Drawing, saved
 from fglight.report.studies import Filled
 from fglight.studies import QUANTITIES, Row
 
-# Okabe and Ito's colours; single estimators are black. Neither list is as long as the other, so that pairs differ.
-_COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#F0E442")
+# Okabe and Ito's colours and one more; single estimators are black. As many as a study has lines, and more markers.
+_COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#F0E442", "#882255")
 _MARKERS = "svDPo^X<>"
 _SINGLE: tuple[tuple[Any, str], ...] = (
     (":", "*"),
@@ -22,6 +22,8 @@ _SINGLE: tuple[tuple[Any, str], ...] = (
     ((0, (1, 4)), "1"),
     ((0, (5, 5)), "2"),
     ((0, (3, 1, 1, 1)), "3"),
+    ((0, (8, 3)), "4"),
+    ((0, (3, 1, 1, 1, 1, 1)), "|"),
 )
 
 Point = tuple[float, float]
@@ -55,7 +57,7 @@ def compose_study(filled: Filled) -> Canvas:
                 ax.plot([x for x, _ in points], [y for _, y in points], label=name, **joined)
                 for level in (y for x, y in own if x == 0):
                     ax.axhline(level, color=style["color"], linestyle=style["linestyle"], linewidth=1)
-        _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity))])
+        _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity)) is not None])
         below.set(xscale="log" if quantity == "derivatives" else "linear", xlabel=QUANTITIES[quantity])
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("cosine with the gradient")
@@ -92,7 +94,12 @@ def _styles(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 
 def _front(ax: Axes, points: Iterable[Point]) -> None:
     """The largest value of all points that are no further right."""
-    ordered: Sequence[Point] = sorted(points)
-    if ordered:
-        best = list(accumulate((y for _, y in ordered), max))
-        ax.plot([x for x, _ in ordered], best, color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0)
+    highest: dict[float, float] = {}
+    for x, y in sorted(points):
+        highest[x] = y  # the last of those at x is the highest
+    levels = dict(zip(highest, accumulate(highest.values(), max)))
+    drawn = {x: y for x, y in levels.items() if x}  # the axis has no place for zero, whose level counts
+    if drawn:
+        ax.plot(
+            list(drawn), list(drawn.values()), color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0
+        )

@@ -28,7 +28,7 @@ STUDY_FIGURES = {
         "alt": "estimates beside the exact gradient, by block and over training",
         "caption": "Estimates beside the exact gradient of the network's loss, means over seeds: by block over all of "
         "training, and over training for all blocks together. The loss falls by what a plain step of one block along "
-        "its estimate gains on the batch. Grey: not trained.",
+        "its estimate, at the run's learning rate, gains on the batch. Grey: not trained.",
     },
 }
 OUTCOMES = {"holds": "✓", "does not hold": "✗", "within noise": "≈"}

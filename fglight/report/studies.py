@@ -62,7 +62,8 @@ class Line:
 
     Attributes:
         row: the estimator.
-        rate: its learning rate, the best on held-out images; None where no run tells.
+        rate: its learning rate, the best on held-out images; where none was searched, that of most runs; None where no
+            run tells.
         held_out: the accuracy on these, in percent, by the learning rates that were searched.
         score: its test accuracy, in percent.
         frozen: how far it is above frozen blocks.
@@ -85,9 +86,14 @@ class Line:
     quantities: Mapping[str, float]
 
     @property
+    def searched(self) -> bool:
+        """Whether the rate is the best of several, and not just the one that its runs had."""
+        return len(self.held_out) > 1
+
+    @property
     def at_edge(self) -> bool:
         """Whether the rate is the largest or smallest of several, so that one beyond may be better."""
-        return len(self.held_out) > 1 and self.rate in (min(self.held_out), max(self.held_out))
+        return self.searched and self.rate in (min(self.held_out), max(self.held_out))
 
     def of(self, quantity: str) -> float | None:
         """One of the quantities; None where it is not known."""

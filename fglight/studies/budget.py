@@ -23,7 +23,11 @@ BUDGET = Study(
         Row("Backpropagation, checkpointed", "guess=exact checkpointing=true"),
         ALL_THREE,
         *(
-            Row(f"{name}, {perturb}, one a {unit}", f"{guess} perturb={perturb} perturb.granularity={unit}", line=name)
+            Row(
+                f"{name}, {perturb}, one a {unit}",
+                f"{guess} perturb={perturb} perturb.granularity={unit}",
+                line=f"{name}, {perturb}",
+            )
             for (name, guess), (perturb, unit) in product(GUESSES.items(), UNITS)
         ),
     ),

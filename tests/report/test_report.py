@@ -46,7 +46,7 @@ def test_a_report_is_written_at_any_stage_of_a_sweep(runs, tmp_path, capsys):
         "figures/figure3.pdf",
     }
     said = capsys.readouterr().out
-    assert "4 runs finished (1 scaled down), 1 unfinished, 1 failed" in said
+    assert "4 runs finished (3 at full scale, 1 scaled down), 1 unfinished, 1 failed" in said
     assert "table 3: 2 of 34 cells, 1 more scaled down" in said
     assert "figure 4: not drawn; missing: CNN: run without train/local_loss/block0; MLP: not run" in said
     assert f"skipped: {runs / 'damaged/result.json'}: not valid JSON" in said
@@ -77,7 +77,7 @@ def test_markdown_has_ours_the_difference_and_the_papers(runs, tmp_path):
         "| not run [not printed] |"
     )
     assert "<sup>a</sup> Scaled down: aux.hidden 8." in lines
-    assert "4 runs finished (1 scaled down, 2 seeds)," in lines
+    assert "4 runs finished (3 at full scale, 1 scaled down, 2 seeds)," in lines
     assert "1 file skipped. Of the paper's 462 cells, 1 at full scale and 1" in lines
     assert "- `" + str(runs / "failed") + "` (): CUDA &lt;out&gt; of \\| memory" in lines
 
