@@ -1,6 +1,6 @@
 """Studies in a report, on made-up runs: rates, differences over the same seeds, and what estimates are like."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +8,11 @@ import pytest
 from written_runs import write_metrics, write_run
 
 from fglight.config import compose
+from fglight.paper import TABLES
 from fglight.report.__main__ import main
+from fglight.report.contents import build
 from fglight.report.draw_estimates import compose_estimates
+from fglight.report.draw_studies import compose_study
 from fglight.report.estimates import MEASURES, PARTS, estimates
 from fglight.report.metrics import read_metrics
 from fglight.report.studies import Filled, as_frame, fill
@@ -123,6 +126,48 @@ def test_checkpointed_backpropagation_is_a_row_of_the_budget_and_backpropagation
     assert line(found["guesses"], "Backpropagation").score.mean == pytest.approx(90)
     runs.add("Backpropagation", 0.7, seed=1)
     assert runs.filled("guesses").scale == runs.filled("budget").scale == found["budget"].scale
+
+
+def test_a_rate_that_was_not_searched_is_marked(runs, tmp_path):
+    runs.add(FROZEN, 0.5, lr=0.2)
+    for lr in (0.2, 0.05, 0.0125):
+        runs.add(GUESS, 0.9 - abs(lr - 0.05), lr=lr, held_out=True)
+    runs.add(GUESS, 0.9)
+    filled = runs.filled()
+    assert (line(filled, FROZEN).searched, line(filled, GUESS).searched) == (False, True)
+    assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "report")]) == 0
+    lines = (tmp_path / "report/tables.md").read_text().splitlines()
+    (frozen, guess) = ([row for row in lines if row.startswith(f"| {label} |")] for label in (FROZEN, GUESS))
+    assert (frozen[0][-8:], guess[0][-8:]) == ("| 0.2† |", "| 0.05 |")
+
+
+def test_searches_are_in_no_table_and_studies_alone_have_no_claims(runs):
+    runs.add("Backpropagation", 0.9)
+    runs.add("Backpropagation", 0.3, lr=0.2, held_out=True)
+    report = build([runs.folder], TABLES, (), ())
+    assert {score.mean for found in report.scores.by_cell.values() for score in found.values()} == {90}
+    assert report.kinds == {"scaled down": 1, "on held-out images": 1}
+    assert report.verdicts
+    assert not build([runs.folder], (), (), ["guesses"]).verdicts
+
+
+def test_controls_beside_tables_are_those_of_the_papers_rate(runs):
+    for lr, held_out, tested in ((0.2, 0.9, 0.95), (0.05, 0.5, 0.6)):
+        for label in (FROZEN, "Backpropagation"):
+            runs.add(label, held_out, lr=lr, held_out=True)
+            runs.add(label, tested, lr=lr)
+    ((study, ((filled, _),)),) = build([runs.folder], TABLES, (), ()).studies
+    assert study.name == "controls"
+    assert [line(filled, label).score.mean for label in (FROZEN, "Backpropagation")] == [60, 60]
+    assert line(runs.filled(), FROZEN).score.mean == 95
+
+
+def test_the_front_begins_at_what_takes_nothing(runs):
+    for label, accuracy, taken in ((FROZEN, 0.6, 0), (GUESS, 0.5, 7), ("Local guess, CNN, activity", 0.7, 9)):
+        runs.add(label, accuracy, logged=pd.DataFrame([{"epoch": 0, "step": 0, "derivatives/taken": taken}]))
+    ax = compose_study(replace(runs.filled(), study=STUDIES["continuum"])).axes[0]
+    (front,) = (drawn for drawn in ax.lines if drawn.get_drawstyle() == "steps-post")
+    assert front.get_xydata().tolist() == [[7, 60], [9, 70]]
 
 
 def test_estimates_by_block_and_over_training(runs):
