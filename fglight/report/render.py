@@ -16,6 +16,7 @@ from fglight.report.studies import Lead, Line
 from fglight.report.studies import as_frame as studies_as_frame
 from fglight.report.tables import as_frame
 from fglight.report.verdicts import Compared
+from fglight.studies import QUANTITIES
 from fglight.words import counted
 
 SIGNS = {"near": "≈", "above": "▲", "below": "▼"}
@@ -98,7 +99,7 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
         "derivatives": _derivatives,
         "base64": lambda content: b64encode(content).decode(),
     }
-    environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES, "study_figures": STUDY_FIGURES}
+    environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES, "study_figures": STUDY_FIGURES, "quantities": QUANTITIES}
     return environment
 
 
