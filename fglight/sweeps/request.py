@@ -16,6 +16,13 @@ FILTERS = ("target", "guess", "aux", "perturb", "model", "blocks")
 
 SEARCHES = ("lr", "aux_size")
 
+_NEEDS = {
+    "controls": "table=... or figure=...",
+    "seeds": "table=..., figure=... or study=..., or name seeds of an ordinary sweep as in seed=0,1",
+    "blocks": "table=..., figure=... or study=...",
+}
+"""What is to be added to settings that mean nothing in an ordinary sweep."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -64,10 +71,13 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         What they ask for; None where no table, figure, study or search is named, for an ordinary sweep.
 
     Raises:
-        ConfigError: a table, figure, study, search or number of seeds that does not exist.
+        ConfigError: a table, figure, study, search or number of seeds that does not exist, what is neither true nor
+            false, or a setting that goes with tables, figures or studies alone.
     """
     given = {override.get_key_element(): _values(override) for override in overrides}
+    plan, controls = _flag(given, "plan"), _flag(given, "controls")
     if not any(given.get(key, ("null",)) != ("null",) for key in ("table", "figure", "study", "search")):
+        _refuse_alone(given)
         return None
     search = given.get("search", ("null",))
     if search != ("null",) and (len(search) > 1 or search[0] not in SEARCHES):
@@ -82,9 +92,9 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         settings={
             key: values for key, values in given.items() if key not in (*SWEEP_SETTINGS, *FILTERS, "data", "seed")
         },
-        plan=_is_true(given.get("plan", ())),
+        plan=plan,
         studies=_studies(given),
-        controls=_is_true(given.get("controls", ())),
+        controls=controls,
     )
     if request.search == "lr" and not (request.tables or request.figures or request.studies):
         raise ConfigError("search=lr needs cells to search for: add table=..., figure=... or study=...")
@@ -116,6 +126,21 @@ def asks(overrides: Iterable[Override], setting: str) -> bool:
 
 def _is_true(values: Sequence[str]) -> bool:
     return bool(values) and values[0].lower() == "true"
+
+
+def _flag(given: Mapping[str, tuple[str, ...]], key: str) -> bool:
+    values = given.get(key, ("false",))
+    if len(values) > 1 or values[0].lower() not in ("true", "false"):
+        raise ConfigError(f"{key}={','.join(values)} is not possible: accepted is true or false")
+    return _is_true(values)
+
+
+def _refuse_alone(given: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse what goes with tables, figures or studies in an ordinary sweep."""
+    for key, needed in _NEEDS.items():
+        value = ",".join(given.get(key, ("null",))).lower()
+        if value not in ("null", "false"):
+            raise ConfigError(f"{key}={value} belongs to a sweep of tables, figures or studies: add {needed}")
 
 
 def _values(override: Override) -> tuple[str, ...]:

@@ -241,7 +241,7 @@ def test_flops_of_a_local_loss_are_of_all_that_it_runs():
 
 def test_without_table_figure_or_search_it_is_an_ordinary_sweep():
     assert request("guess=local,ntk", "seed=0,1") is None
-    assert request("table=null", "guess=local") is None
+    assert request("table=null", "guess=local", "controls=false", "seeds=null", "plan=true") is None
 
 
 @pytest.mark.parametrize(
@@ -253,6 +253,13 @@ def test_without_table_figure_or_search_it_is_an_ordinary_sweep():
         (["figure=1"], ["figure=1", "2 to 9"]),
         (["search=depth"], ["search=depth", "lr, aux_size"]),
         (["search=lr"], ["search=lr", "table="]),
+        (["table=3", "controls=maybe"], ["controls=maybe", "accepted is true or false"]),
+        (["table=3", "controls=true,false"], ["controls=True,False", "accepted is true or false"]),
+        (["table=3", "plan=maybe"], ["plan=maybe", "accepted is true or false"]),
+        (["guess=local,ntk", "plan=maybe"], ["plan=maybe", "accepted is true or false"]),
+        (["controls=true"], ["controls=true belongs to a sweep of tables", "add table=... or figure=..."]),
+        (["guess=local,ntk", "blocks=8"], ["blocks=8", "add table=..., figure=... or study=..."]),
+        (["guess=local,ntk", "seeds=2"], ["seeds=2", "table=..., figure=... or study=...", "seed=0,1"]),
         (["search=aux_size", "table=3"], ["search=aux_size"]),
         (["table=3", "seeds=0"], ["seeds=0", "1 on"]),
         (["table=3", "seeds=many"], ["seeds=many", "1 on"]),
