@@ -29,6 +29,7 @@ def run_study(request: Request, folder: Path, sweep: Callable[..., Sweep]) -> tu
 
     Raises:
         ConfigError: as ``Sweep`` does.
+        DataError: likewise.
     """
     if "data.holdout" in request.settings:
         raise ConfigError("data.holdout goes with search=lr: a study holds images out in its search alone")
@@ -36,7 +37,8 @@ def run_study(request: Request, folder: Path, sweep: Callable[..., Sweep]) -> tu
     searching = replace(request, search="lr", seeds=(0,))
     search = sweep(searching)
     grids = _by_estimator(search.jobs)
-    failed = search.run() if any(len(grid) > 1 for grid in grids.values()) else 0
+    searched = any(len(grid) > 1 for grid in grids.values())
+    failed = search.run() if searched else 0
     best = {estimator: _best(grid, folder) for estimator, grid in grids.items()}
     waiting = {job.name for job in seeds if best[_estimator(job)] is None}
     if waiting and request.plan:
@@ -54,7 +56,7 @@ def run_study(request: Request, folder: Path, sweep: Callable[..., Sweep]) -> tu
     ]
     if final:
         failed += sweep(request, jobs=final).run()
-    return failed, len(search.jobs) + len(final)
+    return failed, len(search.jobs) * searched + len(final)
 
 
 def _best(grid: Sequence[Job], folder: Path) -> Job | None:

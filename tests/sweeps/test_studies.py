@@ -54,7 +54,7 @@ class Machine:
         """Do what is missing of a study; guess, rate, whether on held-out images, and seed of each run."""
         self.done.clear()
         sweep = partial(Sweep, folder=self.folder, compose=COMPOSER, launch=self.launch, serial=True)
-        self.failed, _ = run_study(asked(*overrides), self.folder, sweep)
+        self.failed, self.runs = run_study(asked(*overrides), self.folder, sweep)
         return list(self.done)
 
 
@@ -70,6 +70,7 @@ def test_each_estimator_gets_the_rate_that_is_best_for_it_on_held_out_images(tmp
         for seed in range(2)
     ]
     assert machine(*FEW, "seeds=2") == [*search_of("exact", "frozen"), *seeds]
+    assert machine.runs == len(search_of("exact", "frozen")) + len(seeds)
     assert machine(*FEW, "seeds=2") == []
     assert machine(*FEW, "seeds=3") == [("exact", RATES[1], False, "2"), ("frozen", RATES[3], False, "2")]
 
@@ -95,6 +96,7 @@ def test_a_rate_that_diverged_is_out_and_a_run_that_failed_is_done_again(tmp_pat
 def test_a_rate_that_is_given_needs_no_search(tmp_path):
     machine = Machine(tmp_path, {})
     assert machine(*FEW, "seeds=1", "optim.lr=0.3") == [(guess, "0.3", False, "0") for guess in ("exact", "frozen")]
+    assert machine.runs == 2
     assert machine(*FEW, "guess=exact", "seeds=1", "optim.lr=0.3,0.1")[-1] == ("exact", "0.1", False, "0")
 
 
