@@ -1,5 +1,6 @@
 """Hydra's sweeper, extended by sweeps over the paper's tables, figures and searches, and by studies."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -99,6 +100,7 @@ class PaperSweeper(BasicSweeper):
                 compose=self._composer,
                 launch=self.launcher.launch,
                 serial=isinstance(self.launcher, BasicLauncher),
+                here=not elsewhere(self.config),
             )
             if request.studies and not request.search:
                 failed, runs = run_study(request, folder, sweep)
@@ -110,3 +112,10 @@ class PaperSweeper(BasicSweeper):
         if failed:
             raise CompactHydraException(f"{failed} of {counted(runs, 'run')} failed")
         return None
+
+
+def elsewhere(config: DictConfig) -> bool:
+    """Whether runs may be done on other machines, which may have their data in folders of their own."""
+    launcher = config.hydra.runtime.choices["hydra/launcher"]
+    address = os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "hydra.launcher.ray.init.address")
+    return launcher == "submitit_slurm" or (launcher == "ray" and bool(address))

@@ -93,6 +93,13 @@ class DataModule(lightning.LightningDataModule):
         self.download = download
         self.seed = seed
 
+    def check_files(self) -> None:
+        """Check that the files are there, or may be downloaded, before anything is; here there is nothing to check.
+
+        Raises:
+            DataError: a file is missing that ``prepare_data`` would not download.
+        """
+
     @property
     def processes(self) -> dict[str, Any]:
         """How many processes the trainer has, and which one this is, as ``batch_shares`` takes them."""

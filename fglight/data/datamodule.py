@@ -45,6 +45,11 @@ class ImageDataModule(InMemoryDataModule):
         self.source = source
         self.train_images = train_images
 
+    def check_files(self) -> None:
+        """See ``DataModule``; of a source that does not say what downloads its files, anything may be downloaded."""
+        if not self.download or getattr(self.source, "fetch", True) is None:
+            self.source.prepare(self.root, False)
+
     def prepare_data(self) -> None:
         """Download what is missing.
 

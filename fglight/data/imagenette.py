@@ -37,6 +37,11 @@ class ImagenetteDataModule(FolderDataModule):
         """The folder with ``train`` and ``val``."""
         return self.root / _FOLDERS[self.size]
 
+    def check_files(self) -> None:
+        """See ``DataModule``."""
+        if not self.folder.is_dir() and not self.download:
+            raise DataError(self._error(f"{self.folder.name} is missing"))
+
     def prepare_data(self) -> None:
         """Download and unpack the archive where its folder is missing.
 

@@ -13,10 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from fglight.config import check_config
-from fglight.errors import ConfigError, FglightError, LauncherError
+from fglight.errors import ConfigError, DataError, FglightError, LauncherError
 from fglight.runs.folder import State, make_directory, state
 from fglight.runs.record import metric_names
 from fglight.runs.settings import check_unchanged, departures
+from fglight.sweeps.files import missing_files
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, first_line
 from fglight.sweeps.request import Request
@@ -38,6 +39,7 @@ class Sweep:
         launch: runs a batch of lists of overrides, numbered from the second argument on.
         serial: whether runs are done one by one in this process; elsewhere they are all handed over at once.
         jobs: the runs; none for those that the request lists.
+        here: whether runs are done on this machine, so that the files of their data sets must be there.
     """
 
     request: Request
@@ -46,6 +48,7 @@ class Sweep:
     launch: Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
     serial: bool
     jobs: list[Job] = field(default_factory=list)
+    here: bool = True
     configs: dict[str, DictConfig] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,7 @@ class Sweep:
 
         Raises:
             ConfigError: a directory holds a run with other settings, cannot be written to, or has too little room.
+            DataError: files of a data set are missing.
         """
         states = {job: state(self._dir(job)) for job in self.jobs}
         changed: list[ConfigError] = []
@@ -91,12 +95,17 @@ class Sweep:
         if changed:
             more = f" (and {counted(len(changed) - 1, 'more folder')})" if len(changed) > 1 else ""
             raise ConfigError(f"{changed[0]}{more}")
+        todo = [job for job in self.jobs if states[job] not in self._ended]
+        missing = missing_files(todo, self.configs) if self.here else ""
         if self.request.plan:
             from fglight.sweeps.planning.plan import show_plan  # loads torch
 
             show_plan(self.jobs, self.configs, states, self._ended)
+            if missing:
+                print(f"It would not start without files that are missing. {missing}", flush=True)
             return 0
-        todo = [job for job in self.jobs if states[job] not in self._ended]
+        if missing:
+            raise DataError(missing)
         self._check_room(todo)
         finished = len(self.jobs) - len(todo)
         begun = sum(states[job] not in (State.NEW, State.RUNNING) for job in todo)

@@ -302,6 +302,23 @@ def test_missing_files_are_named_with_the_folders_and_the_remedy(tmp_path, name,
     assert ("register" in str(error.value)) == (name == "imagenet32")
 
 
+@pytest.mark.parametrize(
+    ("name", "downloaded"), [("fashion_mnist", True), ("cifar10", True), ("imagenette", True), ("imagenet32", False)]
+)
+def test_files_are_looked_for_without_a_download(tmp_path, name, downloaded, no_debian):
+    make("digits", tmp_path).check_files()
+    with pytest.raises(DataError, match=r"is missing\. Looked in"):
+        make(name, tmp_path, download=False).check_files()
+    if downloaded:
+        make(name, tmp_path, download=True).check_files()
+    else:
+        with pytest.raises(DataError, match=r"is missing\. Looked in"):
+            make(name, tmp_path, download=True).check_files()
+    assert list(tmp_path.iterdir()) == []
+    write_cifar10(tmp_path)
+    make("cifar10", tmp_path, download=False).check_files()
+
+
 def test_one_missing_batch_is_named(tmp_path):
     write_cifar10(tmp_path)
     (tmp_path / "cifar-10-batches-py" / "data_batch_4").unlink()

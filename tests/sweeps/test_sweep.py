@@ -12,11 +12,12 @@ from filelock import FileLock
 from forked import ROOT, SMALL, results, train_py
 from omegaconf import OmegaConf
 
-from fglight.errors import ConfigError, LauncherError
+from fglight.errors import ConfigError, DataError, LauncherError
 from fglight.runs.folder import write_json
 from fglight.sweeps.progress import duration
 from fglight.sweeps.request import Request
 from fglight.sweeps.runner import Sweep
+from hydra_plugins.fglight_sweeper import elsewhere
 
 LOCAL_LEARNING = ("table=4", "guess=exact", "blocks=8", "aux=cnn,linear", "seeds=1", *SMALL)
 
@@ -191,6 +192,58 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**7, 10**7))
     with pytest.raises(ConfigError, match=r"0\.0 GB free, but the checkpoints of 1 run need about 0\.2 GB"):
         Sweep(**parts(tmp_path)).run()
+
+
+def on(tmp_path, *data: str, **parts_of_sweep) -> Sweep:
+    """A sweep over data sets, of which digits alone are there."""
+    nowhere = {"data.root": (str(tmp_path / "nowhere"),)}
+    asked = replace(parts(tmp_path)["request"], data=data, settings=nowhere, plan=parts_of_sweep.pop("plan", False))
+    return Sweep(**{**parts(tmp_path), "folder": tmp_path / "runs", "request": asked, **parts_of_sweep})
+
+
+def test_missing_files_are_told_once_before_anything_starts(tmp_path):
+    sweep = on(tmp_path, "imagenet32", "digits")
+    with pytest.raises(DataError) as error:
+        sweep.run()
+    said = str(error.value)
+    assert said.count("ImageNet32: train_data_batch_1 is missing. Looked in: ") == 1
+    assert said.endswith(">. Or leave imagenet32 out with data=digits.")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match=r"Imagenet32_val>\.$"):
+        on(tmp_path, "imagenet32").run()
+
+
+def test_files_that_no_run_needs_or_that_are_elsewhere_are_not_missing(tmp_path):
+    sweep = on(tmp_path, "imagenet32")
+    finished = sweep.folder / sweep.jobs[0].folder
+    finished.mkdir(parents=True)
+    write_json(finished / "result.json", {"test_accuracy": 0.5, "time_s": 1})
+    assert sweep.run() == 0
+    started = []
+
+    def launch(overrides, number):
+        started.extend(overrides)
+        return []
+
+    on(tmp_path / "away", "imagenet32", launch=launch, here=False).run()
+    assert len(started) == 1
+
+
+def test_a_plan_tells_which_files_are_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fglight.sweeps.planning.plan.show_plan", lambda *_: None)
+    assert on(tmp_path, "imagenet32", plan=True).run() == 0
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("It would not start without files that are missing. ImageNet32: train_data_batch_1 is")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "address", "away"),
+    [("basic", None, False), ("submitit_slurm", None, True), ("ray", None, False), ("ray", "auto", True)],
+)
+def test_runs_on_other_machines_may_have_their_files_there(launcher, address, away, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    chosen = {"runtime": {"choices": {"hydra/launcher": launcher}}, "launcher": {"ray": {"init": {"address": address}}}}
+    assert elsewhere(OmegaConf.create({"hydra": chosen})) == away
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_starts(tmp_path):
