@@ -21,6 +21,7 @@ class Entry:
         group: of its runs on Weights & Biases.
         settings: beside the cell's own.
         rates: learning rates to search; none for the paper's.
+        label: of the study's row that it is; empty for others.
     """
 
     cell: Cell
@@ -28,6 +29,7 @@ class Entry:
     group: str
     settings: Mapping[str, str] = field(default_factory=dict)
     rates: Sequence[str] = ()
+    label: str = ""
 
 
 def entries_of(request: Request) -> Iterator[Entry]:
@@ -51,6 +53,7 @@ def entries_of(request: Request) -> Iterator[Entry]:
                 f"study-{study.name}",
                 {"measure": "true", **line.settings},
                 study.rates,
+                line.label,
             )
 
 

@@ -3,14 +3,14 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
 from fglight.paper.recipes import MODELS, recipe
-from fglight.paper.searches import HOLDOUT, schedules
+from fglight.paper.searches import HOLDOUT, LR_AXES, schedules
 from fglight.runs.settings import is_told, within
 from fglight.sweeps.entries import Entry, entries_of, with_controls
 from fglight.sweeps.request import Request
@@ -30,6 +30,7 @@ class Job:
         lr_step: epochs between decays where the schedule is shrunk; None for the recipe's.
         group: of the run on Weights & Biases.
         told: the settings that the folder's name tells.
+        label: of the study's row that it is a run of; empty for others.
     """
 
     cell: Cell
@@ -38,6 +39,7 @@ class Job:
     lr_step: int | None
     group: str = field(compare=False)
     told: tuple[tuple[str, str], ...] = field(compare=False)
+    label: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -167,7 +169,7 @@ def _job(entry: Entry, chosen: Mapping[str, str], seed: int) -> Job:
         if "scheduler.step_size" in settings:
             settings["scheduler.step_size"] = str(lr_step)
     ordered = tuple(sorted(settings.items()))
-    return Job(cell, seed, ordered, lr_step, entry.group, _told(ordered))
+    return Job(cell, seed, ordered, lr_step, entry.group, _told(ordered), entry.label)
 
 
 def _told(settings: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -204,3 +206,31 @@ def by_name(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     for job in jobs:
         groups.setdefault(job.name, []).append(job)
     return groups
+
+
+def in_words(jobs: Sequence[Job]) -> tuple[str, dict[str, str]]:
+    """What runs are called in tables for people.
+
+    Returns:
+        What all runs of a study share, and by the runs' names their estimators' labels, with the scale where runs of
+        an estimator differ in it. Other runs share nothing and are called by their names.
+    """
+    if not all(job.label for job in jobs):
+        return "", {job.name: job.name for job in jobs}
+    scales = {job.name: _scale(job) for job in jobs}
+    of_label: dict[str, set[str]] = {}
+    for job in jobs:
+        of_label.setdefault(job.label, set(scales[job.name])).intersection_update(scales[job.name])
+    shared = set.intersection(*of_label.values())
+    title = ", ".join(word for word in scales[jobs[0].name] if word in shared)
+    names = {}
+    for job in jobs:
+        own = [word for word in scales[job.name] if word not in of_label[job.label]]
+        names[job.name] = ", ".join([job.label, *own])
+    return title, names
+
+
+def _scale(job: Job) -> list[str]:
+    """The data set, the width and the settings of a run, but for those that searches choose."""
+    told = (f"{key}={value}" for key, value in job.told if key not in LR_AXES)
+    return [job.cell.data, f"model.width={job.cell.width:g}", *told]

@@ -1,36 +1,38 @@
 """What the searches for learning rates and for the size of auxiliary networks found."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 from omegaconf import DictConfig
-from rich.table import Table
+from rich.table import Column, Table
 
+from fglight.paper import rows
 from fglight.paper.recipes import recipe
 from fglight.paper.searches import LARGEST_SHARE, LR_AXES, SIZE_AXES
 from fglight.runs.folder import read_result
-from fglight.sweeps.jobs import Job, shrunk
+from fglight.sweeps.jobs import Job, in_words, plain, shrunk
 
 Point = tuple[str, ...]
 """A value of each setting that is searched."""
 
 
 def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
-    """The accuracy of each learning rate and step size by cell, the best ones and the paper's choice beside.
+    """The accuracy of each learning rate and step size by cell, the best ones and the paper's choice for it beside.
 
     The paper's step is shrunk with the number of epochs, as those of the runs are.
     """
     found = _by_point(jobs, LR_AXES)
     rates = sorted({rate for points in found.values() for rate, _ in points}, key=float, reverse=True)
-    table = Table("cell", "step", *rates, "best", "paper's", title="held-out accuracy in % by learning rate and step")
+    shared, labels = in_words(jobs)
+    title = ": ".join(filter(None, ["held-out accuracy in % by learning rate and step", shared]))
+    table = _table(title, "step", *rates, "best", "paper's")
     for name, points in found.items():
         accuracies = {point: _accuracy(runs, sweep_dir) for point, runs in points.items()}
         best = max(accuracies, key=accuracies.__getitem__)
         (job, *_), *_ = points.values()
-        paper = recipe(job.cell)
-        epochs = dict(job.settings).get("trainer.max_epochs", str(paper.epochs))
-        words = [name, ", ".join(best), f"{paper.lr:g}, {shrunk(paper.lr_step, paper.epochs, epochs)}"]
+        words = [labels[job.name] if job.label else name, ", ".join(best), _paper_s(job)]
         for step in sorted({step for _, step in points}, key=lambda step: float(step or 0)):
             line = [f"{accuracies[rate, step]:.1f}" if (rate, step) in points else "" for rate in rates]
             table.add_row(words[0], step, *line, *words[1:])
@@ -42,7 +44,7 @@ def aux_table(jobs: Sequence[Job], sweep_dir: Path, configs: Mapping[str, DictCo
     """For each kind of auxiliary network, the sizes from the best to the worst, with their share of FLOPs."""
     from fglight.sweeps.planning.size import aux_share  # loads torch
 
-    table = Table("cell", "depth", "hidden", "accuracy %", "FLOPs %", "", title="held-out accuracy by auxiliary size")
+    table = _table("held-out accuracy by auxiliary size", "depth", "hidden", "accuracy %", "FLOPs %", "")
     for name, sizes in _by_point(jobs, SIZE_AXES).items():
         accuracies = {size: _accuracy(runs, sweep_dir) for size, runs in sizes.items()}
         shares = {size: aux_share(configs[runs[0].name]) for size, runs in sizes.items()}
@@ -52,6 +54,21 @@ def aux_table(jobs: Sequence[Job], sweep_dir: Path, configs: Mapping[str, DictCo
             mark = f"best under {LARGEST_SHARE:.0%}" if size == best else ""
             table.add_row(name, *size, f"{accuracies[size]:.1f}", f"{100 * shares[size]:.1f}", mark)
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table by cells, whose names are told in full."""
+    return Table(Column("cell", overflow="fold"), *(Column(name, no_wrap=True) for name in columns), title=title)
+
+
+def _paper_s(job: Job) -> str:
+    """The rate and step that the paper chose for a cell at any width and length; empty where it has none such."""
+    changed = {plain(key) for key, _ in job.told}.difference(LR_AXES, ("data.holdout", "trainer.max_epochs"))
+    if changed or replace(job.cell, width=1.0) not in {row.cell for row in rows()}:
+        return ""
+    paper = recipe(job.cell)
+    epochs = dict(job.settings).get("trainer.max_epochs", str(paper.epochs))
+    return f"{paper.lr:g}, {shrunk(paper.lr_step, paper.epochs, epochs)}"
 
 
 def _by_point(jobs: Sequence[Job], axes: Sequence[str]) -> dict[str, dict[Point, list[Job]]]:

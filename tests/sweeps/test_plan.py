@@ -25,7 +25,7 @@ from fglight.paper.searches import aux_sizes, schedules
 from fglight.runs.folder import State
 from fglight.runs.settings import run_settings
 from fglight.sweeps.composing import Composer
-from fglight.sweeps.jobs import Job, by_name, plan_jobs
+from fglight.sweeps.jobs import Job, by_name, in_words, plan_jobs
 from fglight.sweeps.planning import costs, timing
 from fglight.sweeps.planning import plan as planning
 from fglight.sweeps.planning.kinds import Kind
@@ -544,6 +544,27 @@ def test_a_plan_of_one_network_has_no_note(machine, capsys):
     assert "1 cell, 1 run: timing 2 parts of a step for 1 kind of step" in printed
     assert "~" not in printed
     assert "1 cell, 1 run, 0 of them to do: about 0 s" in printed
+
+
+def test_a_study_s_plan_has_its_estimators_and_tells_their_scale_once(machine, capsys):
+    asked = ["study=guesses", "guess=local", "aux=cnn", "seeds=1", "model.width=0.5", "trainer.max_epochs=3"]
+    jobs = plan(*asked)
+    planning.show_plan(jobs, configs_of(*asked), dict.fromkeys(jobs, State.NEW))
+    printed = capsys.readouterr().out
+    assert "digits, model.width=0.5, trainer.max_epochs=3" in map(str.strip, printed.splitlines())
+    assert printed.count("digits") == 1
+    rows = [line.split("│")[1].strip() for line in printed.splitlines() if "1 new" in line]
+    assert rows == ["Local guess, CNN, weight", "Local guess, CNN, activity"]
+
+
+def test_estimators_whose_runs_differ_tell_how():
+    asked = ("study=controls", "guess=frozen", "seeds=1", "optim.lr=0.1,0.2")
+    title, words = in_words(plan(*asked, "data=digits,cifar10", "optim.momentum=0,0.9"))
+    assert title == "model.width=1"
+    own = product(("digits", "cifar10"), ("0", "0.9"))
+    assert set(words.values()) == {f"Frozen blocks, {data}, optim.momentum={momentum}" for data, momentum in own}
+    jobs = plan("table=3", "seeds=1")
+    assert in_words(jobs) == ("", {job.name: job.name for job in jobs})
 
 
 def test_the_plan_of_an_ordinary_sweep_has_a_line_for_each_configuration(machine, capsys):

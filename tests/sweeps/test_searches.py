@@ -1,9 +1,11 @@
 """What the searches found, from results that are made up."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
 from rich.table import Table
 
 from fglight import load_config
@@ -73,6 +75,28 @@ def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(tmp_path):
         for momentum, most in (("0.9", 9), ("0.8", 8))
         for accuracy in [wide + more + most]
     }
+
+
+def test_a_study_s_rows_are_its_estimators_and_what_the_paper_lacks_has_no_choice_of_it(tmp_path):
+    asked = ("search=lr", "study=guesses", "guess=exact,local", "aux=cnn,several", "data=cifar10", "model.width=0.5")
+    table = lr_table(ended(tmp_path, lambda job: 0.5, *asked, "perturb=weight"), tmp_path)
+    chosen = {line["cell"]: line["paper's"] for line in lines(table)}
+    combined = {f"Local guess, all three, {how}, weight": "" for how in ("sum", "mean", "span", "max")}
+    assert chosen == {"Local guess, CNN, weight": "0.05, 30", **combined}
+    assert str(table.title).endswith("by learning rate and step: cifar10, model.width=0.5, data.holdout=0.1")
+    moved = lines(lr_table(ended(tmp_path, lambda job: 0.5, "search=lr", "table=3", "data=digits"), tmp_path))
+    assert {line["paper's"] for line in moved} == {""}
+
+
+def test_cells_are_told_in_full_on_a_narrow_terminal(tmp_path):
+    jobs = ended(tmp_path, lambda job: 0.5, "search=lr", "table=3", "guess=local", "data=cifar10", "seeds=1")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(lr_table(jobs, tmp_path))
+    printed = console.export_text()
+    assert "…" not in printed
+    cells = "".join(line[1:].partition("│")[0].strip() for line in printed.splitlines() if line.startswith("│"))
+    for job in jobs:
+        assert str(job.cell) in cells
 
 
 def test_the_best_size_is_one_that_costs_little_and_other_settings_are_told(tmp_path):

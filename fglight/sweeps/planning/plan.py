@@ -15,7 +15,7 @@ from rich.table import Table
 from fglight.build import build_data
 from fglight.runs.folder import State
 from fglight.runs.settings import run_settings
-from fglight.sweeps.jobs import Job, by_name
+from fglight.sweeps.jobs import Job, by_name, in_words
 from fglight.sweeps.planning.costs import Times, by_model, measure, parts
 from fglight.sweeps.planning.kinds import Kind
 from fglight.sweeps.planning.timing import device_of
@@ -38,12 +38,13 @@ def show_plan(
         ended: the states of runs that are not to be done.
     """
     rows = []
+    title, words = in_words(jobs)
     for name, group in by_name(jobs).items():
         left = sum(states[job] not in (*ended, State.RUNNING) for job in group)
         counts = Counter(str(states[job]) for job in group)
         todo = ", ".join(f"{number} {state}" for state, number in counts.items())
-        rows.append(Row(name, configs[name], left, ",".join(str(job.seed) for job in group), todo))
-    show(rows, f"{counted(len(rows), 'cell')}, {counted(len(jobs), 'run')}")
+        rows.append(Row(words[name], configs[name], left, ",".join(str(job.seed) for job in group), todo))
+    show(rows, f"{counted(len(rows), 'cell')}, {counted(len(jobs), 'run')}", title)
 
 
 def show_ordinary(configs: Mapping[str, DictConfig]) -> None:
@@ -75,7 +76,7 @@ class Row:
     """A line of a plan: runs of the same configuration.
 
     Attributes:
-        name: of the configuration.
+        name: of the configuration, for people.
         cfg: the configuration.
         left: how many runs of it are to do.
         seeds: of the runs.
@@ -89,16 +90,17 @@ class Row:
     todo: str
 
 
-def show(rows: Sequence[Row], count: str) -> None:
+def show(rows: Sequence[Row], count: str, title: str = "") -> None:
     """Print a plan.
 
     Args:
         rows: its lines.
         count: how many runs there are, in words.
+        title: of the table.
     """
     console = Console()
-    kinds = {row.name: Kind.of(row.cfg) for row in rows}
-    configs = {kinds[row.name]: row.cfg for row in rows}
+    kinds = [Kind.of(row.cfg) for row in rows]
+    configs = {kind: row.cfg for kind, row in zip(kinds, rows)}
     groups = by_model(configs)
     number = parts(groups)
     print(
@@ -110,13 +112,12 @@ def show(rows: Sequence[Row], count: str) -> None:
     for group in groups:
         timed.setdefault(group[0].comparable, group[0])
     first = {kind: timed[kind.comparable] for kind in configs}
-    table = Table()
+    table = Table(title=title)
     table.add_column("runs", overflow="fold")
     for column in ("seeds", "to do", "lr", "epochs", "time each"):
         table.add_column(column, no_wrap=column != "to do")
     total = 0.0
-    for row in rows:
-        kind = kinds[row.name]
+    for kind, row in zip(kinds, rows):
         each = run_seconds(row.cfg, times[kind])
         total += row.left * each
         like = "" if kind.network == first[kind].network else "~ "
