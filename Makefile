@@ -52,7 +52,7 @@ table1: $(READY)  ## the paper's Table 1 with measured costs, into benchmarks/TA
 TABLES := $(addprefix table,2 3 4 5 6 7 8 9 10 11 12)
 FIGURES := $(addprefix figure,2 3 4 5 6 7 8 9)
 STUDIES := $(addprefix study-,guesses continuum budget controls)
-.PHONY: tables figures $(TABLES) $(FIGURES) $(STUDIES)
+.PHONY: tables figures studies $(TABLES) $(FIGURES) $(STUDIES)
 
 # table2 to table12: run what is missing of a table of the paper and show it beside the published numbers. ARGS goes to
 # the sweep, as in: make table3 ARGS="data=digits seeds=1 model.width=0.25" or ARGS="hydra/launcher=ray".
@@ -74,6 +74,9 @@ tables: $(READY)  ## every table of the paper (one: make table3; scaled down: ma
 
 figures: $(READY)  ## every figure of the paper (one: make figure4)
 	$(call run_and_report,figure=all)
+
+studies: $(READY)  ## every study beyond the paper (one: make study-guesses; scaled down: make study-guesses ARGS="model.width=0.5")
+	$(call run_and_report,study=all)
 
 report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
 	$(PY) -m fglight report

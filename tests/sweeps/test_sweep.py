@@ -275,6 +275,8 @@ def test_make_reports_what_is_there_and_tells_of_failed_runs(tmp_path, status, r
         ("figure4", "figure=4 seeds=1", " --figure 4 --out reports/figure4"),
         ("tables", "table=all seeds=1", ""),
         ("figures", "figure=all seeds=1", ""),
+        ("study-budget", "study=budget seeds=1", " --study budget --out reports/study-budget"),
+        ("studies", "study=all seeds=1", ""),
     ):
         made = subprocess.run(
             ["make", "-C", ROOT, f"VENV={tmp_path}", target, "ARGS=seeds=1"], capture_output=True, text=True
@@ -282,6 +284,12 @@ def test_make_reports_what_is_there_and_tells_of_failed_runs(tmp_path, status, r
         assert (made.returncode != 0) == (status != 0)
         ran = [line for line in made.stdout.splitlines() if line.startswith("ran ")]
         assert ran == [f"ran train.py -m {sweep}", *([f"ran -m fglight report{report}"] if reported else [])]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_lists_what_it_runs():
+    listed = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True).stdout
+    assert {"tables", "figures", "studies"} <= {line.split(" ")[0] for line in listed.splitlines()}
 
 
 def test_durations_in_words():
