@@ -84,6 +84,29 @@ def without_reentrant_checkpoints() -> Iterator[None]:
         yield
 
 
+def version_of(x: Tensor | None) -> int | None:
+    """A number that is another one once a tensor was modified in place; None where nothing tells."""
+    return None if x is None or x.is_inference() else x._version
+
+
+def check_unchanged(index: int, x: Tensor | None, version: int | None) -> None:
+    """Refuse a body that modifies its input, which others still need.
+
+    Args:
+        index: of the block.
+        x: its input; None where that is not there any more.
+        version: what ``version_of`` told before.
+
+    Raises:
+        BlockError: naming the block.
+    """
+    if x is not None and version_of(x) != version:
+        raise BlockError(
+            f"the body of block {index} changes its input in place, which others still need: accepted is a body that "
+            "leaves it as it is, with inplace=False in the first layer"
+        )
+
+
 def check_deterministic(blocks: Sequence[Block]) -> None:
     """Refuse bodies with a module that is set to draw random numbers, for forward mode.
 

@@ -1,7 +1,7 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,14 @@ from fglight.errors import BlockError
 from fglight.estimators import checking
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import name_culprit
+from fglight.estimators.diagnosis import check_unchanged, name_culprit, version_of
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import NetworkPass, changed_input, version_of
+from fglight.estimators.layers import uncached
+from fglight.estimators.passes import NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.unprojected import Unprojected
 from fglight.estimators.step import Auxiliaries, Step
@@ -143,7 +144,7 @@ class GradientEstimator:
             block.zero_grad(set_to_none=True)
         version = version_of(images)
         try:
-            with _uncached(images.device):
+            with uncached(images.device):
                 step, gradients = self._compute(blocks, images, labels, cosine=cosine)
         except torch.OutOfMemoryError:
             raise
@@ -152,8 +153,7 @@ class GradientEstimator:
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
-        if version_of(images) != version:
-            raise BlockError(changed_input(0))
+        check_unchanged(0, images, version)
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         return step
@@ -172,7 +172,7 @@ class GradientEstimator:
         blocks, images = _blocks(model), laid_out(images, self.channels_last)
         try:
             self._check_network(blocks, images.device)
-            with _uncached(images.device):
+            with uncached(images.device):
                 return checking.check_layers(blocks, images, self.guess, self.perturbation, self.engine)
         except BlockError as error:
             return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
@@ -247,10 +247,4 @@ class ForwardModeEstimator(GradientEstimator):
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
-    blocks: Any = getattr(model, "blocks", model)
-    return blocks
-
-
-def _uncached(device: torch.device) -> torch.autocast:
-    """Autocast as it is, but without its cache: a weight used twice, or drawn anew, would be cast once."""
-    return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
+    return cast(Sequence[Block], getattr(model, "blocks", model))

@@ -92,6 +92,11 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
             hook.remove()
 
 
+def uncached(device: torch.device) -> torch.autocast:
+    """Autocast as it is, but without its cache: a weight used twice, or drawn anew, would be cast once."""
+    return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
+
+
 def used_in(output: Tensor) -> tuple[set[Node], Counter[Tensor]]:
     """The operations in the graph of a tensor, and how often each parameter is used there."""
     nodes = {output.grad_fn}

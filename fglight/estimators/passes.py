@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fglight.errors import BlockError
 from fglight.estimators import duals
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import without_reentrant_checkpoints
+from fglight.estimators.diagnosis import check_unchanged, version_of, without_reentrant_checkpoints
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in
 from fglight.estimators.step import Auxiliaries, LocalLoss
 from fglight.models.blocks import Block, trainable
@@ -114,10 +113,8 @@ class BlockPass:
     input_gradient: Tensor | None = None
     next: "BlockPass | None" = None
     directions: Any = None
-    version: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note what tells that the input was modified."""
         self.version = version_of(self.input)
 
     def run(self) -> None:
@@ -134,15 +131,11 @@ class BlockPass:
         loss, logits = self.block.loss(self.output, self.network.batch.labels)
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
-        keep = self.network.keeps_graphs
         if self.network.needs_error and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
-        gradients: Sequence[Tensor] = []
-        if inputs:
-            with self.network.buffers.again(self.block, on_graph=False):
-                gradients = torch.autograd.grad(
-                    loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True
-                )
+        taken = partial(torch.autograd.grad, retain_graph=self.network.keeps_graphs, allow_unused=True)
+        with self.network.buffers.again(self.block, on_graph=False):
+            gradients = taken(loss, inputs, materialize_grads=True) if inputs else ()
         if self.input.requires_grad:
             self.input_gradient = gradients[0]
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
@@ -193,9 +186,8 @@ class BlockPass:
 
         None where no auxiliary network takes part.
         """
-        if not self.auxiliaries.evaluated:
-            return None
-        return self.network.local_loss(self.block, self.output, self.auxiliaries)
+        wanted = self.auxiliaries.evaluated
+        return self.network.local_loss(self.block, self.output, self.auxiliaries) if wanted else None
 
     @property
     def local_gradient(self) -> Tensor:
@@ -248,29 +240,11 @@ class BlockPass:
             return duals.pushforward_from(self.block.body, call.layer, self.input, tangent)
 
     def release(self) -> None:
-        """Let go of all activations and the graph, for the memory, once the local loss has been evaluated.
-
-        Raises:
-            BlockError: the body has changed its input, which it may have to run on once more.
-        """
-        if version_of(self.input) != self.version and self.input is not None:
-            raise BlockError(changed_input(self.index))
+        """Let go of all activations and the graph, once the local loss has been evaluated; see ``check_unchanged``."""
+        check_unchanged(self.index, self.input, self.version)
         if self.local is not None:
             self.local.gradients = None
         self.input = self.output = self.next = self.directions = None
         self.calls.clear()
         for known in ("owners", "weight_calls"):
             self.__dict__.pop(known, None)
-
-
-def version_of(x: Tensor | None) -> int | None:
-    """A number that is another one once a tensor was modified in place; None where nothing tells."""
-    return None if x is None or x.is_inference() else x._version
-
-
-def changed_input(index: int) -> str:
-    """What is wrong with a block that modifies its input."""
-    return (
-        f"the body of block {index} changes its input in place, which others still need: accepted is a body that "
-        "leaves it as it is, with inplace=False in the first layer"
-    )

@@ -99,7 +99,12 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
         "derivatives": _derivatives,
         "base64": lambda content: b64encode(content).decode(),
     }
-    environment.globals |= {"signs": SIGNS, "outcomes": OUTCOMES, "study_figures": STUDY_FIGURES, "quantities": QUANTITIES}
+    environment.globals |= {
+        "signs": SIGNS,
+        "outcomes": OUTCOMES,
+        "study_figures": STUDY_FIGURES,
+        "quantities": QUANTITIES,
+    }
     return environment
 
 
