@@ -9,7 +9,7 @@ from fglight.paper.recipes import nearest, recipe
 from fglight.report.scores import Setting
 from fglight.runs.collect import Run
 from fglight.runs.settings import OF_COST, differences, in_short, paper_config, within
-from fglight.studies import Row, Study
+from fglight.studies import STUDIES, Row, Study
 
 CHOSEN = ("optim.lr", "data.holdout")
 """Settings in which runs of an estimator differ that belong together: the search's, and those after it."""
@@ -31,6 +31,12 @@ def row_of(study: Study, run: Run) -> Row | None:
         return None
     alike = [row for row in study.rows if parts == _parts(row) and _settings(row).items() <= _hashable(run).items()]
     return max(alike, key=lambda row: len(_settings(row)), default=None)
+
+
+def told_better(row: Row, run: Run) -> bool:
+    """Whether a row of any study has more of the settings that a run's result is of than the one that it is in."""
+    others = (row_of(study, run) for study in STUDIES.values())
+    return any(other and len(_settings(other).keys() - OF_COST) > len(_settings(row)) for other in others)
 
 
 def scale_of(row: Row, run: Run) -> Setting:

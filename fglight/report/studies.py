@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from fglight.report.belonging import row_of, scale_of, searched
+from fglight.report.belonging import row_of, scale_of, searched, told_better
 from fglight.report.metrics import ReadMetrics
 from fglight.report.scores import Score, Setting, setting_in_words, within_noise
 from fglight.runs.collect import Run
@@ -132,7 +132,8 @@ class Filled:
 def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, ...]:
     """Put the runs of a study's estimators in its rows, for each scale; that with most runs comes first.
 
-    An estimator's runs are those at its best learning rate, by accuracy and then by loss on held-out images.
+    An estimator's runs are those at its best learning rate, by accuracy and then by loss on held-out images. A scale
+    all of whose runs are estimators of other studies is none.
 
     Args:
         study: the study.
@@ -143,7 +144,12 @@ def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, 
     for run in runs:
         if (row := row_of(study, run)) is not None:
             scales.setdefault(scale_of(row, run), {}).setdefault(row, []).append(run)
-    ordered = sorted(scales.items(), key=lambda scale: -sum(map(len, scale[1].values())))
+    own = (
+        (setting, found)
+        for setting, found in scales.items()
+        if not all(told_better(row, run) for row, runs_of_row in found.items() for run in runs_of_row)
+    )
+    ordered = sorted(own, key=lambda scale: -sum(map(len, scale[1].values())))
     return tuple(_fill(study, setting, found, read) for setting, found in ordered)
 
 

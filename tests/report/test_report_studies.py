@@ -170,6 +170,18 @@ def test_the_front_begins_at_what_takes_nothing(runs):
     assert front.get_xydata().tolist() == [[7, 60], [9, 70]]
 
 
+def test_estimators_of_another_study_are_no_scale_of_this_one(runs):
+    runs.add(GUESS, 0.9)
+    runs.add("Local guess, weight, one a filter", 0.8)
+    assert line(runs.filled(), GUESS).score.mean == 90
+    assert line(runs.filled("continuum"), "Local guess, weight, one a filter").score.mean == 80
+    assert line(runs.filled("continuum"), "Local guess, weight, one a tensor").score.mean == 90
+    OVERRIDES["DFA a filter"] = "guess=dfa perturb=weight perturb.granularity=filter"  # nobody else's
+    runs.add("DFA a filter", 0.7)
+    scales = fill(STUDIES["guesses"], collect([runs.folder]).finished, read)
+    assert ["granularity filter" in filled.scale for filled in scales] == [True, False]
+
+
 def test_estimates_by_block_and_over_training(runs):
     runs.add(GUESS, 0.9, 0, logged=measured(estimate=1))
     runs.add(GUESS, 0.9, 1, logged=measured(estimate=3))
