@@ -10,12 +10,13 @@ import pandas as pd
 from fglight.report.scores import accuracy
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
-STUDIES = ("study_digits", "study_fashion_mnist")
+FOLDERS = ("study_digits", "study_fashion_mnist")
 
 
 def tables() -> dict[str, str]:
-    """A table in Markdown for each study, by its folder: estimators from the most to the least accurate."""
-    return {name: table(pd.read_csv(EXAMPLE / name / "studies.csv")) for name in STUDIES}
+    """A table in Markdown for each folder and study: estimators from the most to the least accurate."""
+    found = ((name, pd.read_csv(EXAMPLE / name / "studies.csv").groupby("study", sort=False)) for name in FOLDERS)
+    return {f"{name}, {study}": table(results) for name, studies in found for study, results in studies}
 
 
 def table(results: pd.DataFrame) -> str:
@@ -24,15 +25,16 @@ def table(results: pd.DataFrame) -> str:
     Args:
         results: a study's ``studies.csv``. Means and deviations are recomputed from the accuracies of single runs.
     """
-    head = ("estimator", "test accuracy (%)", "beside local learning with the same networks", "cosine", "rate")
+    head = ("estimator", "test accuracy (%)", "beside local learning, same networks", "derivatives", "cosine", "rate")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     accuracies = results.dropna(subset=["accuracies"]).set_index("estimator")["accuracies"].map(_numbers)
     for label in accuracies.map(lambda runs: runs.mean()).sort_values(ascending=False, kind="stable").index:
         result = results.set_index("estimator").loc[label]
         lead = "" if pd.isna(result["over_local_learning"]) else _lead(result)
+        derivatives = f"{result['derivatives']:,.0f}" if result.get("derivatives", 0) > 0 else ""
         cosine = "" if pd.isna(result.get("alignment")) else f"{result['alignment']:.2f}"
         rate = f"{result['lr']:g}{'*' if result['at_edge'] else ''}"
-        lines.append(f"| {label} | {_spread(accuracies[label])} | {lead} | {cosine} | {rate} |")
+        lines.append(f"| {label} | {_spread(accuracies[label])} | {lead} | {derivatives} | {cosine} | {rate} |")
     return "\n".join(lines)
 
 
@@ -46,7 +48,7 @@ def _spread(runs: "pd.Series[float]") -> str:
 
 def _lead(result: "pd.Series") -> str:
     mean, std, answer = (result[f"over_local_learning{what}"] for what in ("", "_std", "_answer"))
-    return f"{mean:+.1f} ± {std:.1f}: {answer}"
+    return f"{round(mean, 1) + 0.0:+.1f} ± {std:.1f}: {answer}"
 
 
 if __name__ == "__main__":
