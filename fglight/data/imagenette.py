@@ -48,12 +48,11 @@ class ImagenetteDataModule(FolderDataModule):
         Raises:
             DataError: the folder is missing and was not downloaded.
         """
-        if not self.folder.is_dir() and self.download:
+        self.check_files()
+        if not self.folder.is_dir():
             fetch = partial(datasets.Imagenette, size=self.size, download=True)
             error = self._error(f"{self.folder.name} is missing")
             download(fetch, self.root, self.folder.name, self.folder.is_dir, error)
-        if not self.folder.is_dir():
-            raise DataError(self._error(f"{self.folder.name} is missing"))
 
     def _open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
         try:

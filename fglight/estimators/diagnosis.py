@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fglight.errors import BlockError, one_line
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.generators import generators_kept
-from fglight.estimators.layers import used_in
+from fglight.estimators.layers import used_in, version_of
 from fglight.models.blocks import Block
 
 
@@ -82,11 +82,6 @@ def without_reentrant_checkpoints() -> Iterator[None]:
 
     with patch.object(CheckpointFunction, "apply", refuse):
         yield
-
-
-def version_of(x: Tensor | None) -> int | None:
-    """A number that is another one once a tensor was modified in place; None where nothing tells."""
-    return None if x is None or x.is_inference() else x._version
 
 
 def check_unchanged(index: int, x: Tensor | None, version: int | None) -> None:

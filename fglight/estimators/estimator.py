@@ -10,13 +10,13 @@ from fglight.errors import BlockError
 from fglight.estimators import checking
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, name_culprit, version_of
+from fglight.estimators.diagnosis import check_unchanged, name_culprit
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import uncached
+from fglight.estimators.layers import uncached, version_of
 from fglight.estimators.passes import NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.unprojected import Unprojected

@@ -35,7 +35,7 @@ class LayerCall:
         input: what it took in, ``(batch, ...)``, without graph.
         output: its output, in the graph's terms (an edge survives in-place operations on the output).
         shape: of its output.
-        version: of the input when the layer took it in; another one later tells that it was modified in place.
+        version: ``version_of`` the input when the layer took it in.
         again: a context in which the layer's block may run once more, as one does that keeps checkpoints only.
     """
 
@@ -43,7 +43,7 @@ class LayerCall:
     input: Tensor
     output: GradientEdge
     shape: torch.Size
-    version: int = 0
+    version: int | None = None
     again: Callable[[], AbstractContextManager] = nullcontext
 
     @property
@@ -79,7 +79,7 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
             if output._is_view():  # an in-place operation on a view would move it elsewhere in the graph
                 output = output.clone()
             x = inputs[0].detach()
-            calls.append(LayerCall(layer, x, get_gradient_edge(output), output.shape, x._version))
+            calls.append(LayerCall(layer, x, get_gradient_edge(output), output.shape, version_of(x)))
         return output
 
     owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
@@ -90,6 +90,11 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def version_of(x: Tensor | None) -> int | None:
+    """A number that is another one once a tensor was modified in place; None where nothing tells."""
+    return None if x is None or x.is_inference() else x._version
 
 
 def uncached(device: torch.device) -> torch.autocast:

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from fglight.estimators import duals
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, version_of, without_reentrant_checkpoints
-from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in
+from fglight.estimators.diagnosis import check_unchanged, without_reentrant_checkpoints
+from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in, version_of
 from fglight.estimators.step import Auxiliaries, LocalLoss
 from fglight.models.blocks import Block, trainable
 
@@ -157,7 +157,7 @@ class BlockPass:
         return {
             parameter: (call, name)
             for call in self.calls
-            if call.output.node in nodes and call.input._version == call.version
+            if call.output.node in nodes and version_of(call.input) == call.version
             for name, parameter in call.layer.named_parameters(recurse=False)
             if uses[parameter] == 1
         }
