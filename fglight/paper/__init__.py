@@ -77,6 +77,12 @@ def rows() -> tuple[Row, ...]:
     return tuple(sorted(published() + unprinted(), key=attrgetter("table")))
 
 
+@cache
+def rows_by_cell() -> Mapping[Cell, Row]:
+    """``rows()`` by their cells, in the same order. No cell occurs twice."""
+    return {row.cell: row for row in rows()}
+
+
 def _row(line: Mapping[str, str]) -> Row:
     return Row(
         table=int(line["table"]),

@@ -99,7 +99,7 @@ class Report:
 
 
 def build(
-    roots: Iterable[Path], tables: Iterable[int], figures: Iterable[int], studies: Iterable[str] | None = ()
+    roots: Iterable[Path], tables: Sequence[int], figures: Sequence[int], studies: Iterable[str] | None = ()
 ) -> Report:
     """Read the runs below some folders and fill the tables, judge the claims and draw the figures.
 
@@ -120,7 +120,6 @@ def build(
     def read(run: Path) -> pd.DataFrame:
         return read_metrics(run, damaged)
 
-    tables, figures = tuple(tables), tuple(figures)
     plots = [plot(FIGURES[number], scores.lines, read) for number in figures]
     return Report(
         runs=runs,

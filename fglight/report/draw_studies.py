@@ -1,10 +1,11 @@
 """The figure of a study: accuracy, and cosine with the gradient, over what a step takes."""
 
 from collections.abc import Iterable
-from itertools import accumulate, cycle
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -94,12 +95,7 @@ def _styles(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
 
 def _front(ax: Axes, points: Iterable[Point]) -> None:
     """The largest value of all points that are no further right."""
-    highest: dict[float, float] = {}
-    for x, y in sorted(points):
-        highest[x] = y  # the last of those at x is the highest
-    levels = dict(zip(highest, accumulate(highest.values(), max)))
-    drawn = {x: y for x, y in levels.items() if x}  # the axis has no place for zero, whose level counts
-    if drawn:
-        ax.plot(
-            list(drawn), list(drawn.values()), color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0
-        )
+    best = pd.Series(dict(sorted(points)), dtype=float).cummax()  # of equal x, the last and highest stays
+    best = best[best.index > 0]  # the axis has no place for zero, whose level counts
+    if len(best):
+        ax.plot(best.index, best, color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0)

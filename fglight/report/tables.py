@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from string import ascii_lowercase
 
 import pandas as pd
 
-from fglight.cell import Cell
-from fglight.paper import Row, rows
+from fglight.paper import Row, rows_by_cell
 from fglight.paper.layouts import Layout
 from fglight.report.scores import FULL, Score, Scores, Setting, accuracy, setting_in_words
 
@@ -78,12 +76,6 @@ class Table:
     def entries(self) -> list[Entry]:
         """Every cell, row by row."""
         return [entry for _, entries in self.rows for entry in entries]
-
-
-@cache
-def rows_by_cell() -> Mapping[Cell, Row]:
-    """The paper's rows by their cells."""
-    return {row.cell: row for row in rows()}
 
 
 def fill(layout: Layout, scores: Scores) -> Table:

@@ -8,11 +8,11 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Literal
 
+from fglight.paper import rows_by_cell
 from fglight.paper.claims import ACCURACY, CLAIMS, Claim, Comparison, Quantity
 from fglight.report.metrics import ReadMetrics
 from fglight.report.quantities import Measure, measure
 from fglight.report.scores import FULL, Score, Scores, Setting, setting_in_words, within_noise
-from fglight.report.tables import rows_by_cell
 from fglight.words import counted
 
 Answer = Literal["holds", "does not hold", "within noise", "not enough runs"]

@@ -8,7 +8,7 @@ from statistics import mean
 from omegaconf import DictConfig
 from rich.table import Column, Table
 
-from fglight.paper import rows
+from fglight.paper import rows_by_cell
 from fglight.paper.recipes import recipe
 from fglight.paper.searches import LARGEST_SHARE, LR_AXES, SIZE_AXES
 from fglight.runs.folder import read_result
@@ -64,7 +64,7 @@ def _table(title: str, *columns: str) -> Table:
 def _paper_s(job: Job) -> str:
     """The rate and step that the paper chose for a cell at any width and length; empty where it has none such."""
     changed = {plain(key) for key, _ in job.told}.difference(LR_AXES, ("data.holdout", "trainer.max_epochs"))
-    if changed or replace(job.cell, width=1.0) not in {row.cell for row in rows()}:
+    if changed or replace(job.cell, width=1.0) not in rows_by_cell():
         return ""
     paper = recipe(job.cell)
     epochs = dict(job.settings).get("trainer.max_epochs", str(paper.epochs))

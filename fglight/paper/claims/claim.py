@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from fglight.cell import Cell
-from fglight.paper import rows
+from fglight.paper import rows_by_cell
 
 Parts = Mapping[str, Any]
 """Parts of a cell; a tuple stands for all its values."""
@@ -80,7 +80,7 @@ def leads(better: Parts, worse: Parts) -> tuple[Comparison, ...]:
 
 def leads_more(better: Parts, worse: Parts, *others: Parts) -> tuple[Comparison, ...]:
     """The leads of ``better`` over ``worse`` with each of ``others`` put into both, less those without."""
-    cells = _cells()
+    cells = rows_by_cell()
     found = []
     for cell, below in _pairs(better, worse):
         for change in (change for other in others for change in _changes(other)):
@@ -92,17 +92,13 @@ def leads_more(better: Parts, worse: Parts, *others: Parts) -> tuple[Comparison,
 
 
 def _pairs(better: Parts, worse: Parts) -> Iterator[tuple[Cell, Cell]]:
-    cells = _cells()
+    cells = rows_by_cell()
     for cell in cells:
         if all(getattr(cell, part) in _each(value) for part, value in better.items()):
             for change in _changes(worse):
                 other = replace(cell, **change)
                 if other in cells:
                     yield cell, other
-
-
-def _cells() -> dict[Cell, None]:
-    return {row.cell: None for row in rows()}
 
 
 def _changes(parts: Parts) -> list[Parts]:
