@@ -27,7 +27,6 @@ DEPARTURES = [
     "data.mean=[0,0,0]",
     "data.image_size=64",
     "data.batch_size=64",
-    "data.holdout=0.1",
     "data.num_classes=11",
     "data.source._target_=fglight.data.sources.CIFAR100",
     "model.stem=imagenet",
@@ -134,6 +133,11 @@ def test_a_setting_that_can_change_the_result_is_a_difference(override, tmp_path
     assert found
     assert all(setting == name or setting.startswith(f"{name}.") for setting in found)
     assert statuses(config(override), tmp_path) == {"scaled"}
+
+
+def test_a_search_is_a_difference_and_its_accuracy_on_held_out_images_fills_no_cell(tmp_path):
+    assert differences(config("data.holdout=0.1")) == {"data.holdout": 0.1}
+    assert statuses(config("data.holdout=0.1"), tmp_path) == {"missing"}
 
 
 @pytest.mark.parametrize("override", WITHOUT)
