@@ -14,16 +14,18 @@ FOLDERS = ("study_digits", "study_fashion_mnist")
 
 
 def tables() -> dict[str, str]:
-    """A table in Markdown for each folder and study: estimators from the most to the least accurate."""
-    found = ((name, pd.read_csv(EXAMPLE / name / "studies.csv").groupby("study", sort=False)) for name in FOLDERS)
-    return {f"{name}, {study}": table(results) for name, studies in found for study, results in studies}
+    """A table in Markdown for each folder, study and scale: estimators from the most to the least accurate."""
+    results = pd.concat({name: pd.read_csv(EXAMPLE / name / "studies.csv") for name in FOLDERS}, names=["folder"])
+    groups = results.groupby(["folder", "study", "scale"], sort=False)
+    return {", ".join(names): table(rows) for names, rows in groups}
 
 
 def table(results: pd.DataFrame) -> str:
     """A line for each estimator that was run.
 
     Args:
-        results: a study's ``studies.csv``. Means and deviations are recomputed from the accuracies of single runs.
+        results: rows of ``studies.csv``, of one study and scale. Means and deviations are recomputed from the
+            accuracies of single runs.
     """
     head = ("estimator", "test accuracy (%)", "beside local learning, same networks", "derivatives", "cosine", "rate")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -231,4 +231,4 @@ def check_swapped(body: nn.Module, output: Tensor, engine: str) -> None:
 
 def shares(tangents: Tensor, gradient: Tensor) -> Tensor:
     """Each sample's share of ⟨gradient, tangent⟩, ``(count, batch)``, for tangents ``(count, batch, ...)``."""
-    return (tangents.flatten(2) * gradient.flatten(1)).sum(2)
+    return (tangents * gradient).unsqueeze(-1).flatten(2).sum(2)

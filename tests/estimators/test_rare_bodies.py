@@ -8,6 +8,7 @@ from torch import nn
 from fglight.errors import BlockError
 from fglight.estimators import (
     ActivityPerturbation,
+    ActivitySpanPerturbation,
     DFAGuess,
     ExactGuess,
     FiniteDifferences,
@@ -177,3 +178,34 @@ def test_one_coefficient_for_all_blocks_needs_as_many_directions_of_each(engine)
         words = "needs as many directions of each block, and there are 1 or 2: accepted is block or tensor"
         with pytest.raises(BlockError, match=words):
             estimator.estimate(blocks, *BATCH)
+
+
+def outputs_of_one_number(flat):
+    """Blocks whose second gives one number per sample, of shape ``(batch,)`` or ``(batch, 1)``."""
+    torch.manual_seed(0)
+    end, begin = ([nn.Flatten(0)], [nn.Unflatten(0, (6, 1))]) if flat else ([], [])
+    second, third = nn.Sequential(nn.Linear(4, 1), nn.Tanh(), *end), nn.Sequential(*begin, nn.Linear(1, 4))
+    heads = nn.Linear(4, 3), nn.Sequential(*begin, nn.Linear(1, 3)), nn.Linear(4, 3)
+    return [Block(body, head).double() for body, head in zip((nn.Linear(4, 4), second, third), heads)]
+
+
+@pytest.mark.parametrize("engine", [ReverseMode, ForwardMode])
+@pytest.mark.parametrize(
+    "perturbation",
+    [
+        ActivityPerturbation(),
+        ActivityPerturbation("channel"),
+        ActivitySpanPerturbation(),
+        WeightPerturbation(),
+        WeightPerSamplePerturbation(),
+    ],
+    ids=lambda perturbation: type(perturbation).__name__,
+)
+def test_a_block_may_give_one_number_without_a_dimension_for_it(engine, perturbation):
+    images, labels = BATCH[0].double(), BATCH[1]
+    with_and_without = [outputs_of_one_number(flat) for flat in (False, True)]
+    for blocks in with_and_without:
+        GradientEstimator(GlobalTarget(), LocalGuess(), perturbation, engine=engine()).estimate(blocks, images, labels)
+    with_one, without = ([p.grad for block in blocks for p in block.parameters()] for blocks in with_and_without)
+    for expected, found in zip(with_one, without, strict=True):
+        assert_close(found, expected)

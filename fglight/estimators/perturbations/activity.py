@@ -70,9 +70,10 @@ class ActivityPerturbation(Perturbation):
         """See ``Perturbation``; with all samples moving along their own directions at once."""
         guesses, products = guess.activity(here), None  # (k, batch, ...)
         if self.uses_target(guess):
-            channels = guesses.shape[2] if self.units.dimensions == 2 else 1
+            channels = guesses.shape[2 : 1 + self.units.dimensions].numel()
             masks = torch.eye(channels, dtype=guesses.dtype, device=guesses.device)
-            masks = masks.view(channels, 1, channels, *[1] * (guesses.dim() - 3))  # what moves by itself
+            shape = [1, channels, *[1] * guesses.dim()][: guesses.dim() - 1]
+            masks = masks.view(channels, *shape)  # what moves by itself
             rows = [
                 torch.cat([derivative(mask * tangent) for mask in masks.split(TANGENTS)]) for tangent in guesses
             ]  # k of (channels, batch)
@@ -108,16 +109,21 @@ class ActivitySpanPerturbation(ActivityPerturbation):
 
     def project(self, here: BlockPass, target: Tensor | None, guesses: Tensor, coefficients: Tensor) -> Tensor:
         """See ``ActivityPerturbation``; the coefficients of the single guesses play no role."""
-        directions = here.network.batch.gather(guesses.flatten(0, 1).flatten(1))
+        directions = _rows_of_batch(here, guesses)
         return linalg.project_on_span(target, directions).view(here.output.shape)
 
     def estimate_forward(self, here: BlockPass, derivative: BlockDerivative, guess: Guess) -> list[Tensor]:
         """See ``Perturbation``; with all samples moving along the same direction, each of the whole batch's in turn."""
         own = guess.activity(here)  # (k, batch, ...)
-        basis = linalg.unit_rows(here.network.batch.gather(own.flatten(0, 1).flatten(1)))  # (k * whole batch, features)
+        basis = linalg.unit_rows(_rows_of_batch(here, own))  # (k * whole batch, features)
         moves = basis.to(own.dtype).view(-1, 1, *own.shape[2:])
         products = torch.cat([derivative(move.expand(-1, *own.shape[1:])) for move in moves.split(TANGENTS)])
         return _to_parameters(here, linalg.combine_in_span(products.mT, basis).view(here.output.shape))
+
+
+def _rows_of_batch(here: BlockPass, guesses: Tensor) -> Tensor:
+    """The guesses ``(k, batch, ...)`` of the whole batch, on all processes, ``(k * whole batch, features)``."""
+    return here.network.batch.gather(guesses.flatten(0, 1).unsqueeze(-1).flatten(1))
 
 
 def _to_parameters(here: BlockPass, estimate: Tensor) -> list[Tensor]:
