@@ -26,7 +26,7 @@ demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs
 	$(PY) -m fglight demo model.width=0.125 trainer.max_epochs=2
 
 test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
-	$(PY) -m pytest -n 2 $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## check style with ruff, types with mypy
 	$(VENV)/bin/ruff check .

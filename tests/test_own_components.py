@@ -1,14 +1,12 @@
 """Components of one's own, each a class and a file outside the checkout, from the command line to the report."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from forked import ROOT
+from forked import ROOT, train_py
 
 from fglight.report.contents import build
 
@@ -122,9 +120,7 @@ def block_after(comment: str) -> str:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ROOT / "train.py", "--config-dir", "my_conf", *QUICK, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return train_py(folder, "--config-dir", "my_conf", *QUICK, *arguments)
 
 
 def result(folder: Path) -> dict:
