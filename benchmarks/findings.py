@@ -13,38 +13,75 @@ EXAMPLE = Path(__file__).parents[1] / "docs/example"
 FOLDERS = ("study_digits", "study_fashion_mnist")
 
 
+def results() -> pd.DataFrame:
+    """The rows of all ``studies.csv`` by folder: estimators that were run at the best of several rates."""
+    found = pd.concat({name: pd.read_csv(EXAMPLE / name / "studies.csv") for name in FOLDERS}, names=["folder"])
+    return found[found["held_out"].str.split().str.len() > 1].dropna(subset=["accuracies"])
+
+
 def tables() -> dict[str, str]:
     """A table in Markdown for each folder, study and scale: estimators from the most to the least accurate."""
-    results = pd.concat({name: pd.read_csv(EXAMPLE / name / "studies.csv") for name in FOLDERS}, names=["folder"])
-    groups = results.groupby(["folder", "study", "scale"], sort=False)
+    groups = results().groupby(["folder", "study", "scale"], sort=False)
     return {", ".join(names): table(rows) for names, rows in groups}
 
 
+def fronts() -> dict[str, str]:
+    """A table in Markdown for each folder and scale: the guesses that none with as few derivatives surpasses."""
+    groups = results().drop_duplicates(["scale", "overrides"]).groupby(["folder", "scale"], sort=False)
+    return {", ".join(names): front(rows) for names, rows in groups}
+
+
 def table(results: pd.DataFrame) -> str:
-    """A line for each estimator that was run.
+    """A line for each estimator.
 
     Args:
         results: rows of ``studies.csv``, of one study and scale. Means and deviations are recomputed from the
             accuracies of single runs.
     """
-    head = ("estimator", "test accuracy (%)", "beside local learning, same networks", "derivatives", "cosine", "rate")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    accuracies = results.dropna(subset=["accuracies"]).set_index("estimator")["accuracies"].map(_numbers)
-    for label in accuracies.map(lambda runs: runs.mean()).sort_values(ascending=False, kind="stable").index:
-        result = results.set_index("estimator").loc[label]
+    lines = _head(
+        "estimator", "test accuracy (%)", "beside local learning, same networks", "derivatives", "cosine", "rate"
+    )
+    for _, result in results.assign(best=_means).sort_values("best", ascending=False, kind="stable").iterrows():
         lead = "" if pd.isna(result["over_local_learning"]) else _lead(result)
-        derivatives = f"{result['derivatives']:,.0f}" if result.get("derivatives", 0) > 0 else ""
-        cosine = "" if pd.isna(result.get("alignment")) else f"{result['alignment']:.2f}"
+        cosine = "" if pd.isna(result["alignment"]) else f"{result['alignment']:.2f}"
         rate = f"{result['lr']:g}{'*' if result['at_edge'] else ''}"
-        lines.append(f"| {label} | {_spread(accuracies[label])} | {lead} | {derivatives} | {cosine} | {rate} |")
+        cells = (result["estimator"], _spread(result), lead, _derivatives(result), cosine, rate)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def front(results: pd.DataFrame) -> str:
+    """A line for each guess that is more accurate than all with fewer derivatives a step, or as many.
+
+    Args:
+        results: rows of ``studies.csv``, of one scale.
+    """
+    lines = _head("derivatives a step", "the most accurate guess with no more", "test accuracy (%)")
+    taken = results[results["derivatives"] > 0].assign(best=_means)
+    ordered = taken.sort_values(["derivatives", "best"], ascending=[True, False])
+    for _, result in ordered[ordered["best"] > ordered["best"].cummax().shift(fill_value=0)].iterrows():
+        lines.append(f"| {_derivatives(result)} | {result['estimator']} | {_spread(result)} |")
+    return "\n".join(lines)
+
+
+def _head(*names: str) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def _derivatives(result: "pd.Series") -> str:
+    return f"{result['derivatives']:,.0f}" if result["derivatives"] > 0 else ""
+
+
+def _means(results: pd.DataFrame) -> "pd.Series[float]":
+    return results["accuracies"].map(lambda runs: _numbers(runs).mean())
 
 
 def _numbers(words: object) -> "pd.Series[float]":
     return pd.Series(str(words).split(), dtype=float)
 
 
-def _spread(runs: "pd.Series[float]") -> str:
+def _spread(result: "pd.Series") -> str:
+    runs = _numbers(result["accuracies"])
     return accuracy(runs.mean(), runs.std() if len(runs) > 1 else None)
 
 
@@ -54,5 +91,5 @@ def _lead(result: "pd.Series") -> str:
 
 
 if __name__ == "__main__":
-    for name, text in tables().items():
+    for name, text in (tables() | fronts()).items():
         print(f"{name}\n\n{text}\n")
