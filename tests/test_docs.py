@@ -1,5 +1,6 @@
 """What the documentation says can be run."""
 
+import os
 import re
 import shlex
 import shutil
@@ -101,7 +102,9 @@ def try_command(words: list[str]) -> None:
         case ["pip" | "source", *_]:
             pass
         case ["make", *arguments]:
-            made = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+            plain = {name: value for name, value in os.environ.items() if name != "ARGS" and name[:4] != "MAKE"}
+            command = ["make", "-n", *arguments]
+            made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=plain)
             for sweep in re.findall(r"train\.py (-m .*?); status", made.stdout):
                 try_command(["fglight", "train", *shlex.split(sweep)])
         case ["python", "train.py", *arguments]:
