@@ -43,22 +43,22 @@ def published() -> dict[str, str]:
         text = cells.loc[[name]].set_index("perturb")["text"]
         lines.append(f"| {', '.join(filter(pd.notna, name))} | {text.get('activity')} | {text.get('weight', '')} |")
     controls = pd.read_csv(folder / "studies.csv").dropna(subset=["accuracies"])
-    controls = controls[~controls["overrides"].isin(["guess=exact"])]
+    controls = controls[controls["overrides"] != "guess=exact"]  # it is a cell, too
     lines += [f"| no guess: {row['estimator']} | {_spread(row)} |  |" for _, row in controls.iterrows()]
     return {"fashion_mnist, Table 7": "\n".join(lines)}
 
 
-def table(results: pd.DataFrame) -> str:
+def table(rows: pd.DataFrame) -> str:
     """A line for each estimator.
 
     Args:
-        results: rows of ``studies.csv``, of one study and scale. Means and deviations are recomputed from the
+        rows: of ``studies.csv``, of one study and scale. Means and deviations are recomputed from the
             accuracies of single runs.
     """
     lines = _head(
         "estimator", "test accuracy (%)", "beside local learning, same networks", "derivatives", "cosine", "rate"
     )
-    for _, result in results.assign(best=_means).sort_values("best", ascending=False, kind="stable").iterrows():
+    for _, result in rows.assign(best=_means).sort_values("best", ascending=False, kind="stable").iterrows():
         lead = "" if pd.isna(result["over_local_learning"]) else _lead(result)
         cosine = "" if pd.isna(result["alignment"]) else f"{result['alignment']:.2f}"
         rate = f"{result['lr']:g}{'*' if result['at_edge'] else ''}"
@@ -67,14 +67,14 @@ def table(results: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def front(results: pd.DataFrame) -> str:
+def front(rows: pd.DataFrame) -> str:
     """A line for each guess that is more accurate than all with fewer derivatives a step, or as many.
 
     Args:
-        results: rows of ``studies.csv``, of one scale.
+        rows: of ``studies.csv``, of one scale.
     """
     lines = _head("derivatives a step", "the most accurate guess with no more", "test accuracy (%)")
-    taken = results[results["derivatives"] > 0].assign(best=_means)
+    taken = rows[rows["derivatives"] > 0].assign(best=_means)
     ordered = taken.sort_values(["derivatives", "best"], ascending=[True, False])
     for _, result in ordered[ordered["best"] > ordered["best"].cummax().shift(fill_value=0)].iterrows():
         lines.append(f"| {_derivatives(result)} | {result['estimator']} | {_spread(result)} |")
@@ -89,8 +89,8 @@ def _derivatives(result: "pd.Series") -> str:
     return f"{result['derivatives']:,.0f}" if result["derivatives"] > 0 else ""
 
 
-def _means(results: pd.DataFrame) -> "pd.Series[float]":
-    return results["accuracies"].map(lambda runs: _numbers(runs).mean())
+def _means(rows: pd.DataFrame) -> "pd.Series[float]":
+    return rows["accuracies"].map(lambda runs: _numbers(runs).mean())
 
 
 def _numbers(words: object) -> "pd.Series[float]":

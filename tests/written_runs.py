@@ -10,14 +10,14 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from fglight.cell import Cell, cell_of
-from fglight.paper import rows
+from fglight.paper import rows_by_cell
 from fglight.paper.recipes import nearest
 from fglight.report.scores import Scores, score
 from fglight.runs.collect import collect
 from fglight.runs.record import RECIPE, build_result
 from fglight.runs.settings import paper_config
 
-ROWS = {row.cell: row for row in rows()}
+ROWS = rows_by_cell()
 
 
 def cell(words: str) -> Cell:
