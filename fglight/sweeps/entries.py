@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fglight.cell import Cell
-from fglight.paper import rows
+from fglight.paper import rows, rows_by_cell
 from fglight.paper.figures import FIGURES
 from fglight.paper.searches import aux_sizes
 from fglight.studies import STUDIES
@@ -40,11 +40,10 @@ def entries_of(request: Request) -> Iterator[Entry]:
     for row in rows():
         if row.table in request.tables:
             yield Entry(row.cell, row.seeds, f"table{row.table}")
-    seeds = {row.cell: row.seeds for row in rows()}
     for number in request.figures:
         for curve in FIGURES[number].curves:
             probe = {"probe": "true", "aux": curve.probe} if curve.probe else {}
-            yield Entry(curve.cell, seeds[curve.cell], f"figure{number}", probe)
+            yield Entry(curve.cell, rows_by_cell()[curve.cell].seeds, f"figure{number}", probe)
     for study in (STUDIES[name] for name in request.studies):
         for line in study.rows:
             yield Entry(
