@@ -6,13 +6,9 @@ fglight train --config-dir examples/conf guess=local callbacks=late_feedback per
 Where the target is local, so is the learning: the direction of ``guess=local`` is the local gradient itself.
 """
 
-from collections.abc import Iterator, Sequence
-
 import lightning as L
 
-from fglight.estimators import GlobalTarget, LocalTarget, Target
-from fglight.estimators.passes import BlockPass
-from fglight.estimators.targets import Points, TargetGradient
+from fglight.estimators import LocalTarget, Target
 from fglight.training.module import ForwardGradientModule
 
 
@@ -24,17 +20,13 @@ class LateBlocksTarget(Target):
     """
 
     uses_auxiliaries = True
-    reach = None
 
     def __init__(self, first: int) -> None:
         self.first = first
 
-    def __call__(
-        self, passes: Sequence[BlockPass], points: Points, *, keep: bool = True
-    ) -> Iterator[tuple[BlockPass, TargetGradient]]:
+    def loss_block(self, j: int, last: int) -> int:
         """See ``Target``."""
-        yield from GlobalTarget()(passes[self.first :], points, keep=keep)
-        yield from LocalTarget()(passes[: self.first + 1], points, keep=keep)
+        return last if j >= self.first else j
 
 
 class LateFeedback(L.Callback):

@@ -67,19 +67,22 @@ class GradientEstimator:
         self.guess = guess
         self.perturbation = perturbation if guess.projects else Unprojected()
         self.engine = engine or ReverseMode()
+        self.train_auxiliaries = train_auxiliaries
+        self.probe = probe
         self.checkpointing = checkpointing
         self.channels_last = channels_last
-        if checkpointing:
-            checking.check_checkpoints(guess)
-        self.perturbation.check(guess)
-        self.engine.check(guess, self.perturbation)
-        self.needs_auxiliaries = target.uses_auxiliaries or guess.uses_auxiliaries
-        self.trains_auxiliaries = guess.trains_auxiliaries and (probe or (train_auxiliaries and self.needs_auxiliaries))
-        if probe and not (guess.trains_auxiliaries and (train_auxiliaries or not self.needs_auxiliaries)):
-            raise ValueError(
-                "probe=true trains auxiliary networks, but here they give the guess or the target and are to stay "
-                "untrained (guess=ntk, guess=fixed_ntk or aux.trained=false): set probe=false"
-            )
+        self._check_parts()
+
+    @property
+    def needs_auxiliaries(self) -> bool:
+        """Whether the target or the guess comes from local losses."""
+        return self.target.uses_auxiliaries or self.guess.uses_auxiliaries
+
+    @property
+    def trains_auxiliaries(self) -> bool:
+        """Whether auxiliary networks are trained."""
+        wanted = self.probe or (self.train_auxiliaries and self.needs_auxiliaries)
+        return self.guess.trains_auxiliaries and wanted
 
     @property
     def evaluates_auxiliaries(self) -> bool:
@@ -177,6 +180,26 @@ class GradientEstimator:
         except BlockError as error:
             return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
 
+    def _check_parts(self) -> None:
+        """Refuse parts that do not go together; each may be replaced between two steps.
+
+        Raises:
+            ValueError: in one line.
+        """
+        if self.checkpointing:
+            checking.check_checkpoints(self.guess)
+        self.perturbation.check(self.guess)
+        self.engine.check(self.guess, self.perturbation)
+        if self.compiled:
+            self.engine.check_compiled(self.guess, self.perturbation)
+        if self.probe and not (
+            self.guess.trains_auxiliaries and (self.train_auxiliaries or not self.needs_auxiliaries)
+        ):
+            raise ValueError(
+                "probe=true trains auxiliary networks, but here they give the guess or the target and are to stay "
+                "untrained (guess=ntk, guess=fixed_ntk or aux.trained=false): set probe=false"
+            )
+
     def _check_network(self, blocks: Sequence[Block], device: torch.device) -> None:
         """Refuse a network on which a step would be wrong.
 
@@ -205,12 +228,13 @@ class GradientEstimator:
         if self.checkpointing:  # a compiler would see that both runs compute the same, and keep it
             raise ValueError("compile=true cannot go with checkpointing=true: accepted is false for one of them")
         self.engine.check_compiled(self.guess, self.perturbation)
-        self._compute = CompiledEstimate(self._compute, compiler)  # type: ignore[method-assign]
+        self._compute = CompiledEstimate(self, self._compute, compiler)  # type: ignore[method-assign]
 
     def _compute(
         self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
     ) -> tuple[Step, dict[nn.Parameter, Tensor]]:
         """What the step computes, and the gradients."""
+        self._check_parts()
         self._check_network(blocks, images.device)
         batch = Batch.of(images, labels)
         self.guess.set_up(blocks, batch)
@@ -222,12 +246,13 @@ class GradientEstimator:
             Buffers(blocks),
             auxiliaries,
             self.perturbation.recording,
+            self.target.loss_blocks(len(blocks) - 1),
             trains_blocks=self.guess.trains_blocks,
             keeps_graphs=self.guess.needs_next_block,
             needs_error=self.guess.needs_error,
             checkpointing=self.checkpointing,
         )
-        passes, cosines = self.engine.estimate(network, self.target, self.guess, self.perturbation, cosine=cosine)
+        passes, cosines = self.engine.estimate(network, self.guess, self.perturbation, cosine=cosine)
         *rest, last = passes
         # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
         alike = set() if self.perturbation.by_sample else {p for here in rest for p in here.parameters}

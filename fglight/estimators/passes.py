@@ -29,6 +29,7 @@ class NetworkPass:
         buffers: of the blocks, as they were before any of them ran.
         auxiliaries: what is wanted of them.
         recording: gives a context in which a body runs once, whose value is the uses of its layers.
+        losses: for each of blocks 0..J-2 the block whose loss it follows, see ``Target``.
         trains_blocks: whether blocks 0..J-2 are trained.
         keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
         needs_error: whether ``error`` is wanted.
@@ -43,6 +44,7 @@ class NetworkPass:
     buffers: Buffers
     auxiliaries: Auxiliaries
     recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
+    losses: Sequence[int] = ()
     trains_blocks: bool = True
     keeps_graphs: bool = False
     needs_error: bool = False

@@ -1,23 +1,42 @@
 """The example of feedback for late blocks, or in late epochs, alone."""
 
+from itertools import product
+
 import lightning as L
 import pytest
 import torch
-from helpers import assert_all_close, assert_same_gradients, gradients, module_of, tapped_blocks
+from helpers import (
+    Definition,
+    assert_all_close,
+    assert_same_gradients,
+    body_gradients,
+    gradients,
+    module_of,
+    tapped_blocks,
+    uncoupled_blocks,
+)
 from late_feedback import LateBlocksTarget, LateFeedback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from fglight.errors import BlockError
 from fglight.estimators import (
     ActivityPerturbation,
+    FiniteDifferences,
+    ForwardMode,
     GlobalTarget,
     GradientEstimator,
     LocalGuess,
     LocalTarget,
+    ReverseMode,
+    Target,
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
 from fglight.models import Block, BlockNetwork
+
+ENGINES = {ReverseMode: 1e-9, ForwardMode: 1e-9, FiniteDifferences: 1e-5}
+"""With how close each comes to the definition."""
 
 PERTURBATIONS = (WeightPerturbation, ActivityPerturbation, WeightPerSamplePerturbation)
 
@@ -42,6 +61,63 @@ def test_late_blocks_get_feedback_and_early_ones_learn_locally(first, perturbati
         if not torch.equal(gradient, wholly[LocalTarget][name])
     }
     assert apart == {0, 1, 2}
+
+
+class Zigzag(Target):
+    """Follows losses whose cotangents cross each other's blocks."""
+
+    uses_auxiliaries = True
+
+    def loss_block(self, j, last):
+        return (last - 1, 1, last)[j]
+
+
+@pytest.mark.parametrize(
+    ("engine", "granularity"),
+    [*product(ENGINES, ("tensor", "network")), (ReverseMode, "filter"), (ForwardMode, "filter")],
+)
+@pytest.mark.parametrize("target", [LateBlocksTarget(1), LateBlocksTarget(2), Zigzag()])
+def test_every_engine_reads_the_same_target(target, engine, granularity):
+    blocks, batch = uncoupled_blocks()
+    blocks = [*blocks[:2], *blocks[3:]]
+    definition = Definition(blocks, *batch)
+    definition.loss = lambda name, j: definition.losses[target.loss_block(j, 3) if name == "own" else j]
+    estimator = GradientEstimator(target, LocalGuess(), WeightPerturbation(granularity), engine=engine())
+    estimator.estimate(blocks, *batch)
+    expected = definition.estimates("own", "weight", granularity)
+    assert_all_close(body_gradients(blocks), expected, ENGINES[engine])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_target_may_be_replaced_between_steps(compiled):
+    blocks, batch = tapped_blocks()
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
+    for target in (GlobalTarget(), LateBlocksTarget(2), LocalTarget()):
+        estimator.target = target
+        for _ in range(3):
+            estimator.estimate(blocks, *batch)
+            assert_same_gradients(gradients(blocks), estimated(target, WeightPerturbation))
+    estimator.target = late = LateBlocksTarget(1)
+    for first in (1, 1, 1, 3, 3):
+        late.first = first
+        estimator.estimate(blocks, *batch)
+        assert_same_gradients(gradients(blocks), estimated(LateBlocksTarget(first), WeightPerturbation))
+
+
+@pytest.mark.parametrize(
+    ("loss_block", "uses_auxiliaries", "said"),
+    [
+        (lambda self, j, last: j - 1, True, r"Wrong.loss_block\(0, 3\) must be a block from 0 to 3, got -1"),
+        (lambda self, j, last: last + 1, True, "must be a block from 0 to 3, got 4"),
+        (lambda self, j, last: j, False, "Wrong.uses_auxiliaries must be true, since block 0 follows"),
+    ],
+)
+def test_a_target_that_means_nothing_is_refused(loss_block, uses_auxiliaries, said):
+    target = type("Wrong", (Target,), {"loss_block": loss_block, "uses_auxiliaries": uses_auxiliaries})()
+    with pytest.raises(BlockError, match=said):
+        estimated(target, WeightPerturbation)
 
 
 def trained(folder, target, *callbacks):

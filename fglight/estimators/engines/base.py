@@ -11,7 +11,6 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import used_in
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
 
 
@@ -30,13 +29,12 @@ class Engine(ABC):
 
     @abstractmethod
     def estimate(
-        self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
+        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """Run the blocks, and leave all gradients in ``network.gradients``.
 
         Args:
-            network: before any block has run.
-            target: the gradient that is approximated.
+            network: before any block has run; its ``losses`` are the target.
             guess: the direction it is projected on.
             perturbation: the space of the projection.
             cosine: whether the cosine similarity of guess and target is wanted.

@@ -7,6 +7,7 @@ vector-Jacobian products, and the record is compiled.
 
 from collections.abc import Callable, Sequence
 from operator import is_
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -86,21 +87,22 @@ class CompiledEstimate:
     A kind is recorded when it comes twice in a row, and compiled for all times after; so the smaller batch at the end
     of an epoch, or the cosine that is logged now and then, does not cost a compilation.
 
-    A record is good for the network that it was made of: once a parameter is frozen or replaced, or a module or one of
-    its settings, the kind is recorded anew. A network that changes in every step (a module that counts its calls in a
-    plain number) is never compiled. Of all else that is no tensor (a counter in a guess of your own) a record keeps the
-    value that it had.
+    A record is good for the network and the estimator that it was made of: once a parameter is frozen or replaced, or a
+    module, a part of the estimator or one of their settings, the kind is recorded anew. A step in which one of them
+    changes every time (a module or a guess of your own that counts its calls in a plain number) is never compiled.
 
     Args:
+        estimator: whose parts a step depends on.
         compute: what is compiled: takes blocks, images and labels, and changes nothing but buffers.
         compiler: what compiles its record.
     """
 
-    def __init__(self, compute: Callable[..., Estimate], compiler: Compiler = inductor) -> None:
+    def __init__(self, estimator: object, compute: Callable[..., Estimate], compiler: Compiler = inductor) -> None:
+        self.estimator = estimator
         self.compute = compute
         self.compiler = compiler
-        self.compiled: dict[tuple, tuple[_Network, Callable[[Tensor, Tensor], Estimate]]] = {}
-        self.last: tuple[tuple, _Network] | None = None
+        self.compiled: dict[tuple, tuple[_State, Callable[[Tensor, Tensor], Estimate]]] = {}
+        self.last: tuple[tuple, _State] | None = None
 
     def __call__(self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Estimate:
         """See ``GradientEstimator.estimate``."""
@@ -109,15 +111,15 @@ class CompiledEstimate:
         autocast = torch.is_autocast_enabled(images.device.type) and torch.get_autocast_dtype(images.device.type)
         kind = (*blocks, *batch, autocast, cosine, modes)
         if kind in self.compiled:
-            network, replay = self.compiled[kind]
-            if network.is_unchanged():
+            state, replay = self.compiled[kind]
+            if state.is_unchanged():
                 return replay(images, labels)
             del self.compiled[kind]
         if self.last is not None and kind == self.last[0] and self.last[1].is_unchanged():
             estimate, replay = self._record(blocks, images, labels, cosine=cosine)
-            self.compiled[kind] = _Network(blocks), replay
+            self.compiled[kind] = _State(self.estimator, blocks), replay
             return estimate
-        self.last = kind, _Network(blocks)
+        self.last = kind, _State(self.estimator, blocks)
         return self.compute(blocks, images, labels, cosine=cosine)
 
     def _record(
@@ -170,10 +172,11 @@ class CompiledEstimate:
         return (step, gradients), replay
 
 
-class _Network:
-    """What a record takes for granted of a network: which modules and tensors it has, and their settings."""
+class _State:
+    """What a record takes for granted: a network's modules and tensors, an estimator's parts, and their settings."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, estimator: object, blocks: Sequence[Block]) -> None:
+        self.estimator = estimator
         self.modules = [module for block in blocks for module in block.modules()]
         self.found = self._look()
 
@@ -183,7 +186,12 @@ class _Network:
         return len(now) == len(things) and all(map(is_, now, things)) and tensors_now == tensors
 
     def _look(self) -> tuple[list[Any], list[tuple]]:
-        things: list[Any] = []
+        things = [value for name, value in vars(self.estimator).items() if name != "_compute"]
+        seen: set[int] = set()
+        for thing in things:  # which grows: a coefficient is a setting of a perturbation, and has some of its own
+            if hasattr(thing, "__dict__") and not isinstance(thing, type | FunctionType) and id(thing) not in seen:
+                seen.add(id(thing))
+                things.extend(vars(thing).values())
         tensors: list[tuple] = []
         for module in self.modules:
             things.extend(value for value in vars(module).values() if not isinstance(value, Tensor))

@@ -11,7 +11,6 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.step import Auxiliaries
-from fglight.estimators.targets import Target
 
 
 class DirectionalEngine(Engine):
@@ -37,21 +36,19 @@ class DirectionalStep:
     """One step of such an engine; blocks run one after the other, and none but the last takes part in another's graph.
 
     Attributes:
-        network: before any block has run.
-        target: whose derivatives are taken.
+        network: before any block has run; its ``losses`` are those whose derivatives are taken.
         guess: the directions.
         perturbation: makes of directions and derivatives the estimates.
     """
 
     network: NetworkPass
-    target: Target
     guess: Guess
     perturbation: Perturbation
 
     @property
     def joint(self) -> bool:
         """Whether all blocks move at once, along a single direction of them all."""
-        return self.perturbation.units.joins_blocks and self.target.reach is None
+        return self.perturbation.units.joins_blocks and set(self.network.losses) <= {len(self.network.losses)}
 
     def run(self, run: Callable[[BlockPass], None], auxiliaries: Auxiliaries | None = None) -> list[BlockPass]:
         """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""

@@ -14,7 +14,6 @@ from fglight.estimators.generators import Redrawn, generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.targets import Target
 
 Move = Mapping[str, Tensor]
 """A direction of some of a body's parameters, by their names."""
@@ -83,10 +82,10 @@ class FiniteDifferences(DirectionalEngine):
     @torch.no_grad()
     @plain_attention()
     def estimate(
-        self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
+        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        return _FiniteStep(network, target, guess, perturbation, self.step, self.redraw).estimate(), None
+        return _FiniteStep(network, guess, perturbation, self.step, self.redraw).estimate(), None
 
     @torch.no_grad()
     @plain_attention()
@@ -184,9 +183,7 @@ class _FiniteStep(DirectionalStep):
 
     def _loss(self, first: int, x: Tensor, moves: Moves, step: Tensor) -> Tensor:
         """The loss that the target of block ``first`` differentiates, with blocks moved by ``step`` times ``moves``."""
-        end = len(self.network.blocks) - 1
-        if self.target.reach is not None:
-            end = min(first + self.target.reach, end)
+        end = self.network.losses[first]
         with generators_kept(self.network.batch.images.device):
             for index in range(first, end + 1):
                 block, move = self.network.blocks[index], moves(index)

@@ -15,7 +15,6 @@ from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.estimate import BlockDerivative
 from fglight.estimators.step import GRADIENT_ALONE
-from fglight.estimators.targets import Target
 from fglight.models.blocks import Block
 
 
@@ -62,10 +61,10 @@ class ForwardMode(DirectionalEngine):
     @torch.no_grad()
     @plain_attention()
     def estimate(
-        self, network: NetworkPass, target: Target, guess: Guess, perturbation: Perturbation, *, cosine: bool
+        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        step = _ForwardStep(network, target, guess, perturbation)
+        step = _ForwardStep(network, guess, perturbation)
         return (step.in_one_run() if perturbation.in_one_run else step.in_two_runs()), None
 
     @torch.no_grad()
@@ -113,9 +112,8 @@ class _ForwardStep(DirectionalStep):
                 pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
             moving.update(own)
-            arrived = None if self.target.reach is None else moving.pop(index - self.target.reach, None)
-            if arrived is not None:
-                sums[index - self.target.reach] = shares(arrived, here.local_gradient).sum(1)
+            for j in [j for j in moving if self.network.losses[j] == index]:
+                sums[j] = shares(moving.pop(j), here.local_gradient).sum(1)
 
         passes = self.run_twice(lambda here, _: run(here)) if self.guess.needs_error else self.run(run)
         sums |= {index: shares(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
@@ -134,11 +132,11 @@ class _ForwardStep(DirectionalStep):
 
     def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
         """What takes derivatives of the target of one block along tangents of its output."""
-        x, reach = here.output.detach(), self.target.reach
-        rest = passes[here.index + 1 : -1][:reach]
-        if reach == 0:
+        x, loss = here.output.detach(), self.network.losses[here.index]
+        rest = passes[here.index + 1 : -1][: loss - here.index]
+        if loss == here.index:
             gradient = here.local_gradient
-        elif reach is None or len(rest) < reach:
+        elif loss == len(self.network.losses):
             gradient = passes[-1].input_gradient
         else:
             gradient = self._local_gradient(x, rest)

@@ -10,8 +10,7 @@ from fglight.estimators.duals import TANGENTS
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.estimate import BlockDerivative, Estimate
-from fglight.estimators.targets import TargetGradient
+from fglight.estimators.perturbations.estimate import BlockDerivative, Estimate, TargetGradient
 from fglight.estimators.units import Granularity
 
 

@@ -11,8 +11,7 @@ from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
-from fglight.estimators.perturbations.estimate import BlockDerivative, BlockTarget, Estimate
-from fglight.estimators.targets import TargetGradient
+from fglight.estimators.perturbations.estimate import BlockDerivative, BlockTarget, Estimate, TargetGradient
 from fglight.estimators.units import Granularity
 
 

@@ -8,8 +8,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import LayerCall
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.estimate import Estimate
-from fglight.estimators.targets import TargetGradient
+from fglight.estimators.perturbations.estimate import Estimate, TargetGradient
 
 
 class Unprojected(Perturbation):

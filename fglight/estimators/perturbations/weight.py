@@ -14,8 +14,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, record_calls, weight_output
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.estimate import BlockDerivative, BlockTarget, Estimate
-from fglight.estimators.targets import TargetGradient
+from fglight.estimators.perturbations.estimate import BlockDerivative, BlockTarget, Estimate, TargetGradient
 from fglight.estimators.units import Granularity
 
 

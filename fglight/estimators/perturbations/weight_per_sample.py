@@ -21,8 +21,7 @@ from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, kn
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.per_sample import InnerProducts, ParameterUse
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.estimate import BlockDerivative, Estimate
-from fglight.estimators.targets import TargetGradient
+from fglight.estimators.perturbations.estimate import BlockDerivative, Estimate, TargetGradient
 from fglight.estimators.units import Granularity
 
 
