@@ -119,8 +119,9 @@ class Definition:
         losses: L_j of every block; the last one is L.
     """
 
-    def __init__(self, blocks, images, labels):
-        self.blocks = deepcopy(list(getattr(blocks, "blocks", blocks)))
+    def __init__(self, blocks, images, labels, *, copied=True):
+        blocks = list(getattr(blocks, "blocks", blocks))
+        self.blocks = deepcopy(blocks) if copied else blocks  # a copied parameter has no hooks
         self.outputs, self.losses = [], []
         hidden = images
         for block in self.blocks:

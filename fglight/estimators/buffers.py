@@ -1,12 +1,12 @@
-"""What a network keeps from step to step in its buffers: running statistics, power iterations, counters."""
+"""What a network's modules run from in a step: their buffers, and the state of the generators that they draw from."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.generators import generators_kept
+from fglight.estimators.generators import Generators, generators_at, generators_kept
 from fglight.estimators.layers import BATCH_NORMS
 from fglight.models.blocks import Block
 
@@ -18,7 +18,8 @@ class Buffers:
     """The buffers of a network at the start of a step.
 
     A step moves them once, where each module runs for the first time. Whatever runs a module once more, to push
-    tangents through it or to recompute activations that were not kept, does so with ``again``.
+    tangents through it or to recompute activations that were not kept, does so with ``again``, which also has it draw
+    the random numbers that it drew with ``first``.
 
     Args:
         modules: which have not yet run in this step.
@@ -36,6 +37,24 @@ class Buffers:
         self.found = {
             (module, name): (buffer, buffer._version, copy) for (module, name, buffer), copy in zip(found, copies)
         }
+        self.drawn: dict[nn.Module, Generators] = {}
+
+    @contextmanager
+    def first(self, network: nn.Module, device: torch.device) -> Iterator[None]:
+        """Let a module run, and note whether it draws random numbers; where it has run with ``first``, the same ones.
+
+        Args:
+            network: the module.
+            device: where it is.
+        """
+        if network in self.drawn:
+            with generators_at(self.drawn[network]):
+                yield
+            return
+        before = Generators(device)
+        yield
+        if before.have_moved():
+            self.drawn[network] = before
 
     @contextmanager
     def again(self, network: nn.Module, *, on_graph: bool = True) -> Iterator[bool]:
@@ -66,7 +85,8 @@ class Buffers:
         for module, name, _, copy in swaps:
             module._buffers[name] = copy
         try:
-            yield only_statistics
+            with generators_at(self.drawn[network]) if network in self.drawn else nullcontext():
+                yield only_statistics
         finally:
             for module, name, current, _ in swaps:
                 module._buffers[name] = current

@@ -91,6 +91,38 @@ def check_layers(
     return found
 
 
+def check_inputs(blocks: Sequence[Block], images: object, labels: object) -> None:
+    """Refuse a batch, or a mode, in which there are no gradients.
+
+    Raises:
+        BlockError: naming what was given.
+    """
+    for name, given in (("images", images), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise BlockError(f"{name} must be a tensor, got a {type(given).__name__}: take it out of the batch first")
+    inference = any(tensor.is_inference() for block in blocks for tensor in block.parameters())
+    if torch.is_inference_mode_enabled() or inference:
+        raise BlockError(
+            "an estimate needs gradients, which torch.inference_mode() rules out: make the network, and take the step, "
+            "outside of that mode"
+        )
+
+
+def check_real(blocks: Sequence[Block]) -> None:
+    """Refuse complex parameters where something is projected.
+
+    Raises:
+        BlockError: naming the parameter.
+    """
+    for index, block in enumerate(blocks[:-1]):
+        for name, parameter in block.body.named_parameters():
+            if parameter.is_complex() and parameter.requires_grad:
+                raise BlockError(
+                    f"{name} of block {index} must be real to be projected, and is {parameter.dtype}: make it a real "
+                    "parameter (..., 2), and take torch.view_as_complex of it in forward"
+                )
+
+
 def check_apart(blocks: Sequence[Block]) -> None:
     """Refuse parameters that have more than one estimate.
 

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointFunction
 
 from fglight.errors import BlockError, one_line
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.generators import generators_kept
-from fglight.estimators.layers import used_in, version_of
+from fglight.estimators.graph import Graph
+from fglight.estimators.layers import version_of
 from fglight.models.blocks import Block
+
+REENTRANT = "CheckpointFunctionBackward"
+"""What checkpoints have in a graph whose gradients come by ``backward()`` alone."""
 
 
 @dataclass
@@ -73,15 +76,33 @@ def first_sentence(error: Exception) -> str:
     return one_line(error).partition(". ")[0].rstrip(".")
 
 
-@contextmanager
-def without_reentrant_checkpoints() -> Iterator[None]:
-    """Refuse checkpoints whose gradients come by ``backward()`` alone: others may be left out without a word."""
+def checked_output(output: Any, x: Tensor, body: nn.Module, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """What a body gave out, if a step can do with it.
 
-    def refuse(*args: object) -> None:
+    Args:
+        output: what it is.
+        x: what the body took in.
+        body: the body.
+        parameters: those that are trained.
+
+    Raises:
+        BlockError: it is no tensor.
+        RuntimeError: gradients of parameters are left out of its graph, as checkpoints do whose gradients come by
+            ``backward()`` alone.
+    """
+    if not isinstance(output, Tensor):
+        raise BlockError(
+            f"the body of a block must give one tensor, and a {type(body).__name__} gives a {type(output).__name__}: "
+            "wrap it in a module that hands on the tensor that the next block takes"
+        )
+    if Graph.of(output).has(REENTRANT):
         raise RuntimeError("torch.utils.checkpoint needs use_reentrant=False here")
-
-    with patch.object(CheckpointFunction, "apply", refuse):
-        yield
+    if torch.is_grad_enabled() and parameters and not output.requires_grad and output is not x:
+        raise RuntimeError(
+            "it has trained parameters, and its output no graph: torch.no_grad, detach, or torch.utils.checkpoint with "
+            "use_reentrant=True"
+        )
+    return output
 
 
 def check_unchanged(index: int, x: Tensor | None, version: int | None) -> None:
@@ -129,7 +150,7 @@ def _watched(body: nn.Module) -> Iterator[_Calls]:
 
     def end(module: nn.Module, inputs: tuple, output: object) -> None:
         calls.running.pop()
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and torch.is_grad_enabled():  # inside of a checkpoint, they are off
             calls.outputs.append((module, output))
 
     hooks = [module.register_forward_pre_hook(begin) for module in body.modules()]
@@ -143,11 +164,13 @@ def _watched(body: nn.Module) -> Iterator[_Calls]:
 
 def _without_gradient(calls: _Calls) -> nn.Module | None:
     """The first module, innermost ones before those that they are in, whose output has no gradient."""
-    for module, output in calls.outputs:
+    for module, output in list(calls.outputs):
         if output.requires_grad:
-            _, leaves = used_in(output)
+            graph = Graph.of(output)
+            if graph.has(REENTRANT):
+                return module
             try:
-                torch.autograd.grad(output.sum(), list(leaves), retain_graph=True)
+                torch.autograd.grad(output.sum(), list(graph.uses), retain_graph=True)
             except RuntimeError:
                 return module
     return None

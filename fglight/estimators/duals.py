@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import functional_call, jvp, vmap
+from torch.func import jvp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from fglight.errors import BlockError
 from fglight.estimators.buffers import STATISTICS
-from fglight.estimators.generators import generator_state
-from fglight.estimators.layers import used_in
+from fglight.estimators.generators import Generators
+from fglight.estimators.graph import Graph
+from fglight.estimators.parameters import replaced
 
 TANGENTS = 8
 """How many tangents one run of a block carries where there are many; each takes as much memory as a whole batch."""
@@ -42,7 +43,9 @@ def pushforward(
         values = _detached(body)
         values |= {name: forward_ad.make_dual(values[name], g) for name, g in (parameters or {}).items()}
         dual = x if tangent is None else forward_ad.make_dual(x, tangent)
-        return _unpack(body, functional_call(body, values, (dual,)))
+        with replaced(body, values):
+            output = body(dual)
+        return _unpack(body, output)
 
 
 def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tensor) -> Tensor:
@@ -59,7 +62,9 @@ def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tens
     )
     try:
         with _dual_numbers(x.device), forward_ad.dual_level():
-            return _unpack(body, functional_call(body, _detached(body), (x,)))[1]
+            with replaced(body, _detached(body)):
+                output = body(x)
+            return _unpack(body, output)[1]
     finally:
         hook.remove()
 
@@ -102,7 +107,8 @@ def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[
     start = x if of_input else {name: values[name] for name in tangents}
 
     def function(moving: Any) -> Tensor:
-        return functional_call(body, values if of_input else {**values, **moving}, (moving if of_input else x,))
+        with replaced(body, values if of_input else {**values, **moving}):
+            return body(moving if of_input else x)
 
     with _dual_numbers(x.device), _without_statistics(body):
         at_once = vmap(lambda tangent: jvp(function, (start,), (tangent,))[:2], out_dims=(None, 0))
@@ -174,12 +180,12 @@ def _dual_numbers(device: torch.device) -> Iterator[None]:
     Raises:
         RuntimeError: random numbers were drawn, which would be others in another run.
     """
-    state = generator_state(device)
+    generators = Generators(device)
     # Gradients are on, or nothing would tell torch.no_grad() in a block from its surroundings. Of the attention kernels
     # only this one has a forward-mode derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad._set_fwd_grad_enabled(True), _Tangents():
         yield
-    if not torch.equal(generator_state(device), state):
+    if generators.have_moved():
         raise RuntimeError("it draws random numbers, which would be others in each run")
 
 
@@ -220,7 +226,7 @@ def check_swapped(body: nn.Module, output: Tensor, engine: str) -> None:
         BlockError: naming the parameter.
     """
     if output.requires_grad:
-        _, uses = used_in(output)
+        uses = Graph.of(output).uses
         for name, parameter in body.named_parameters():
             if uses[parameter]:
                 raise BlockError(

@@ -1,6 +1,7 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import uncached, version_of
+from fglight.estimators.parameters import hooked, without_hooks
 from fglight.estimators.passes import NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.unprojected import Unprojected
@@ -142,7 +144,9 @@ class GradientEstimator:
             BlockError: for a layer that the engine cannot differentiate, or cannot run several times, for blocks that
                 share parameters, and for convolutions that CPUs cannot compute with channels last.
         """
-        blocks, images = _blocks(model), laid_out(images, self.channels_last)
+        blocks = _blocks(model)
+        checking.check_inputs(blocks, images, labels)
+        images = laid_out(images, self.channels_last)
         for block in blocks:
             block.zero_grad(set_to_none=True)
         version = version_of(images)
@@ -159,6 +163,8 @@ class GradientEstimator:
         check_unchanged(0, images, version)
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
+            for hook in (parameter._post_accumulate_grad_hooks or {}).values():
+                hook(parameter)
         return step
 
     def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checking.LayerCheck]:
@@ -174,8 +180,9 @@ class GradientEstimator:
         """
         blocks, images = _blocks(model), laid_out(images, self.channels_last)
         try:
-            self._check_network(blocks, images.device)
             with uncached(images.device):
+                with suppress(RuntimeError):  # it is told below, with its layer
+                    self._check_network(blocks, images)
                 return checking.check_layers(blocks, images, self.guess, self.perturbation, self.engine)
         except BlockError as error:
             return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
@@ -200,21 +207,23 @@ class GradientEstimator:
                 "untrained (guess=ntk, guess=fixed_ntk or aux.trained=false): set probe=false"
             )
 
-    def _check_network(self, blocks: Sequence[Block], device: torch.device) -> None:
+    def _check_network(self, blocks: Sequence[Block], images: Tensor) -> None:
         """Refuse a network on which a step would be wrong.
 
         Args:
             blocks: the network.
-            device: where it is.
+            images: a batch.
 
         Raises:
             BlockError: naming the layer.
         """
         checking.check_apart(blocks)
-        if self.channels_last and device.type == "cpu":
+        if self.channels_last and images.device.type == "cpu":
             checking.check_kernels(blocks)
         checking.check_counts(blocks, self.guess, self.perturbation)
-        self.engine.check_blocks(blocks)
+        if self.guess.projects:
+            checking.check_real(blocks)
+        self.engine.check_network(blocks, images, self.guess, self.perturbation)
 
     def compile(self, compiler: Compiler = inductor) -> None:
         """Compile ``estimate`` in place, as ``nn.Module.compile`` compiles a module; see ``CompiledEstimate``.
@@ -235,7 +244,7 @@ class GradientEstimator:
     ) -> tuple[Step, dict[nn.Parameter, Tensor]]:
         """What the step computes, and the gradients."""
         self._check_parts()
-        self._check_network(blocks, images.device)
+        self._check_network(blocks, images)
         batch = Batch.of(images, labels)
         self.guess.set_up(blocks, batch)
         self.guess.prepare(blocks)
@@ -252,12 +261,17 @@ class GradientEstimator:
             needs_error=self.guess.needs_error,
             checkpointing=self.checkpointing,
         )
-        passes, cosines = self.engine.estimate(network, self.guess, self.perturbation, cosine=cosine)
+        # What is drawn in the space of parameters is not a gradient: hooks apply to the estimate that comes of it.
+        drawn = self.perturbation.in_parameters and not self.guess.pulled
+        parameters = [p for block in blocks[:-1] for p in trainable(block.body)] if drawn else []
+        with without_hooks(parameters):
+            passes, cosines = self.engine.estimate(network, self.guess, self.perturbation, cosine=cosine)
         *rest, last = passes
         # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
         alike = set() if self.perturbation.by_sample else {p for here in rest for p in here.parameters}
         own = {p: gradient for p, gradient in network.gradients.items() if p not in alike}
         network.gradients.update(zip(own, batch.mean(list(own.values()))))
+        network.gradients |= {p: hooked(p, network.gradients[p]) for p in parameters if p in network.gradients}
         for here in rest:
             self.guess.learn(here.block, {p: network.gradients[p] for p in here.parameters})
         step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
@@ -272,4 +286,17 @@ class ForwardModeEstimator(GradientEstimator):
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
-    return cast(Sequence[Block], getattr(model, "blocks", model))
+    blocks = getattr(model, "blocks", model)
+    if (
+        isinstance(blocks, Sequence | nn.ModuleList)
+        and len(blocks)
+        and all(isinstance(getattr(block, part, None), nn.Module) for block in blocks for part in ("body", "aux"))
+    ):
+        return cast(Sequence[Block], blocks)
+    inner = getattr(model, "module", None)
+    way = (
+        f"pass what it wraps, {type(model).__name__}.module"
+        if isinstance(inner, nn.Module)
+        else "fglight.models.split cuts a chain of layers into blocks"
+    )
+    raise BlockError(f"the network must be a BlockNetwork or a sequence of Blocks, got a {type(model).__name__}: {way}")

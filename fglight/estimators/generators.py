@@ -1,21 +1,65 @@
-"""The state of torch's default generators, and what is drawn from it more than once."""
+"""The state of the default generators of torch, Python and numpy, and what is drawn from them more than once."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def generator_state(device: torch.device) -> Tensor:
-    """The state of a device's default generator."""
-    return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+class Generators:
+    """The state of every default generator that a module may draw from.
+
+    Args:
+        device: whose generator of torch's it is, beside the CPU's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = None if device.type == "cpu" else device
+        self.cpu = torch.get_rng_state()
+        self.other = None if self.device is None else torch.get_device_module(device).get_rng_state(device)
+        self.python = random.getstate()
+        self.numpy: Any = np.random.get_state()  # noqa: NPY002 (modules of others draw from it)
+
+    def restore(self) -> None:
+        """Go back to this state."""
+        torch.set_rng_state(self.cpu)
+        if self.device is not None:
+            torch.get_device_module(self.device).set_rng_state(self.other, self.device)
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+
+    def have_moved(self) -> bool:
+        """Whether anything has been drawn since."""
+        now = Generators(self.device or torch.device("cpu"))
+        return not (
+            torch.equal(now.cpu, self.cpu)
+            and (self.other is None or torch.equal(now.other, self.other))
+            and now.python == self.python
+            and now.numpy[2:] == self.numpy[2:]
+            and np.array_equal(now.numpy[1], self.numpy[1])
+        )
 
 
-def generators_kept(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[None]:
-    """A context after which random numbers on the CPU and a device are drawn as if nothing had been drawn inside."""
-    devices = [] if device.type == "cpu" else [device]
-    return torch.random.fork_rng(devices, enabled=enabled, device_type=device.type)
+@contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """A context after which random numbers are drawn as if nothing had been drawn inside."""
+    before = Generators(device)
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+@contextmanager
+def generators_at(state: Generators) -> Iterator[None]:
+    """A context in which random numbers are drawn from a state on, and after which they are as they were."""
+    with generators_kept(state.device or torch.device("cpu")):
+        state.restore()
+        yield
 
 
 class Redrawn(Sequence[Tensor]):
@@ -28,8 +72,7 @@ class Redrawn(Sequence[Tensor]):
 
     def __init__(self, draw: Callable[[], list[Tensor]], device: torch.device) -> None:
         self.draw = draw
-        self.device = device
-        self.states = {kind: generator_state(kind) for kind in {torch.device("cpu"), device}}
+        self.state = Generators(device)
         self.length = len(draw())  # the generator moves on as ever
 
     def __len__(self) -> int:
@@ -39,10 +82,5 @@ class Redrawn(Sequence[Tensor]):
         return list(self)[index]
 
     def __iter__(self) -> Iterator[Tensor]:
-        with generators_kept(self.device):
-            for device, state in self.states.items():
-                if device.type == "cpu":
-                    torch.set_rng_state(state)
-                else:
-                    torch.get_device_module(device).set_rng_state(state, device)
+        with generators_at(self.state):
             return iter(self.draw())

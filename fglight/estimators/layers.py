@@ -6,23 +6,32 @@ such gradients is ⟨D_i U_i^T, D'_i U_i^T⟩ = ⟨D_i^T D'_i, U_i^T U_i⟩, whi
 gradients themselves where there are few positions and many channels, as late in a convolutional network.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.overrides import TorchFunctionMode
 
 from fglight.estimators import linalg
+from fglight.estimators.generators import generators_kept
+from fglight.estimators.parameters import dense
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+FORWARDS: dict[type[nn.Module], Callable] = {
+    kind: kind.forward for kind in (nn.Linear, *CONVOLUTIONS, *BATCH_NORMS, nn.LayerNorm, nn.GroupNorm)
+}
+"""The layers that are known, with what their classes do."""
 
-NO_SINGLE_USE = "no single use of a layer stands for it (used twice, outside of its layer, or by a method of one's own)"
+NO_SINGLE_USE = (
+    "no single use of a layer stands for it (used twice, outside of its layer, by a method of one's own, or with hooks)"
+)
 """Why a parameter is treated as one of the whole block."""
 
 
@@ -35,6 +44,8 @@ class LayerCall:
         input: what it took in, ``(batch, ...)``, without graph.
         output: its output, in the graph's terms (an edge survives in-place operations on the output).
         shape: of its output.
+        source: what made the input, in the graph; None for an input without graph.
+        plain: whether the ``forward`` of the layer's class alone made the output, on tensors that are nothing else.
         version: ``version_of`` the input when the layer took it in.
         again: a context in which the layer's block may run once more, as one does that keeps checkpoints only.
     """
@@ -43,6 +54,8 @@ class LayerCall:
     input: Tensor
     output: GradientEdge
     shape: torch.Size
+    source: Node | None = None
+    plain: bool = False
     version: int | None = None
     again: Callable[[], AbstractContextManager] = nullcontext
 
@@ -60,9 +73,10 @@ class LayerCall:
     def vjp(self, parameter: Tensor, cotangent: Tensor) -> Tensor:
         """The vector-Jacobian product from the layer's output to a parameter; the graph is kept."""
         with self.again():
-            return torch.autograd.grad(
+            (gradient,) = torch.autograd.grad(
                 self.output, parameter, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
-            )[0]
+            )
+        return dense(gradient)
 
 
 @contextmanager
@@ -79,7 +93,11 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
             if output._is_view():  # an in-place operation on a view would move it elsewhere in the graph
                 output = output.clone()
             x = inputs[0].detach()
-            calls.append(LayerCall(layer, x, get_gradient_edge(output), output.shape, version_of(x)))
+            source = get_gradient_edge(inputs[0]).node if inputs[0].requires_grad else None
+            others = any(hook is not record for hook in layer._forward_hooks.values())
+            plain = not others and _has_own_forward(layer) and type(inputs[0]) in (Tensor, nn.Parameter)
+            edge = get_gradient_edge(output)
+            calls.append(LayerCall(layer, x, edge, output.shape, source, plain, version_of(x)))
         return output
 
     owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
@@ -92,6 +110,68 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
             hook.remove()
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What one more run of a body tells of its layers' uses, in their order.
+
+    Attributes:
+        seen: what it was found for.
+        by_sample: which of them have samples in front, in what they take in and give out.
+        exact: whether the body's own operations alone make the gradients at their outputs: no hook on a tensor.
+    """
+
+    seen: tuple
+    by_sample: Sequence[bool]
+    exact: bool
+
+
+_TRAITS: WeakKeyDictionary[nn.Module, Traits] = WeakKeyDictionary()
+"""Of each body that has run, the last."""
+
+
+def traits_of(
+    body: nn.Module, x: Tensor, calls: Sequence[LayerCall], again: Callable[[], AbstractContextManager]
+) -> Traits:
+    """Look closer at the uses of layers in a body, the first time that it runs on tensors of a shape.
+
+    Sizes alone do not tell which dimension is the sample: there may be as many time steps as samples. So the body runs
+    on one sample more. One that takes no other number of samples is known by sizes.
+
+    Args:
+        body: the body, which has run on ``x``.
+        x: what it took in.
+        calls: the uses.
+        again: a context in which it may run once more.
+    """
+    seen = (x.shape, x.dtype, body.training, *(id(call.layer) for call in calls))
+    if body in _TRAITS and _TRAITS[body].seen == seen:
+        return _TRAITS[body]
+    batch, by_sample, hooks = len(x), [True] * len(calls), _TensorHooks()
+    for given in (torch.cat([x, x[:1]]).detach(), x.detach()):
+        with suppress(Exception), torch.enable_grad(), again(), generators_kept(x.device), hooks:
+            with record_calls(body) as found:
+                body(given.requires_grad_(x.requires_grad))
+            if len(given) > batch:
+                alike = [call.layer for call in found] == [call.layer for call in calls]
+                by_sample = [alike and call.by_sample(batch + 1) for call in found]
+            break
+    by_sample = [follows and call.by_sample(batch) for call, follows in zip(calls, by_sample)]
+    _TRAITS[body] = Traits(seen, by_sample, not hooks.noticed)
+    return _TRAITS[body]
+
+
+class _TensorHooks(TorchFunctionMode):
+    """Notices hooks that are put on tensors."""
+
+    noticed = False
+
+    def __torch_function__(
+        self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.noticed = self.noticed or function is Tensor.register_hook
+        return function(*args, **(kwargs or {}))
+
+
 def version_of(x: Tensor | None) -> int | None:
     """A number that is another one once a tensor was modified in place; None where nothing tells."""
     return None if x is None or x.is_inference() else x._version
@@ -102,19 +182,28 @@ def uncached(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type), cache_enabled=False)
 
 
-def used_in(output: Tensor) -> tuple[set[Node], Counter[Tensor]]:
-    """The operations in the graph of a tensor, and how often each parameter is used there."""
-    nodes = {output.grad_fn}
-    parameters: Counter[Tensor] = Counter()
-    waiting = [output.grad_fn]
-    while waiting:
-        for node, _ in waiting.pop().next_functions:
-            if hasattr(node, "variable"):  # a parameter stands in the graph as what accumulates its gradient
-                parameters[node.variable] += 1
-            elif node is not None and node not in nodes:
-                nodes.add(node)
-                waiting.append(node)
-    return nodes, parameters
+def _has_own_forward(layer: nn.Module) -> bool:
+    """Whether nothing but the ``forward`` that torch has for a layer's class takes part in a use of it."""
+    hooks = (layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return (
+        FORWARDS.get(type(layer)) is type(layer).forward
+        and "_conv_forward" not in vars(layer)
+        and not any(hooks)
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
+
+
+def has_closed_form(call: LayerCall, name: str, parameter: Tensor) -> bool:
+    """Whether the formulas here are exactly what a layer does with a parameter, and its backward pass with a gradient.
+
+    Args:
+        call: the use of the layer.
+        name: of the parameter in the layer.
+        parameter: the parameter.
+    """
+    return (
+        call.plain and name in ("weight", "bias") and type(parameter) is nn.Parameter and not parameter._backward_hooks
+    )
 
 
 def weight_output(call: LayerCall, weight: Tensor) -> Tensor:
@@ -157,12 +246,10 @@ def unfolded_shape(call: LayerCall) -> tuple[int, int, int]:
     return call.layer.groups, call.layer.out_channels // call.layer.groups, call.shape[2:].numel()
 
 
-def knows_layer(call: LayerCall, name: str) -> bool:
-    """Whether ``layer_outputs`` knows the layer and this parameter of it."""
-    if name not in ("weight", "bias"):
-        return False
-    layer = call.layer
-    return type(layer) in (*BATCH_NORMS, nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm)
+def knows_layer(call: LayerCall, name: str, parameter: Tensor) -> bool:
+    """Whether ``layer_outputs`` and ``per_sample_gradients`` know the layer and this parameter of it."""
+    known = (*BATCH_NORMS, nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm)
+    return has_closed_form(call, name, parameter) and type(call.layer) in known
 
 
 def layer_outputs(call: LayerCall, name: str, values: Tensor) -> Tensor:
@@ -207,36 +294,33 @@ def per_sample_gradients(
     layer = call.layer
     if not cotangents:
         return []
+    if not knows_layer(call, name, parameter):
+        return [_by_loop(call, parameter, d) for d in cotangents]
     if name == "weight" and (columns := unfold(layer, call.input)) is not None:
         rows = columns.mT  # (batch, groups, P, K)
         return [(unfold_cotangent(layer, d) @ rows).reshape(len(d), *parameter.shape) for d in cotangents]
     if name == "bias" and type(layer) in (nn.Conv2d, nn.Linear):
         return [unfold_cotangent(layer, d).sum(3).flatten(1) for d in cotangents]
-    if name in ("weight", "bias") and (normalized := _normalize(layer, call.input)) is not None:
-        # Scale and shift act on the last dimensions (LayerNorm), or on the channels.
-        if type(layer) is nn.LayerNorm:
-            scaled = (d * normalized if name == "weight" else d for d in cotangents)
-            return [d.reshape(len(d), -1, *parameter.shape).sum(1) for d in scaled]
-        if name == "bias":
-            return [d.reshape(len(d), len(parameter), -1).sum(2) for d in cotangents]
-        rows = normalized.reshape(-1, normalized.shape[2:].numel())  # (batch * channels, positions)
-        return [
-            linalg.products(d.reshape(rows.shape), rows.unsqueeze(1)).view(len(d), -1).to(d.dtype) for d in cotangents
-        ]
-    return [_by_loop(call, parameter, d) for d in cotangents]
+    normalized = _normalize(layer, call.input)
+    # Scale and shift act on the last dimensions (LayerNorm), or on the channels.
+    if type(layer) is nn.LayerNorm:
+        scaled = (d * normalized if name == "weight" else d for d in cotangents)
+        return [d.reshape(len(d), -1, *parameter.shape).sum(1) for d in scaled]
+    if name == "bias":
+        return [d.reshape(len(d), len(parameter), -1).sum(2) for d in cotangents]
+    rows = normalized.reshape(-1, normalized.shape[2:].numel())  # (batch * channels, positions)
+    return [linalg.products(d.reshape(rows.shape), rows.unsqueeze(1)).view(len(d), -1).to(d.dtype) for d in cotangents]
 
 
-def _normalize(layer: Any, x: Tensor) -> Tensor | None:
-    """The output of a normalisation layer before its scale and shift; None for other layers."""
+def _normalize(layer: Any, x: Tensor) -> Tensor:
+    """The output of a normalisation layer before its scale and shift."""
     if type(layer) in BATCH_NORMS:
         batch_statistics = layer.training or layer.running_mean is None
         statistics = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
         return F.batch_norm(x, *statistics, training=batch_statistics, eps=layer.eps)
     if type(layer) is nn.LayerNorm:
         return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-    if type(layer) is nn.GroupNorm:
-        return F.group_norm(x, layer.num_groups, eps=layer.eps)
-    return None
+    return F.group_norm(x, layer.num_groups, eps=layer.eps)
 
 
 def _by_loop(call: LayerCall, parameter: Tensor, cotangent: Tensor) -> Tensor:

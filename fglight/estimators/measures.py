@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.generators import generators_kept
+from fglight.estimators.parameters import replaced
 from fglight.layout import laid_out
 from fglight.models.blocks import Block, trainable
 
@@ -50,8 +50,8 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
         """The outputs of the blocks from one on, whose parameters have moved, and the loss."""
         outputs: list[Tensor] = []
         for block in blocks[start:]:
-            with buffers.again(block.body):
-                hidden = functional_call(block.body, dict(moved), (hidden,)) if not outputs else block.body(hidden)
+            with buffers.again(block.body), replaced(block.body, {} if outputs else moved):
+                hidden = block.body(hidden)
             outputs.append(hidden)
         with buffers.again(blocks[-1].aux):
             loss, _ = blocks[-1].loss(hidden, labels)
@@ -82,4 +82,4 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
 
 def _product(like: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """The inner product of two lists of tensors, which may be empty, a scalar as ``like`` is."""
-    return torch.stack([like.new_zeros(()), *((a * b).sum() for a, b in zip(first, second))]).sum()
+    return torch.stack([like.new_zeros(()), *((a * b.conj()).sum().real for a, b in zip(first, second))]).sum()

@@ -1,7 +1,7 @@
 """One forward pass, kept block by block, and the vector-Jacobian products that everything else is made of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fglight.errors import BlockError
 from fglight.estimators import duals
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, without_reentrant_checkpoints
-from fglight.estimators.layers import CONVOLUTIONS, LayerCall, used_in, version_of
+from fglight.estimators.diagnosis import check_unchanged, checked_output
+from fglight.estimators.generators import generators_kept
+from fglight.estimators.graph import Graph
+from fglight.estimators.layers import CONVOLUTIONS, LayerCall, Traits, has_closed_form, traits_of, version_of
+from fglight.estimators.parameters import dense, without_row
 from fglight.estimators.step import Auxiliaries, LocalLoss
 from fglight.models.blocks import Block, trainable
 
@@ -34,6 +38,7 @@ class NetworkPass:
         keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
         needs_error: whether ``error`` is wanted.
         checkpointing: whether blocks 0..J-2 keep their inputs alone and run once more for a product.
+        padding: rows of embeddings that no gradient reaches, by their parameters; None: a block's graph tells.
         gradients: those that the step has found so far.
         error: the gradient of the network's loss with respect to the logits, ``(batch, classes)``, once the last block
             has its gradients, where it is wanted and the loss comes from them.
@@ -49,6 +54,7 @@ class NetworkPass:
     keeps_graphs: bool = False
     needs_error: bool = False
     checkpointing: bool = False
+    padding: Mapping[Tensor, int] | None = None
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
     error: Tensor | None = None
 
@@ -74,16 +80,42 @@ class NetworkPass:
             auxiliaries: what is wanted.
         """
         outputs = [output.detach().requires_grad_(auxiliaries.differentiated) for _ in block.auxiliaries]
-        loss, logits = block.loss_of(outputs, self.batch.labels)
+        loss, logits = self._own_loss(block, outputs)
         parameters = trainable(block.aux) if auxiliaries.trained else []
         inputs = outputs * auxiliaries.differentiated + parameters
         if not inputs:
             return LocalLoss(loss.detach(), logits.detach(), None)
         with self.buffers.again(block.aux, on_graph=False):
-            gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+            gradients = [*map(dense, torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))]
         of_outputs = len(inputs) - len(parameters)
         self.gradients.update(zip(parameters, gradients[of_outputs:]))
         return LocalLoss(loss.detach(), logits.detach(), gradients[:of_outputs] or None)
+
+    def _own_loss(self, block: Block, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss of a block's auxiliary network, and what that gives out.
+
+        Raises:
+            BlockError: it changes in place what others still need.
+        """
+        version = version_of(outputs[0])
+        try:
+            with self.buffers.first(block.aux, outputs[0].device):
+                loss = block.loss_of(outputs, self.batch.labels)
+        except RuntimeError:  # what has a gradient cannot be changed in place at all
+            copies = [output.detach().clone() for output in outputs]
+            version = version_of(copies[0])
+            with self.buffers.again(block.aux), generators_kept(outputs[0].device), suppress(RuntimeError):
+                block.loss_of(copies, self.batch.labels)
+            if version_of(copies[0]) == version:
+                raise
+            outputs = copies
+        if version_of(outputs[0]) != version:
+            index = [*self.blocks].index(block)
+            raise BlockError(
+                f"the auxiliary network of block {index}, a {type(block.aux).__name__}, must leave its input as it is, "
+                "and changes it in place: set inplace=False in its first layer"
+            )
+        return loss
 
 
 @dataclass
@@ -121,23 +153,26 @@ class BlockPass:
 
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
-        with without_reentrant_checkpoints(), self.network.recording(self.block.body) as self.calls:
-            keeps = not self.network.checkpointing or self.block is self.network.blocks[-1]
-            body = self.block.body if keeps else partial(checkpoint, self.block.body, use_reentrant=False)
-            self.output = body(self.input)
+        body: Callable[[Tensor], Tensor] = self.block.body
+        if self.network.checkpointing and self.block is not self.network.blocks[-1]:
+            body = partial(checkpoint, self.block.body, use_reentrant=False)
+        first = self.network.buffers.first(self.block.body, self.network.batch.images.device)
+        with first, self.network.recording(self.block.body) as self.calls:
+            self.output = checked_output(body(self.input), self.input, self.block.body, self.parameters)
         for call in self.calls:
             call.again = partial(self.again, on_graph=False)
 
     def finish(self) -> None:
         """The last block: take the exact gradients of the network's loss, and its input's where that takes one."""
-        loss, logits = self.block.loss(self.output, self.network.batch.labels)
+        with self.network.buffers.first(self.block.aux, self.output.device):
+            loss, logits = self.block.loss(self.output, self.network.batch.labels)
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
         if self.network.needs_error and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
         taken = partial(torch.autograd.grad, retain_graph=self.network.keeps_graphs, allow_unused=True)
         with self.network.buffers.again(self.block, on_graph=False):
-            gradients = taken(loss, inputs, materialize_grads=True) if inputs else ()
+            gradients = [*map(dense, taken(loss, inputs, materialize_grads=True))] if inputs else []
         if self.input.requires_grad:
             self.input_gradient = gradients[0]
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
@@ -149,20 +184,46 @@ class BlockPass:
         self.network.gradients.update(zip(self.parameters, gradients))
 
     @cached_property
+    def graph(self) -> Graph:
+        """The graph of the block's output."""
+        return Graph.of(self.output)
+
+    @property
+    def padding(self) -> Mapping[Tensor, int]:
+        """Rows of embeddings that no gradient reaches, by their parameters."""
+        return dict(self.graph.padding()) if self.network.padding is None else self.network.padding
+
+    def without_padding(self, directions: Sequence[Tensor]) -> list[Tensor]:
+        """Directions that were drawn, ``(..., *shape)`` for each of ``parameters``, with zeros where no gradient is."""
+        return [
+            without_row(g, p.dim(), self.padding[p]) if p in self.padding else g
+            for p, g in zip(self.parameters, directions)
+        ]
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What is known of ``calls``."""
+        return traits_of(self.block.body, self.input, self.calls, partial(self.again, on_graph=True))
+
+    @property
+    def calls_by_sample(self) -> set[LayerCall]:
+        """The uses of layers that have samples in front, in what they take in and give out."""
+        return {call for call, follows in zip(self.calls, self.traits.by_sample) if follows}
+
+    @cached_property
     def owners(self) -> dict[nn.Parameter, tuple[LayerCall, str]]:
         """The parameters for which a single use of a layer stands: that use, and the parameter's name there.
 
         A parameter that is used once more, by the same layer, by another one or by a function, has none, nor has one
         of a layer whose input was modified in place after it was used.
         """
-        nodes, uses = used_in(self.output)
-        return {
-            parameter: (call, name)
-            for call in self.calls
-            if call.output.node in nodes and version_of(call.input) == call.version
-            for name, parameter in call.layer.named_parameters(recurse=False)
-            if uses[parameter] == 1
-        }
+        found = {}
+        for call in self.calls if self.traits.exact else ():
+            owned = self.graph.owned(call.output.node, call.source) if version_of(call.input) == call.version else ()
+            for name, parameter in call.layer.named_parameters(recurse=False):
+                if parameter in owned:
+                    found[parameter] = call, name
+        return found
 
     @cached_property
     def weight_calls(self) -> dict[nn.Parameter, LayerCall]:
@@ -170,7 +231,9 @@ class BlockPass:
         return {
             parameter: call
             for parameter, (call, name) in self.owners.items()
-            if name == "weight" and type(call.layer) in (nn.Linear, *CONVOLUTIONS)
+            if name == "weight"
+            and type(call.layer) in (nn.Linear, *CONVOLUTIONS)
+            and has_closed_form(call, name, parameter)
         }
 
     @property
@@ -224,7 +287,7 @@ class BlockPass:
         with self.again(on_graph=False):
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
-            cotangent.new_zeros(point.shape) if gradient is None else gradient
+            cotangent.new_zeros(point.shape) if gradient is None else dense(gradient)
             for gradient, point in zip(gradients, inputs)
         ]
 
@@ -248,5 +311,5 @@ class BlockPass:
             self.local.gradients = None
         self.input = self.output = self.next = self.directions = None
         self.calls.clear()
-        for known in ("owners", "weight_calls"):
+        for known in ("graph", "traits", "owners", "weight_calls"):
             self.__dict__.pop(known, None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fglight.estimators import layers, linalg
 from fglight.estimators.guesses.base import Guess, stack
 from fglight.estimators.layers import LayerCall
+from fglight.estimators.parameters import without_row
 
 CHUNK = 2**22
 """How many numbers a temporary of one layer may hold: samples are taken so many at a time."""
@@ -28,6 +29,7 @@ class ParameterUse:
         call: the use of the layer that stands for it, or of the whole block as if it were a layer.
         name: of the parameter in that layer, empty for the whole block.
         guess: where the directions come from.
+        row: of an embedding that no gradient reaches; None where there is none.
         target: cotangent of the layer's output that gives the targets t_i; None where they are not needed.
         directions: cotangents that give k guesses g_i each; None: they are drawn.
     """
@@ -36,6 +38,7 @@ class ParameterUse:
     call: LayerCall
     name: str
     guess: Guess
+    row: int | None = None
     target: Tensor | None = None
     directions: Sequence[Tensor] | None = None
 
@@ -72,7 +75,8 @@ class ParameterUse:
         found = layers.per_sample_gradients(self.call, self.name, self.parameter, cotangents)
         target = None if self.target is None else found.pop(0)
         like = self.parameter.detach().expand(len(self.call.input), *self.parameter.shape)
-        return target, self.guess.by_sample(stack(found) if self.directions else None, like)
+        directions = self.guess.by_sample(stack(found) if self.directions else None, like)
+        return target, directions if self.row is None else without_row(directions, self.parameter.dim(), self.row)
 
     def tangents(self) -> list[Tensor]:
         """How the layer's output changes at each sample as the parameter moves along that sample's guesses: J_i g_i.
@@ -93,7 +97,8 @@ class ParameterUse:
 
     @property
     def _unfolds(self) -> bool:
-        return self.name == "weight" and type(self.call.layer) in (nn.Conv2d, nn.Linear)
+        known = layers.knows_layer(self.call, self.name, self.parameter)
+        return known and self.name == "weight" and type(self.call.layer) in (nn.Conv2d, nn.Linear)
 
     @property
     def _sizes(self) -> tuple[int, int, int, int]:

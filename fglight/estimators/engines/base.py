@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.diagnosis import without_reentrant_checkpoints
+from fglight.estimators.diagnosis import checked_output
+from fglight.estimators.graph import Graph
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import used_in
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 
 class Engine(ABC):
@@ -54,11 +54,16 @@ class Engine(ABC):
             ValueError: in one line.
         """
 
-    def check_blocks(self, blocks: Sequence[Block]) -> None:  # noqa: B027
-        """Refuse a network that cannot be computed with.
+    def check_network(  # noqa: B027
+        self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation
+    ) -> None:
+        """Refuse a network that cannot be computed with; called before every step.
 
         Args:
             blocks: the network.
+            images: a batch.
+            guess: the direction.
+            perturbation: the space of the projection.
 
         Raises:
             BlockError: naming the layer.
@@ -88,8 +93,8 @@ class Engine(ABC):
         Raises:
             RuntimeError: it cannot be done.
         """
-        with without_reentrant_checkpoints():
-            output = body(x.detach().requires_grad_(x.is_floating_point()))
-        _, leaves = used_in(output)
+        x = x.detach().requires_grad_(x.is_floating_point())
+        output = checked_output(body(x), x, body, trainable(body))
+        leaves = Graph.of(output).uses
         if leaves:
             torch.autograd.grad(output.sum(), list(leaves), retain_graph=True)

@@ -6,9 +6,6 @@ vector-Jacobian products, and the record is compiled.
 """
 
 from collections.abc import Callable, Sequence
-from operator import is_
-from types import FunctionType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fglight.errors import BlockError
 from fglight.estimators.diagnosis import first_sentence
 from fglight.estimators.generators import generators_kept
+from fglight.estimators.state import State
 from fglight.estimators.step import LocalLoss, Step
 from fglight.models.blocks import Block
 
@@ -101,8 +99,8 @@ class CompiledEstimate:
         self.estimator = estimator
         self.compute = compute
         self.compiler = compiler
-        self.compiled: dict[tuple, tuple[_State, Callable[[Tensor, Tensor], Estimate]]] = {}
-        self.last: tuple[tuple, _State] | None = None
+        self.compiled: dict[tuple, tuple[State, Callable[[Tensor, Tensor], Estimate]]] = {}
+        self.last: tuple[tuple, State] | None = None
 
     def __call__(self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Estimate:
         """See ``GradientEstimator.estimate``."""
@@ -117,10 +115,14 @@ class CompiledEstimate:
             del self.compiled[kind]
         if self.last is not None and kind == self.last[0] and self.last[1].is_unchanged():
             estimate, replay = self._record(blocks, images, labels, cosine=cosine)
-            self.compiled[kind] = _State(self.estimator, blocks), replay
+            self.compiled[kind] = self._state(blocks), replay
             return estimate
-        self.last = kind, _State(self.estimator, blocks)
+        self.last = kind, self._state(blocks)
         return self.compute(blocks, images, labels, cosine=cosine)
+
+    def _state(self, blocks: Sequence[Block]) -> State:
+        """What a record takes for granted."""
+        return State(blocks, lambda: [value for name, value in vars(self.estimator).items() if name != "_compute"])
 
     def _record(
         self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
@@ -170,39 +172,6 @@ class CompiledEstimate:
             return Step(loss, logits, local, similarity), dict(zip(parameters, results))
 
         return (step, gradients), replay
-
-
-class _State:
-    """What a record takes for granted: a network's modules and tensors, an estimator's parts, and their settings."""
-
-    def __init__(self, estimator: object, blocks: Sequence[Block]) -> None:
-        self.estimator = estimator
-        self.modules = [module for block in blocks for module in block.modules()]
-        self.found = self._look()
-
-    def is_unchanged(self) -> bool:
-        """Whether all of it is the same as it was."""
-        (things, tensors), (now, tensors_now) = self.found, self._look()
-        return len(now) == len(things) and all(map(is_, now, things)) and tensors_now == tensors
-
-    def _look(self) -> tuple[list[Any], list[tuple]]:
-        things = [value for name, value in vars(self.estimator).items() if name != "_compute"]
-        seen: set[int] = set()
-        for thing in things:  # which grows: a coefficient is a setting of a perturbation, and has some of its own
-            if hasattr(thing, "__dict__") and not isinstance(thing, type | FunctionType) and id(thing) not in seen:
-                seen.add(id(thing))
-                things.extend(vars(thing).values())
-        tensors: list[tuple] = []
-        for module in self.modules:
-            things.extend(value for value in vars(module).values() if not isinstance(value, Tensor))
-            for held in (module._modules, module._forward_pre_hooks, module._forward_hooks):
-                things.extend(held.values())
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
-                things.append(tensor)
-                if tensor is not None:
-                    place = tensor.data_ptr(), tensor.device, tensor.shape, tensor.stride()
-                    tensors.append((tensor.requires_grad, tensor.dtype, *place))
-        return things, tensors
 
 
 def _parts(step: Step) -> tuple:

@@ -1,22 +1,47 @@
 """What engines share that know a target by its derivatives along directions alone."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
+from fglight.estimators.inspection import Again, Inspection, inspect
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.state import State
 from fglight.estimators.step import Auxiliaries
+from fglight.models.blocks import Block
 
 
 class DirectionalEngine(Engine):
     """Takes inner products with the target as its derivatives along directions."""
 
     has_targets = False
+    known: tuple[tuple, State, Inspection] | None = None
+
+    @staticmethod
+    @abstractmethod
+    def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
+        """Why this engine's derivatives of a body would not be autograd's; see ``inspection.Compare``."""
+
+    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation) -> None:
+        """See ``Engine``: bodies are inspected before the first step, and when the network has changed."""
+        kind = (*blocks, perturbation.in_parameters, guess.pulled)
+        if self.known is None or self.known[0] != kind or not self.known[1].is_unchanged():
+            found = inspect(
+                blocks, images, self.compare, name=self.name, moves=perturbation.in_parameters, pulled=guess.pulled
+            )
+            self.known = kind, State(blocks, tuple), found
+
+    @property
+    def inspection(self) -> Inspection:
+        """What was found out about the network."""
+        assert self.known is not None
+        return self.known[2]
 
     def check(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``: a guess needs a direction, and must do without the next block."""

@@ -6,12 +6,13 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fglight.estimators.duals import check_swapped, plain_attention
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
 from fglight.estimators.generators import Redrawn, generators_kept
 from fglight.estimators.guesses.base import Guess
+from fglight.estimators.inspection import gradients_are_derivatives
+from fglight.estimators.parameters import replaced
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 
@@ -85,7 +86,11 @@ class FiniteDifferences(DirectionalEngine):
         self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
-        return _FiniteStep(network, guess, perturbation, self.step, self.redraw).estimate(), None
+        network.padding = self.inspection.padding
+        step = _FiniteStep(network, guess, perturbation, self.step, self.redraw, self.inspection.draws)
+        return step.estimate(), None
+
+    compare = staticmethod(gradients_are_derivatives)
 
     @torch.no_grad()
     @plain_attention()
@@ -103,24 +108,27 @@ class _FiniteStep(DirectionalStep):
     Attributes:
         step: relative to the weights; None: from the precision.
         redraw: whether directions are drawn again.
+        draws: whether blocks draw random numbers, so that all must have run before any is moved.
     """
 
     step: float | None
     redraw: bool
+    draws: bool
     guesses: dict[int, Sequence[Tensor]] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     extents: list[Tensor] = field(default_factory=list)
 
     def estimate(self) -> list[BlockPass]:
         """Run all blocks once as they are, and for each coefficient twice from the first block that moves."""
-        if self.joint and not (self.guess.needs_graph or self.guess.needs_error):  # before anything else is held
+        before = not (self.guess.needs_graph or self.guess.needs_error or self.draws)
+        if self.joint and before:  # before anything else is held
             passes = [self.network.enter(index, None) for index in range(len(self.network.blocks) - 1)]
             for here in passes:
                 self._look(here)
             self._move_jointly(passes)
             passes = self.run(BlockPass.run)
         else:
-            twice = self.guess.needs_error
+            twice = self.guess.needs_error or self.draws
             passes = self.run_twice(lambda here, _: self._run_block(here)) if twice else self.run(self._run_block)
             self._move_jointly(passes[:-1])
         self.scale(passes, self.guesses, self.sums)
@@ -220,7 +228,7 @@ def _run_moved(body: nn.Module, x: Tensor, move: Move, step: Tensor | float) -> 
     """The output of a body whose parameters are ``step`` times ``move`` away from where they are."""
     values = {name: parameter.detach() for name, parameter in body.named_parameters()}
     values |= {name: values[name] + step * g for name, g in move.items()}
-    with torch.enable_grad():  # nothing has a graph but a parameter that is not replaced
-        output = functional_call(body, values, (x,))
+    with torch.enable_grad(), replaced(body, values):  # nothing has a graph but a parameter that is not replaced
+        output = body(x)
     check_swapped(body, output, "engine=finite")
     return output.detach()

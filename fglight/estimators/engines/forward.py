@@ -10,7 +10,10 @@ from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import check_deterministic
 from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all, shares
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
+from fglight.estimators.graph import Graph
 from fglight.estimators.guesses.base import Guess
+from fglight.estimators.inspection import Again
+from fglight.estimators.parameters import dense, without_row
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.perturbations.estimate import BlockDerivative
@@ -42,9 +45,38 @@ class ForwardMode(DirectionalEngine):
     name = "engine=forward"
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
 
-    def check_blocks(self, blocks: Sequence[Block]) -> None:
-        """See ``Engine``: bodies that draw random numbers."""
+    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation) -> None:
+        """See ``Engine``: bodies that draw random numbers, and what an inspection finds."""
         check_deterministic(blocks)
+        super().check_network(blocks, images, guess, perturbation)
+
+    @staticmethod
+    @plain_attention()
+    def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
+        """See ``DirectionalEngine``: ⟨Jξ, Jξ⟩ must be ⟨Jᵀ(Jξ), ξ⟩ for a random direction ξ of all that moves."""
+        moving = {name: torch.randn_like(p) for name, p in body.named_parameters() if any(p is q for q in parameters)}
+        for parameter, row in Graph.of(output).padding():
+            moving |= {
+                name: without_row(moving[name], p.dim(), row)
+                for name, p in body.named_parameters()
+                if p is parameter and name in moving
+            }
+        start = torch.randn_like(x) if x.requires_grad else None
+        if start is None and not moving:
+            return ""
+        with torch.no_grad(), again():
+            tangent = pushforward(body, x.detach(), start, moving)[1]
+        inputs, directions = ([x], [start]) if start is not None else ([], [])
+        with again():
+            gradients = torch.autograd.grad(
+                output, [*inputs, *parameters], tangent, allow_unused=True, materialize_grads=True
+            )
+        terms = [(dense(g) * xi).double() for g, xi in zip(gradients, [*directions, *moving.values()])]
+        found, square = sum(term.sum() for term in terms), tangent.double().square().sum()
+        scale = sum(term.abs().sum() for term in terms) + square
+        if (found - square).abs() <= torch.finfo(output.dtype).eps ** 0.5 * scale:
+            return ""
+        return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``.
@@ -64,6 +96,7 @@ class ForwardMode(DirectionalEngine):
         self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
+        network.padding = self.inspection.padding
         step = _ForwardStep(network, guess, perturbation)
         return (step.in_one_run() if perturbation.in_one_run else step.in_two_runs()), None
 

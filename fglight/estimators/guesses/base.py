@@ -95,6 +95,11 @@ class Guess(ABC):
             )
 
     @property
+    def pulled(self) -> bool:
+        """Whether directions of parameters are pulled back through the block, hooks of parameters and all."""
+        return type(self).weight is Guess.weight and type(self).by_sample is Guess.by_sample
+
+    @property
     def drawn(self) -> bool:
         """Whether random numbers are drawn when directions are asked for: blocks are then taken from 0 on."""
         return self.draws or self.draws_samples or self.directions > 1

@@ -120,6 +120,8 @@ class WeightPerturbation(Perturbation):
     def guesses(self, here: BlockPass, guess: Guess) -> list[Tensor]:
         """The guess for each parameter tensor, ``(units, k, features)``, the same in all processes."""
         directions, batch = self.directions(here, guess), here.network.batch
+        if not guess.pulled:
+            directions = here.without_padding(directions)
         if not guess.alike:
             directions = batch.mean(directions) if guess.of_mean else [batch.sum(g) for g in directions]
         return [self.units.cut(g) for g in directions]

@@ -7,7 +7,7 @@ that comes after concerns one layer and a few samples at a time.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
 from typing import ClassVar
 
@@ -45,10 +45,10 @@ class WeightPerSamplePerturbation(Perturbation):
         cost = "a backward pass through the block for each sample"
         if call is None:
             return f"{NO_SINGLE_USE}: {cost}"
-        if not call.by_sample(len(here.input)):
+        if call not in here.calls_by_sample:
             return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
-        if not knows_layer(call, name):
-            return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
+        if not knows_layer(call, name, parameter):
+            return f"no formula for this {type(call.layer).__name__}: a backward pass through the layer for each sample"
         return ""
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
@@ -85,7 +85,7 @@ class WeightPerSamplePerturbation(Perturbation):
             return self.estimate(here, None, guess, cosine=False).gradients
         whole, directions = whole_block(here), _directions(here, guess)
         # Directions of all samples take too much memory: they are drawn a second time to be scaled.
-        with generators_kept(here.input.device, enabled=guess.draws):
+        with generators_kept(here.input.device) if guess.draws else nullcontext():
             tangents = [_tangents(here, use) for use in parameter_uses(here, whole, guess, directions)]
         products = derivative(torch.stack([tangent for k in tangents for tangent in k]))  # (uses * k, batch)
         uses = zip(parameter_uses(here, whole, guess, directions), products.split([len(k) for k in tangents]))
@@ -167,12 +167,12 @@ def parameter_uses(
         directions: those in the space of h_j, in its shape; None: they are drawn for each parameter.
         targets: the target's cotangents at the outputs of layers; None where they are not needed.
     """
-    targets = {} if targets is None else targets
+    targets, padding = {} if targets is None else targets, here.padding
     at_outputs: dict[LayerCall, Sequence[Tensor]] = {}
     uses = []
     for parameter in here.parameters:
         call, name = here.owners.get(parameter, (whole, ""))
-        uses.append((parameter, *((call, name) if call.by_sample(len(here.input)) else (whole, ""))))
+        uses.append((parameter, *((call, name) if call in here.calls_by_sample else (whole, ""))))
     if directions is not None:
         uses.sort(key=lambda use: type(use[1].layer) in (nn.Linear, *CONVOLUTIONS))
         cotangents = [[*here.vjp(direction, here.calls), direction] for direction in directions]
@@ -180,7 +180,9 @@ def parameter_uses(
     left = Counter(call for _, call, _ in uses)
     for parameter, call, name in uses:
         left[call] -= 1
-        use = ParameterUse(parameter, call, name, guess, targets.get(call), at_outputs.get(call))
+        use = ParameterUse(
+            parameter, call, name, guess, padding.get(parameter), targets.get(call), at_outputs.get(call)
+        )
         if not left[call]:
             targets.pop(call, None)
             at_outputs.pop(call, None)
@@ -194,7 +196,7 @@ def _directions(here: BlockPass, guess: Guess) -> Sequence[Tensor] | None:
 
 def _tangents(here: BlockPass, use: ParameterUse) -> list[Tensor]:
     """How a block's output moves at every sample along each of that sample's directions of one parameter."""
-    if knows_layer(use.call, use.name):
+    if knows_layer(use.call, use.name, use.parameter):
         return [here.jvp_from(use.call, tangent) for tangent in use.tangents()]
     name = next(name for name, p in here.block.body.named_parameters() if p is use.parameter)
     return [here.jvp_each(name, g) for g in use.gradients()[1]]

@@ -1,0 +1,192 @@
+"""What engines that run a body several times, on other tensors, find out about it first.
+
+They must give what autograd gives. A body of one's own may stop gradients, change them on their way, or be another
+function each time it runs. All of that is looked for once, on a few samples, before a network's first step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
+
+from fglight.errors import BlockError
+from fglight.estimators.buffers import Buffers
+from fglight.estimators.diagnosis import checked_output, first_sentence
+from fglight.estimators.generators import Generators, generators_kept
+from fglight.estimators.graph import Graph
+from fglight.estimators.parameters import without_hooks
+from fglight.models.blocks import Block, trainable
+
+SAMPLES = 8
+"""How many samples a body runs on: enough for batch statistics."""
+
+Again = Callable[[], AbstractContextManager]
+"""A context in which a body may run once more."""
+
+Compare = Callable[[nn.Module, Tensor, Tensor, list[nn.Parameter], Again], str]
+"""Tells why an engine's derivatives of a body would not be autograd's; empty where they are. Takes the body, its input,
+its output with graph, the parameters that move, and ``Again``."""
+
+
+@dataclass
+class Inspection:
+    """What was found.
+
+    Attributes:
+        padding: rows of embeddings that no gradient reaches, by their parameters.
+        draws: whether anything draws random numbers.
+    """
+
+    padding: dict[Tensor, int] = field(default_factory=dict)
+    draws: bool = False
+
+
+def inspect(
+    blocks: Sequence[Block], images: Tensor, compare: Compare, *, name: str, moves: bool, pulled: bool
+) -> Inspection:
+    """Look at the bodies of blocks 0..J-2; nothing moves.
+
+    Args:
+        blocks: the network.
+        images: a batch.
+        compare: what the engine has to look for.
+        name: of the engine.
+        moves: whether parameters are moved.
+        pulled: whether their directions are gradients of a loss.
+
+    Raises:
+        BlockError: an estimate would be wrong, naming the block and the reason.
+        RuntimeError: a body cannot be run, or be differentiated.
+    """
+    found, buffers, hidden = Inspection(), Buffers(blocks), images[:SAMPLES].detach()
+    with generators_kept(images.device):
+        generators = Generators(images.device)
+        for index, block in enumerate(blocks[:-1]):
+            parameters = trainable(block.body) if moves else []
+            if why := _look(block.body, hidden, index > 0, parameters, buffers, found, compare, pulled=pulled):
+                kind = type(block.body).__name__
+                raise BlockError(
+                    f"{name} is not possible with the body of block {index}, a {kind}, which {why}: use engine=reverse"
+                )
+            with torch.no_grad(), buffers.again(block.body):
+                hidden = block.body(hidden)  # what needs gradients to run at all was refused
+        with torch.no_grad(), buffers.again(blocks[-1]):
+            blocks[-1].aux(blocks[-1].body(hidden))
+        found.draws = generators.have_moved()
+    return found
+
+
+def _look(
+    body: nn.Module,
+    x: Tensor,
+    crossed: bool,
+    parameters: list[nn.Parameter],
+    buffers: Buffers,
+    found: Inspection,
+    compare: Compare,
+    *,
+    pulled: bool,
+) -> str:
+    """Why estimates of one block would be wrong; empty where they are not."""
+    for parameter in parameters:
+        if pulled and parameter._backward_hooks:
+            return "has a parameter with a hook, which would change the direction and not its product with the target"
+    versions = [parameter._version for parameter in body.parameters()]
+    x = x.detach().requires_grad_(crossed and x.is_floating_point())
+    with torch.enable_grad(), without_hooks(parameters):
+        with buffers.again(body), generators_kept(x.device):
+            output = checked_output(body(x), x, body, parameters)
+        try:
+            with torch.no_grad(), buffers.again(body), generators_kept(x.device):
+                again = body(x)
+        except RuntimeError as error:
+            return f"cannot run without gradients ({first_sentence(error)})"
+        if [parameter._version for parameter in body.parameters()] != versions:
+            return "changes its parameters when it runs, as an embedding with max_norm does"
+        if not _alike(output, again):
+            return "gives another output each time it runs"
+        found.padding.update(Graph.of(output).padding())
+        if not output.requires_grad:
+            return ""
+        with generators_kept(x.device):
+            return compare(body, x, output, parameters, partial(buffers.again, body))
+
+
+def _alike(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
+    """Whether two tensors are the same but for rounding."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    tolerance = torch.finfo(one.dtype).eps ** 0.5 if tolerance is None else tolerance
+    one, other = one.detach().double(), other.detach().double()
+    finite = one.isfinite() & other.isfinite()
+    return (
+        bool(((one - other)[finite].abs() <= tolerance * (1 + one[finite].abs().max())).all()) if finite.any() else True
+    )
+
+
+def gradients_are_derivatives(
+    body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again
+) -> str:
+    """Why autograd's gradient is not what finite differences find; see ``Compare``."""
+    graph = Graph.of(output)
+    for node in graph.nodes:
+        if issubclass(type(node), BackwardCFunction):
+            return f"has a backward pass of its own ({type(node).__name__.removesuffix('Backward')}), or a hook on one"
+        if getattr(node, "_saved_scale_grad_by_freq", False):
+            return "has an embedding that scales its gradient by frequency (scale_grad_by_freq)"
+    inputs = [*([x] if x.requires_grad else []), *parameters]
+    cotangent = torch.randn_like(output)
+
+    def taken(output: Tensor) -> Sequence[Tensor]:
+        with again():
+            return torch.autograd.grad(output, inputs, cotangent, allow_unused=True, materialize_grads=True)
+
+    why = "stops or changes gradients (detach, torch.no_grad, or a hook on a tensor)"
+    with _Through() as through, again():
+        try:
+            whole = body(x)
+        except RuntimeError:
+            return why
+    if not through.noticed:
+        return ""
+    return "" if all(map(_alike, taken(output), taken(whole))) else why
+
+
+class _Through(TorchFunctionMode):
+    """Lets gradients through where a body stops them.
+
+    Attributes:
+        noticed: whether it does so at all.
+    """
+
+    noticed = False
+
+    def __torch_function__(
+        self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function in _STOPS:
+            self.noticed = True
+            return args[0].view_as(args[0])
+        if function is Tensor.register_hook:
+            self.noticed = True
+            return _Handle()
+        if function is torch._C._set_grad_enabled and not args[0]:
+            self.noticed = True
+            return None
+        return function(*args, **(kwargs or {}))
+
+
+_STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data.__get__)  # type: ignore[attr-defined]
+
+
+class _Handle:
+    """Stands for the handle of a hook that was left out."""
+
+    def remove(self) -> None:
+        """Nothing is there."""

@@ -1,0 +1,107 @@
+"""What is told of a batch or a network that no step can be taken with: the real cause, in one line."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from fglight.errors import BlockError
+from fglight.estimators import (
+    ActivityPerturbation,
+    FiniteDifferences,
+    ForwardMode,
+    GaussianGuess,
+    GlobalTarget,
+    GradientEstimator,
+    LocalGuess,
+    ReverseMode,
+    WeightPerSamplePerturbation,
+    WeightPerturbation,
+)
+from fglight.models import Block, BlockNetwork
+
+ENGINES = (ReverseMode, ForwardMode, FiniteDifferences)
+
+
+def network(*bodies):
+    torch.manual_seed(0)
+    bodies = bodies or (nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 4))
+    return BlockNetwork([Block(body, nn.Linear(4, 3)) for body in bodies]).double()
+
+
+def batch():
+    return torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+
+
+def local(engine=ReverseMode, perturbation=WeightPerturbation, **settings):
+    return GradientEstimator(GlobalTarget(), LocalGuess(), perturbation(), engine=engine(), **settings)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("body", [nn.Identity(), nn.Dropout(0.0), nn.Flatten()])
+def test_bodies_that_hand_their_input_on_can_be_checked(body, engine):
+    model, (images, labels) = network(nn.Linear(4, 4), body), batch()
+    estimator = local(engine)
+    assert [layer.path for layer in estimator.check(model, images)] == ["fast"]
+    estimator.estimate(model, images, labels)
+    with pytest.raises(Exception, match=r"(?i)target|label|class|dtype"):
+        estimator.estimate(model, images, labels + 7)
+
+
+class Tuple(nn.Module):
+    def forward(self, x):
+        return (torch.tanh(x),)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_body_that_gives_a_tuple_is_told(engine):
+    model, (images, labels) = network(nn.Sequential(nn.Linear(4, 4), Tuple()), nn.Linear(4, 4)), batch()
+    with pytest.raises(BlockError, match="must give one tensor, and a Sequential gives a tuple"):
+        local(engine).estimate(model, images, labels)
+    (told,) = local(engine).check(model, images)
+    assert told.path == "refused"
+    assert "must give one tensor" in told.why
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel])
+def test_a_wrapped_network_is_told_with_what_to_pass(wrap):
+    with pytest.raises(BlockError, match=rf"got a {wrap.__name__}: pass what it wraps, {wrap.__name__}\.module"):
+        local().estimate(wrap(network()), *batch())
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(4, 3)), nn.Linear(4, 3), [nn.Linear(4, 3)], []])
+def test_what_is_no_block_network_is_told_with_what_cuts_it(model):
+    with pytest.raises(BlockError, match=r"must be a BlockNetwork or a sequence of Blocks, got .*split cuts"):
+        local().estimate(model, *batch())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inference_mode_is_told(engine):
+    model = network()
+    with torch.inference_mode(), pytest.raises(BlockError, match="torch.inference_mode"):
+        local(engine).estimate(model, *batch())
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(BlockError, match="torch.inference_mode"):
+        local(engine).estimate(model, *batch())
+
+
+@pytest.mark.parametrize(("name", "given"), [("images", {"pixels": 1}), ("labels", {"class": 1}), ("images", [1, 2])])
+def test_batches_that_are_no_tensors_are_told(name, given):
+    images, labels = batch()
+    pair = {"images": images, "labels": labels} | {name: given}
+    with pytest.raises(BlockError, match=f"{name} must be a tensor, got a {type(given).__name__}"):
+        local().estimate(network(), pair["images"], pair["labels"])
+
+
+@pytest.mark.parametrize("guess", [LocalGuess, GaussianGuess])
+@pytest.mark.parametrize("perturbation", [WeightPerturbation, ActivityPerturbation, WeightPerSamplePerturbation])
+@pytest.mark.parametrize("engine", [ReverseMode, ForwardMode])
+def test_an_auxiliary_network_that_works_in_place_is_refused(engine, perturbation, guess):
+    model = network()
+    model.blocks[0].aux = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)).double()
+    probe = guess is GaussianGuess
+    estimator = GradientEstimator(GlobalTarget(), guess(), perturbation(), engine=engine(), probe=probe)
+    with pytest.raises(BlockError, match=r"auxiliary network of block 0, a Sequential, must leave its input as it is"):
+        estimator.estimate(model, *batch())
+    assert all(p.grad is None for p in model.parameters())
