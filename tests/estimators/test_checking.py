@@ -78,11 +78,11 @@ def test_what_is_no_block_network_is_told_with_what_cuts_it(model):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_inference_mode_is_told(engine):
     model = network()
-    with torch.inference_mode(), pytest.raises(BlockError, match="torch.inference_mode"):
+    with torch.inference_mode(), pytest.raises(BlockError, match="inference_mode"):
         local(engine).estimate(model, *batch())
     with torch.inference_mode():
         model = network()
-    with pytest.raises(BlockError, match="torch.inference_mode"):
+    with pytest.raises(BlockError, match="inference_mode"):
         local(engine).estimate(model, *batch())
 
 
