@@ -23,9 +23,11 @@ class Buffers:
 
     Args:
         modules: which have not yet run in this step.
+        draws: whether random numbers are to be the same in all runs of a module; to look costs a little.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], *, draws: bool = False) -> None:
+        self.draws = draws
         found = [
             (module, name, buffer)
             for network in modules
@@ -51,9 +53,9 @@ class Buffers:
             with generators_at(self.drawn[network]):
                 yield
             return
-        before = Generators(device)
+        before = Generators(device) if self.draws else None
         yield
-        if before.have_moved():
+        if before is not None and before.have_moved():
             self.drawn[network] = before
 
     @contextmanager

@@ -252,7 +252,7 @@ class GradientEstimator:
         network = NetworkPass(
             blocks,
             batch,
-            Buffers(blocks),
+            Buffers(blocks, draws=self.checkpointing or not self.engine.has_targets),
             auxiliaries,
             self.perturbation.recording,
             self.target.loss_blocks(len(blocks) - 1),
