@@ -5,10 +5,12 @@ from math import isclose
 
 from omegaconf import OmegaConf
 
+from fglight.config.settings import choices
+from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest, recipe
 from fglight.report.scores import Setting
 from fglight.runs.collect import Run
-from fglight.runs.settings import OF_COST, differences, in_short, paper_config, within
+from fglight.runs.settings import OF_COST, differences, in_short, within
 from fglight.studies import STUDIES, Row, Study
 
 CHOSEN = ("optim.lr", "data.holdout")
@@ -64,10 +66,13 @@ def _parts(row: Row) -> tuple[str, ...]:
 
 @cache
 def _settings(row: Row) -> dict[str, str]:
-    """How a row's components depart from the paper's, as a run of it records."""
-    cfg = paper_config(row.cell("digits"))
+    """How a row's components depart from the paper's, as its runs record; those not in the paper are as they ship."""
+    cell = row.cell("digits")
+    paper = nearest(cell, random=choices("guess")[cell.guess]["random"])
+    named = {group: getattr(cell, group) for group in ("guess", "aux", "perturb")}
+    own = {group: choices(group)[name] for group, name in named.items() if name != getattr(paper, group)}
     chosen = OmegaConf.from_dotlist([f"{name}={value}" for name, value in row.settings.items()])
-    return {name: str(value) for name, value in differences(OmegaConf.merge(cfg, chosen)).items()}
+    return {name: str(value) for name, value in differences(OmegaConf.merge(protocol(paper), own, chosen)).items()}
 
 
 def _hashable(run: Run) -> dict[str, str]:
