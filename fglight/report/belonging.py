@@ -5,12 +5,10 @@ from math import isclose
 
 from omegaconf import OmegaConf
 
-from fglight.config.settings import choices
-from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest, recipe
 from fglight.report.scores import Setting
 from fglight.runs.collect import Run
-from fglight.runs.settings import OF_COST, differences, in_short, within
+from fglight.runs.settings import OF_COST, differences, in_short, settings_of, within
 from fglight.studies import STUDIES, Row, Study
 
 CHOSEN = ("optim.lr", "data.holdout")
@@ -67,12 +65,9 @@ def _parts(row: Row) -> tuple[str, ...]:
 @cache
 def _settings(row: Row) -> dict[str, str]:
     """How a row's components depart from the paper's, as its runs record; those not in the paper are as they ship."""
-    cell = row.cell("digits")
-    paper = nearest(cell, random=choices("guess")[cell.guess]["random"])
-    named = {group: getattr(cell, group) for group in ("guess", "aux", "perturb")}
-    own = {group: choices(group)[name] for group, name in named.items() if name != getattr(paper, group)}
     chosen = OmegaConf.from_dotlist([f"{name}={value}" for name, value in row.settings.items()])
-    return {name: str(value) for name, value in differences(OmegaConf.merge(protocol(paper), own, chosen)).items()}
+    cfg = OmegaConf.merge(settings_of(row.cell("digits")), chosen)
+    return {name: str(value) for name, value in differences(cfg).items()}
 
 
 def _hashable(run: Run) -> dict[str, str]:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import FACTS, Cell, says
 from fglight.config.fixed import FIXED
-from fglight.config.settings import NO_RUN_HAS
+from fglight.config.settings import NO_RUN_HAS, choices
 from fglight.errors import ConfigError, one_line
 from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
@@ -130,6 +130,13 @@ def departures(cfg: DictConfig, cell: Cell) -> dict[str, Any]:
         for name in sorted(settings.keys() | paper.keys())
         if is_told(name) and name != "seed" and _value(settings, name) != _value(paper, name)
     }
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """The paper's settings for a cell; guesses and auxiliary networks that it does not have are as they ship."""
+    paper = nearest(cell, random=choices("guess")[cell.guess]["random"])
+    own = [group for group in ("guess", "aux") if getattr(cell, group) != getattr(paper, group)]
+    return protocol(paper) | {group: choices(group)[getattr(cell, group)] for group in own}
 
 
 def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
