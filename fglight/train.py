@@ -49,13 +49,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         check_overrides(options.overrides)
         _check_installed(options.overrides)
+        if options.config_dir is not None and not Path(options.config_dir).is_dir():
+            raise ConfigError(f"--config-dir must be a folder, got {options.config_dir}")
     except FglightError as error:
         print(error, file=sys.stderr)
         return 1
     first = str(CONFIG_DIR)
     if options.config_dir is not None:  # Hydra looks there last: files of one's own would not count beside namesakes
-        if not Path(options.config_dir).is_dir():
-            parser.error(f"--config-dir must be a folder, got {options.config_dir}")
         first, options.config_dir = os.path.abspath(options.config_dir), first
     try:
         _run_hydra(args=options, args_parser=parser, task_function=job, config_path=first, config_name="config")

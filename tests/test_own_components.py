@@ -129,8 +129,7 @@ def test_a_file_of_ones_own_takes_the_place_of_its_shipped_namesake(tmp_path):
     shown = run(tmp_path, "--cfg", "job").stdout
     assert "momentum: 0.5" in shown
     assert "weight_decay" not in shown
-    refused = train_py(tmp_path, "--config-dir", "gone")
-    assert refused.stderr.endswith("--config-dir must be a folder, got gone\n")
+    assert train_py(tmp_path, "--config-dir", "gone").stderr == "--config-dir must be a folder, got gone\n"
 
 
 def result(folder: Path) -> dict:
