@@ -49,13 +49,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         check_overrides(options.overrides)
         _check_installed(options.overrides)
+        if options.config_dir is not None and not Path(options.config_dir).is_dir():
+            raise ConfigError(f"--config-dir must be a folder, got {options.config_dir}")
     except FglightError as error:
         print(error, file=sys.stderr)
         return 1
+    first = str(CONFIG_DIR)
+    if options.config_dir is not None:  # Hydra looks there last: files of one's own would not count beside namesakes
+        first, options.config_dir = os.path.abspath(options.config_dir), first
     try:
-        _run_hydra(
-            args=options, args_parser=parser, task_function=job, config_path=str(CONFIG_DIR), config_name="config"
-        )
+        _run_hydra(args=options, args_parser=parser, task_function=job, config_path=first, config_name="config")
     except KeyboardInterrupt:  # of a sweep
         return 128 + signal.SIGINT
     return 0

@@ -123,6 +123,15 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return train_py(folder, "--config-dir", "my_conf", *QUICK, *arguments)
 
 
+def test_a_file_of_ones_own_takes_the_place_of_its_shipped_namesake(tmp_path):
+    (tmp_path / "my_conf/optim").mkdir(parents=True)
+    (tmp_path / "my_conf/optim/sgd.yaml").write_text("_target_: torch.optim.SGD\nname: sgd\nlr: 0.05\nmomentum: 0.5\n")
+    shown = run(tmp_path, "--cfg", "job").stdout
+    assert "momentum: 0.5" in shown
+    assert "weight_decay" not in shown
+    assert train_py(tmp_path, "--config-dir", "gone").stderr == "--config-dir must be a folder, got gone\n"
+
+
 def result(folder: Path) -> dict:
     (path,) = folder.rglob("result.json")
     return json.loads(path.read_text())

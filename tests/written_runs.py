@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 from fglight.cell import Cell, cell_of
 from fglight.paper import rows_by_cell
+from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
 from fglight.report.scores import Scores, score
 from fglight.runs.collect import collect
 from fglight.runs.record import RECIPE, build_result
-from fglight.runs.settings import paper_config
 
 ROWS = rows_by_cell()
 
@@ -45,7 +45,7 @@ def result(trained: Cell, accuracy: float, seed: int = 0, like: Cell | None = No
 
 @cache
 def _result(trained: Cell, like: Cell, settings: str, changes: str) -> dict:
-    cfg = paper_config(nearest(trained, random=False))
+    cfg = OmegaConf.create({**protocol(nearest(trained, random=False)), "seed": 0})
     how = recipe(like, **json.loads(changes))
     for setting, value in {**{RECIPE[name]: value for name, value in how.items()}, **json.loads(settings)}.items():
         OmegaConf.update(cfg, setting, value, force_add=True)

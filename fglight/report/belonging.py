@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from fglight.paper.recipes import nearest, recipe
 from fglight.report.scores import Setting
 from fglight.runs.collect import Run
-from fglight.runs.settings import OF_COST, differences, in_short, paper_config, within
+from fglight.runs.settings import OF_COST, differences, in_short, settings_of, within
 from fglight.studies import STUDIES, Row, Study
 
 CHOSEN = ("optim.lr", "data.holdout")
@@ -64,10 +64,10 @@ def _parts(row: Row) -> tuple[str, ...]:
 
 @cache
 def _settings(row: Row) -> dict[str, str]:
-    """How a row's components depart from the paper's, as a run of it records."""
-    cfg = paper_config(row.cell("digits"))
+    """How a row's components depart from the paper's, as its runs record; those not in the paper are as they ship."""
     chosen = OmegaConf.from_dotlist([f"{name}={value}" for name, value in row.settings.items()])
-    return {name: str(value) for name, value in differences(OmegaConf.merge(cfg, chosen)).items()}
+    cfg = OmegaConf.merge(settings_of(row.cell("digits")), chosen)
+    return {name: str(value) for name, value in differences(cfg).items()}
 
 
 def _hashable(run: Run) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import FACTS, Cell, says
 from fglight.config.fixed import FIXED
-from fglight.config.settings import MOVED, NO_RUN_HAS, choices, defaults, root_file
+from fglight.config.settings import NO_RUN_HAS, choices
 from fglight.errors import ConfigError, one_line
-from fglight.paper.recipes import MODELS, nearest
+from fglight.paper.protocol import protocol
+from fglight.paper.recipes import nearest
 
 WITHOUT_EFFECT = (
     "logger",
@@ -36,7 +36,6 @@ WITHOUT_EFFECT = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
     "trainer.strategy",
-    *(f"{group}.{fact}" for group, facts in FACTS.items() for fact in facts),
 )
 """Settings, or groups of them, that say where and how a run is done and watched, not what comes out of it.
 
@@ -54,12 +53,8 @@ _NEUTRAL = {
 }
 """Values that are as if nothing were given."""
 
-_RENAMED = {
-    "fglight.models.ResNet18": "fglight.models.BlockwiseResNet",
-    "fglight.estimators.GradientEstimator": "fglight.estimators.ReverseMode",
-    "fglight.estimators.ForwardModeEstimator": "fglight.estimators.ForwardMode",
-}
-"""Classes by the names that runs of earlier versions have on disk."""
+_AS_THE_PAPER = ("aux.hidden", "perturb.coefficient", "optim.dampening", "optim.nesterov", "data.images")
+"""Settings that a run has as the paper did where it says nothing of them, or null."""
 
 
 def has_effect(setting: str) -> bool:
@@ -100,29 +95,48 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
         Values by the full names of their settings, ``{"data.augment": False}``; empty for a run like the paper's.
     """
     cell = Cell.from_config(cfg)
-    # A probe trains auxiliary networks that nothing uses.
-    unused = ["probe", *(part for part in ("aux", "perturb") if not getattr(cell, part))]
-    return {name: value for name, value in departures(cfg).items() if not within(name, unused)}
+    return {name: value for name, value in departures(cfg, cell).items() if not within(name, unused(cell))}
+
+
+def unused(cell: Cell) -> list[str]:
+    """The settings, or groups of them, that a cell makes no use of: a probe trains networks that nothing uses."""
+    return ["probe", *(part for part in ("aux", "perturb") if not getattr(cell, part))]
 
 
 def in_short(differing: Mapping[str, Any]) -> dict[str, Any]:
-    """Differences for people: where a component's name differs, its class and what it does not set are left out."""
+    """Differences for people: where a component's name differs, what it is and what it does not set are left out."""
     named = [name.removesuffix(".name") for name in differing if name.endswith(".name")]
+    told = [f"{group}.{fact}" for group, facts in FACTS.items() for fact in facts]
+    told += [f"{group}._target_" for group in named]
     return {
         name: value
         for name, value in differing.items()
-        if not within(name, named) or (value is not None and not name.endswith("._target_"))
+        if not within(name, named) or (value is not None and name not in told)
     }
 
 
-def departures(cfg: DictConfig) -> dict[str, Any]:
-    """As ``differences``, with the settings of components that the cell makes no use of."""
-    settings, paper = flat(run_settings(cfg)), _paper(cfg)
+def departures(cfg: DictConfig, cell: Cell) -> dict[str, Any]:
+    """As ``differences``, with the settings of components that the cell makes no use of.
+
+    Args:
+        cfg: the configuration.
+        cell: what it is to train.
+    """
+    settings = flat(run_settings(cfg))
+    paper = flat(protocol(nearest(cell, random=says(cfg.guess, "random"))))
+    settings |= {name: paper.get(name) for name in _AS_THE_PAPER if settings.get(name) is None}
     return {
         name: settings.get(name)
         for name in sorted(settings.keys() | paper.keys())
         if is_told(name) and name != "seed" and _value(settings, name) != _value(paper, name)
     }
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """The paper's settings for a cell; guesses and auxiliary networks that it does not have are as they ship."""
+    paper = nearest(cell, random=choices("guess")[cell.guess]["random"])
+    own = [group for group in ("guess", "aux") if getattr(cell, group) != getattr(paper, group)]
+    return protocol(paper) | {group: choices(group)[getattr(cell, group)] for group in own}
 
 
 def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
@@ -143,12 +157,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = one_line(error)
         raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
-    before = {
-        MOVED.get(name, name): _RENAMED.get(value, value) if isinstance(value, str) else value
-        for name, value in before.items()
-    }
-    now, paper = flat(run_settings(cfg)), _paper(cfg)
-    before = {name: value for name, value in paper.items() if _has(before, paper, name)} | before
+    now = flat(run_settings(cfg))
     own = ["data.root"] if now["data._target_"] == "fglight.data.image_folder" else []  # which is the data set there
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
@@ -160,12 +169,6 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
             f"{os.path.relpath(run_dir)} holds a run with other settings ({'; '.join(differing)}): "
             "restore these settings, or move the folder away"
         )
-
-
-def _has(before: Mapping[str, Any], paper: Mapping[str, Any], name: str) -> bool:
-    """Whether a run that says nothing of a setting has it as the paper does: earlier versions did not have all."""
-    target = f"{name.partition('.')[0]}._target_"
-    return before.get(target, paper.get(target)) == paper.get(target)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -186,27 +189,3 @@ def _value(settings: Mapping[str, Any], name: str) -> Any:
 def within(setting: str, names: Iterable[str]) -> bool:
     """Whether a setting is one of these, or belongs to a group of these."""
     return any(setting == name or setting.startswith(f"{name}.") for name in names)
-
-
-def paper_config(cell: Cell) -> DictConfig:
-    """The configuration with which the paper trained a cell, composed from the cell alone.
-
-    Args:
-        cell: a cell of the paper's components, as ``nearest`` gives it.
-    """
-    chosen = defaults() | {"data": cell.data, "model": MODELS[cell.blocks], "target": cell.target, "guess": cell.guess}
-    chosen |= {group: getattr(cell, group) for group in ("aux", "perturb") if getattr(cell, group)}
-    root = {name: value for name, value in root_file().items() if name not in ("defaults", "hydra", *NO_RUN_HAS)}
-    cfg = OmegaConf.create({**root, **{group: choices(group)[choice] for group, choice in chosen.items()}})
-    cfg.model.width = cell.width
-    return cfg
-
-
-def _paper(cfg: DictConfig) -> Mapping[str, Any]:
-    """The paper's settings for the cell of a configuration, by their full names."""
-    return _paper_settings(nearest(Cell.from_config(cfg), random=says(cfg.guess, "random")))
-
-
-@cache
-def _paper_settings(cell: Cell) -> Mapping[str, Any]:
-    return flat(run_settings(paper_config(cell)))

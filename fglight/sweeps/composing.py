@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from fglight.config import check_config
-from fglight.config.settings import GROUPS, defaults
-from fglight.config.settings import choices as files
+from fglight.config.settings import GROUPS
 
 
 class Composer:
@@ -60,11 +59,6 @@ class Composer:
         """Whether nothing in it follows from Hydra's own settings."""
         return "${hydra" not in OmegaConf.to_yaml(self._base)
 
-    @cached_property
-    def _shipped(self) -> bool:
-        """Whether its groups are as the package's own files have them."""
-        return all(self._base[group] == files(group)[choice] for group, choice in defaults().items())
-
     def _assembled(self, overrides: Iterable[Override]) -> DictConfig | None:
         """The configuration from known nodes; None where that cannot be."""
         chosen: dict[str, str] = {}
@@ -92,11 +86,7 @@ class Composer:
         return cfg
 
     def _learn(self, choices: Mapping[str, str]) -> None:
-        """Get to know choices: those that ship from their files, others by composing them, all at once."""
-        if self._shipped:
-            shipped = [(group, choice) for group, choice in choices.items() if choice in files(group)]
-            self._nodes |= {(group, choice): _node(files(group)[choice]) for group, choice in shipped}
-            choices = {group: choice for group, choice in choices.items() if choice not in files(group)}
+        """Get to know choices by composing them, all at once."""
         if not choices:
             return
         composed = _without(self._compose([f"{group}={choice}" for group, choice in choices.items()]), ["hydra"])
@@ -126,10 +116,6 @@ def checked(compose: Callable[[list[str]], DictConfig], batch: Iterable[Sequence
 @cache
 def _parsed(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
-
-
-def _node(settings: Mapping[str, Any]) -> DictConfig:
-    return OmegaConf.create(dict(settings), flags={"struct": False})
 
 
 def _is_choice(override: Override) -> bool:

@@ -2,16 +2,18 @@
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePath
+from typing import Any
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
-from fglight.paper.recipes import MODELS, recipe
+from fglight.paper.recipes import MODELS, nearest, recipe
 from fglight.paper.searches import HOLDOUT, LR_AXES, schedules
-from fglight.runs.settings import is_told, within
+from fglight.runs.settings import is_told, unused, within
 from fglight.sweeps.entries import Entry, entries_of, with_controls
 from fglight.sweeps.request import Request
 
@@ -57,14 +59,24 @@ class Job:
         """The run's directory below the sweep's; it follows from the cell, the settings and the seed alone."""
         return PurePath(self.name, f"seed{self.seed}")
 
-    def telling(self, departures: Iterable[str]) -> "Job":
-        """The same run in a folder whose name tells no setting that is as in the paper.
+    def telling(self, departures: Mapping[str, Any]) -> "Job":
+        """The same run in a folder whose name tells all settings that are not as in the paper, and no others.
 
         Args:
-            departures: the settings that are not.
+            departures: these settings, as ``fglight.runs.settings.departures`` gives them.
         """
-        told = ((key, value) for key, value in self.told if any(within(name, [plain(key)]) for name in departures))
-        return replace(self, told=tuple(told))
+        told = {key: value for key, value in self.told if any(within(name, [plain(key)]) for name in departures)}
+        return replace(self, told=tuple(sorted({**told, **self.unasked(departures)}.items())))
+
+    def unasked(self, departures: Mapping[str, Any]) -> dict[str, str]:
+        """The departures that no override asked for, but the defaults have; another component is told by its name."""
+        paper = nearest(self.cell, random=False)
+        asked = [plain(key) for key, _ in self.settings] + ["scheduler.step_size"] * (self.lr_step is not None)
+        asked += [part for part, name in asdict(paper).items() if getattr(self.cell, part) != name]  # not in the paper
+        found = {name: value for name, value in departures.items() if not within(name, [*asked, *unused(self.cell)])}
+        named = {name.removesuffix(".name"): value for name, value in found.items() if name.endswith(".name")}
+        rest = {name: value for name, value in found.items() if not within(name, named)}
+        return {name: json.dumps(value).strip('"') for name, value in (rest | named).items()}  # as an override has it
 
     def having(self, settings: Mapping[str, str]) -> "Job":
         """The same run with other values of some settings."""
@@ -82,7 +94,7 @@ class Job:
             "aux": cell.aux,
             "model": MODELS[cell.blocks],
             "data": cell.data,
-            "model.width": "" if cell.width == 1 else repr(cell.width),
+            "model.width": repr(cell.width),
             "scheduler.step_size": "" if self.lr_step is None else str(self.lr_step),
             "logger.group": self.group,
         }

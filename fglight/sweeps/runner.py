@@ -40,6 +40,8 @@ class Sweep:
         serial: whether runs are done one by one in this process; elsewhere they are all handed over at once.
         jobs: the runs; none for those that the request lists.
         here: whether runs are done on this machine, so that the files of their data sets must be there.
+        configs: the configurations of the runs, by their names.
+        unasked: settings that are not as in the paper by their defaults, without an override.
     """
 
     request: Request
@@ -50,10 +52,12 @@ class Sweep:
     jobs: list[Job] = field(default_factory=list)
     here: bool = True
     configs: dict[str, DictConfig] = field(init=False)
+    unasked: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         """List the runs and check their configurations, before anything is started."""
         jobs: dict[PurePath, Job] = {}
+        self.unasked = []
         self.configs = {}
         groups = by_name(self.jobs or plan_jobs(self.request)).values()
         quiet = not Console().is_terminal
@@ -65,7 +69,9 @@ class Sweep:
                     f"loss={cfg.loss.name} cannot go with search={self.request.search}, which looks for the best "
                     "accuracy: accepted is a loss whose first metric is that"
                 )
-            departing = departures(cfg) if group[0].told else {}
+            departing = departures(cfg, group[0].cell)
+            unasked = (f"{name}={value}" for name, value in group[0].unasked(departing).items())
+            self.unasked += [text for text in unasked if text not in self.unasked]
             for job in (job.telling(departing) for job in group):
                 self.configs.setdefault(job.name, cfg)
                 jobs.setdefault(job.folder, job)
@@ -97,6 +103,8 @@ class Sweep:
             raise ConfigError(f"{changed[0]}{more}")
         todo = [job for job in self.jobs if states[job] not in self._ended]
         missing = missing_files(todo, self.configs) if self.here else ""
+        if self.unasked:
+            print(f"Defaults that are not as in the paper: {', '.join(sorted(self.unasked))}", flush=True)
         if self.request.plan:
             from fglight.sweeps.planning.plan import show_plan  # loads torch
 

@@ -9,7 +9,10 @@ import yaml
 from helpers import GUESSES, compose
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fglight import build_estimator, build_model, load_config
@@ -32,6 +35,7 @@ from fglight.sweeps.planning.kinds import Kind
 from fglight.sweeps.planning.size import aux_share, flops
 from fglight.sweeps.planning.timing import Seconds
 from fglight.sweeps.request import Request, parse
+from fglight.sweeps.runner import Sweep
 
 
 def request(*overrides: str) -> Request | None:
@@ -311,6 +315,43 @@ def test_hydra_composes_what_a_choice_changes_elsewhere(content, tmp_path):
         ours, hydras = composer(overrides), hydra_config([search, *overrides])
         for group in ("seed", "guess", "target"):
             assert ours[group] == hydras[group]
+
+
+OWN = {
+    "data/cifar10.yaml": ("augment: true", "augment: false", "data.augment=false"),
+    "optim/sgd.yaml": ("${recipe:lr}", "0.3", "optim.lr=0.3"),
+    "aux/cnn.yaml": ("depth: 3", "depth: 1", "aux.depth=1"),
+    "guess/local.yaml": ("combine: sum", "combine: max", "guess.combine=max"),
+    "model/resnet18_8.yaml": ("blocks: 8", "blocks: 16", "model.blocks=16"),
+    "trainer/default.yaml": ("${recipe:epochs}", "7", "trainer.max_epochs=7"),
+    "config.yaml": ("optim: sgd", "optim: adam", "optim=adam"),
+}
+"""Files that users may have in a folder of their own, by what they change in those that ship, and how runs tell it."""
+
+
+@pytest.mark.parametrize("file", OWN)
+def test_a_table_with_defaults_of_ones_own_tells_that_it_departs(file, tmp_path, capsys):
+    shipped, own, told = OWN[file]
+    path = tmp_path / "my_conf" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text((CONFIG_DIR / file).read_text().replace(shipped, own))
+    search = create_config_search_path(str(CONFIG_DIR))
+    search.prepend("command-line", f"file://{tmp_path / 'my_conf'}")  # as --config-dir does
+    composer = Composer(lambda texts: ConfigLoaderImpl(search).load_configuration("config", texts, RunMode.MULTIRUN))
+    cell = ("data=cifar10", "guess=local", "aux=cnn", "perturb=weight")
+    asked = request("table=3", *cell, "model.width=0.0625", "seeds=1")
+    sweep = Sweep(asked, tmp_path / "runs", composer, launch=lambda *_: [], serial=True, here=False)
+    (job,) = sweep.jobs
+    assert job.name == f"cifar10-8bw0.0625-global-local-cnn-weight_{told}"
+    sweep.run()
+    assert f"Defaults that are not as in the paper: {told}\n" in capsys.readouterr().out
+
+
+def test_what_an_override_asks_for_is_told_as_before_beside_other_defaults():
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", "optim.momentum=0.5", "trainer.max_epochs=10")
+    departing = {"optim.momentum": 0.5, "trainer.max_epochs": 10, "scheduler.step_size": 3, "clip_norm": 1.0}
+    assert job.unasked(departing) == {"clip_norm": "1.0"}
+    assert job.telling(departing).name.endswith("_clip_norm=1.0,optim.momentum=0.5,trainer.max_epochs=10")
 
 
 def test_an_interpolation_that_leads_nowhere_is_left_to_the_check():
