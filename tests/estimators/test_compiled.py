@@ -27,7 +27,7 @@ from fglight.estimators.engines.compiled import cudagraphs
 from fglight.models import Block, SeveralAuxiliaries, reset_parameters
 
 ONE_KIND = [(5, True), (5, True), (5, True)]
-"""Size of the batch, and whether the cosine is wanted: seen, compiled and replayed. Compiling is what takes the time."""
+"""Size of the batch, and whether the cosine is wanted: seen, compiled, replayed. Compiling is what takes time."""
 
 KINDS = [(5, False), (5, False), (5, False), (5, True), (4, False), (5, False), *ONE_KIND]
 """Two of four kinds come twice in a row."""
