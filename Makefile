@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test lint format bench bench-depth bench-gpu table1 report docs docs-serve clean
+.PHONY: help setup demo demo-short test test-all lint format bench bench-depth bench-gpu table1 report docs docs-serve clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,10 @@ demo: $(READY)  ## train six cells on digits, two seeds each, and print them as 
 demo-short: $(READY)  ## the demo in a minute: smaller networks, fewer epochs
 	$(PY) -m fglight demo model.width=0.125 trainer.max_epochs=2
 
-test: $(READY)  ## run the tests (some: make test ARGS=tests/test_layout.py)
+test: $(READY)  ## run the tests but the slow ones (some: make test ARGS=tests/test_layout.py)
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-all: $(READY)  ## run all tests
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## check style with ruff, types with mypy

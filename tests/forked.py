@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,15 +27,23 @@ def start_train_py(folder: Path, *arguments: str, **environment: str) -> multipr
     return process
 
 
+def finish(process: multiprocessing.Process) -> None:
+    """Wait for a process, however long it takes a busy machine: a test that hangs is ended, and its process here."""
+    try:
+        process.join()
+    finally:
+        process.kill()
+
+
 def ended(process: multiprocessing.Process, folder: Path) -> subprocess.CompletedProcess:
     """Wait for a process that was started in a folder, and read what it wrote."""
-    process.join(200)
-    assert process.exitcode is not None, "still running"
+    finish(process)
     return subprocess.CompletedProcess([], process.exitcode, *(path.read_text() for path in _outputs(folder)))
 
 
 def _train_py(arguments: tuple[str, ...], folder: Path, environment: dict[str, str]) -> None:
     redirect(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
     sys.argv = [str(ROOT / "train.py"), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -45,6 +54,11 @@ def redirect(folder: Path) -> None:
     for path, descriptor in zip(_outputs(folder), (1, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(folder)
+
+
+def written(folder: Path) -> str:
+    """What a process that was started in a folder has written to its error output so far."""
+    return _outputs(folder)[1].read_text()
 
 
 def _outputs(folder: Path) -> tuple[Path, Path]:

@@ -124,6 +124,7 @@ def test_every_step_is_timed_next_to_the_baseline():
     assert set(times) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_tables_have_a_row_for_every_case(monkeypatch):
     monkeypatch.setattr(step_time, "CASES", cases.CASES[-3:])
     rows = step_time.measure(8, **SMALL)
@@ -131,6 +132,7 @@ def test_tables_have_a_row_for_every_case(monkeypatch):
     assert {len(row) for row in rows} == {len(step_time.HEADER)}
 
 
+@pytest.mark.slow
 def test_table1_measures_every_pair(monkeypatch):
     monkeypatch.setattr(table1, "PAIRS", [table1.PAIRS[0], table1.PAIRS[2], table1.PAIRS[4]])
     rows = [dict(zip(table1.HEADER, row)) for row in table1.measure(8, **SMALL)]
@@ -141,6 +143,7 @@ def test_table1_measures_every_pair(monkeypatch):
         assert row["engine"] == "reverse" or float(row["Jvp"]) > 0 or "activity" in row["ran as"]
 
 
+@pytest.mark.slow
 def test_memory_over_depth(tmp_path):
     depths = (4, 8)
     peaks = depth.measure(depths, batch=16, channels=8, size=16)
@@ -168,6 +171,7 @@ def test_finite_differences_take_the_memory_of_inference():
     assert inference < kept < 1.03 * (inference + directions)
 
 
+@pytest.mark.slow
 def test_errors_of_finite_differences_over_the_step(tmp_path):
     steps = [1e-3, 1e-4]
     errors = finite.measure(steps, batch=2, width=1 / 32, directions=1)
@@ -176,6 +180,7 @@ def test_errors_of_finite_differences_over_the_step(tmp_path):
     assert (tmp_path / "finite.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_gpu_results_are_filed_as_they_come(tmp_path):
     gpu._write(tmp_path, {"command": "", "machine": "", "test": True, "sections": {}, "ended": {}})
     gpu.throughput(gpu.Setting(CPU, small=True, out=tmp_path, section="throughput"))
@@ -195,6 +200,7 @@ def test_gpu_script_refuses_to_do_without_one(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", auxiliaries.FORMS)
 def test_what_the_docs_say_of_auxiliaries_is_what_they_cost(form):
     assert auxiliaries.row(form) in (BENCHMARKS.parent / "docs/auxiliaries.md").read_text().splitlines()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import train_py
+from forked import ended, start_train_py, train_py, written
 from image_files import DEBIAN, write_cifar10, write_imagenet32
 from omegaconf import OmegaConf
 
@@ -21,25 +21,13 @@ FEW_BATCHES = ["+trainer.limit_train_batches=3", "+trainer.limit_val_batches=2"]
 QUIET = ["logger.mode=disabled", "trainer.enable_progress_bar=false"]
 
 
-def start(folder, *overrides):
-    """Start ``train.py`` in a folder; its output goes to ``out`` and ``err`` there."""
-    folder.mkdir(parents=True, exist_ok=True)
+def run(folder, *overrides):
+    """Run ``train.py`` to its end, as a shell does: ``(exit status, standard output, standard error)``."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "HYDRA_", "FGLIGHT_"))}
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        return subprocess.Popen(
-            [sys.executable, TRAIN, *overrides], cwd=folder, stdout=out, stderr=err, env=environment
-        )
-
-
-def run(folder, *overrides, timeout=120):
-    """Run ``train.py`` to its end: ``(exit status, standard output, standard error)``."""
-    process = start(folder, *overrides)
-    try:
-        status = process.wait(timeout)
-    finally:
-        process.kill()
-    return status, (folder / "out").read_text(), (folder / "err").read_text()
+    command = [sys.executable, TRAIN, *overrides]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
 
 
 def check_run(folder, epochs=1, **cell):
@@ -94,7 +82,7 @@ def test_a_run_on_digits(tmp_path):
 
 def test_a_sweep_over_small_files_of_cifar10(tmp_path):
     write_cifar10(tmp_path / "data")
-    status, _, err = run(
+    done = train_py(
         tmp_path,
         "data=cifar10",
         "data.root=data",
@@ -105,7 +93,7 @@ def test_a_sweep_over_small_files_of_cifar10(tmp_path):
         *QUIET,
         "-m",
     )
-    assert status == 0, err
+    assert done.returncode == 0, done.stderr
     folders = [path.parent for path in (tmp_path / "multirun").rglob("result.json")]
     results = [check_run(folder, data="cifar10") for folder in folders]
     done = {(result["cell"]["guess"], result["seed"]) for result in results}
@@ -119,8 +107,8 @@ def test_runs_on_small_files_of_imagenet32_and_on_fashion_mnist(tmp_path):
     data = ["imagenet32", "fashion_mnist"] if Path(DEBIAN).exists() else ["imagenet32"]
     write_imagenet32(tmp_path / "data", tmp_path / "data")
     settings = ["data.root=data", "data.download=false", "data.batch_size=10", *FEW_BATCHES]
-    status, _, err = run(tmp_path, f"data={','.join(data)}", *settings, *TINY, *QUIET, "hydra.sweep.dir=runs", "-m")
-    assert status == 0, err
+    done = train_py(tmp_path, f"data={','.join(data)}", *settings, *TINY, *QUIET, "hydra.sweep.dir=runs", "-m")
+    assert done.returncode == 0, done.stderr
     folders = [path.parent for path in (tmp_path / "runs").rglob("result.json")]
     assert sorted(check_run(folder)["cell"]["data"] for folder in folders) == sorted(data)
 
@@ -135,31 +123,19 @@ WRONG = {
 }
 
 
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """How ``train.py`` ends with each of the wrong command lines; all at once, each takes long to start."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in WRONG}
-    for folder in folders.values():
-        (folder / "empty").mkdir()
-    processes = {name: start(folders[name], *WRONG[name][0], *QUIET) for name in WRONG}
-    try:
-        return {name: (process.wait(120), folders[name]) for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.kill()
-
-
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_without_a_traceback(name, refusals):
-    status, folder = refusals[name]
-    message = (folder / "err").read_text()
-    assert status not in (0, None)
+def test_what_is_wrong_is_said_without_a_traceback(name, tmp_path):
+    overrides, words = WRONG[name]
+    (tmp_path / "empty").mkdir()
+    refused = train_py(tmp_path, *overrides, *QUIET)
+    message = refused.stderr
+    assert refused.returncode != 0
     assert "Traceback" not in message
-    assert all(word in message for word in WRONG[name][1]), message
-    assert sum(words in message for words in ("Error executing job", "Could not find", "is not possible")) == 1
-    lines = [line for line in message.splitlines() if all(word in line for word in WRONG[name][1])]
+    assert all(word in message for word in words), message
+    assert sum(said in message for said in ("Error executing job", "Could not find", "is not possible")) == 1
+    lines = [line for line in message.splitlines() if all(word in line for word in words)]
     assert len(lines) == (name != "choice")  # one line says it all; choices are listed one a line
-    assert not list(folder.rglob("result.json"))
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_a_setting_that_means_nothing_is_told_in_one_line_and_nothing_is_started(tmp_path):
@@ -179,30 +155,26 @@ def test_a_setting_that_means_nothing_is_told_in_one_line_and_nothing_is_started
 
 def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
     overrides = [*TINY[:2], "trainer.max_epochs=1000", *QUIET, "hydra.run.dir=run"]
-    process = start(tmp_path, *overrides)
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    metrics = tmp_path / "run" / "metrics"
-    deadline = time.monotonic() + 90
+    process = start_train_py(tmp_path, *overrides)
     try:
-        while not (checkpoint.exists() and any(path.stat().st_size for path in metrics.rglob("metrics.csv"))):
-            assert process.poll() is None, (tmp_path / "err").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        status = process.wait(120)
+        while not (checkpoint.exists() and any(path.stat().st_size for path in tmp_path.rglob("metrics.csv"))):
+            assert process.is_alive(), written(tmp_path)
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        done = ended(process, tmp_path)
     finally:
         process.kill()
-    message = (tmp_path / "out").read_text() + (tmp_path / "err").read_text()
-    assert status not in (0, -signal.SIGKILL)
-    assert "Traceback" not in message
-    assert "last.ckpt" in message
+    assert done.returncode not in (0, -signal.SIGKILL)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "last.ckpt" in done.stdout + done.stderr
     saved = torch.load(checkpoint, weights_only=True)
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
     assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_several_devices_and_a_sweep_are_refused_together(tmp_path):
-    status, out, err = run(tmp_path, "trainer.devices=2", "trainer.accelerator=cpu", "seed=0,1", *QUIET, "-m")
-    assert status != 0
-    assert "trainer.devices=2 cannot go with -m" in out + err
-    assert "Traceback" not in out + err
+    done = train_py(tmp_path, "trainer.devices=2", "trainer.accelerator=cpu", "seed=0,1", *QUIET, "-m")
+    assert done.returncode != 0
+    assert "trainer.devices=2 cannot go with -m" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

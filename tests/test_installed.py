@@ -12,6 +12,7 @@ from zipfile import ZipFile
 import pytest
 from forked import ROOT, SMALL
 
+pytestmark = pytest.mark.slow
 WITH_CODE = ("fglight", "hydra_plugins", "conf")
 
 
@@ -59,7 +60,7 @@ def run(environment, tmp_path):
         variables = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         variables |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         started = [environment / command, *arguments]
-        done = subprocess.run(started, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(started, cwd=tmp_path, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

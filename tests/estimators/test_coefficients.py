@@ -2,16 +2,15 @@
 
 import pytest
 import torch
+from definition import COEFFICIENTS, Definition
 from helpers import (
     ALL_PERTURBATIONS,
-    EPS,
-    Definition,
     assert_all_close,
-    assert_close,
     assert_same_gradients,
     body_gradients,
     build,
     estimator_of,
+    every_pair,
     gradients,
     tapped_blocks,
     uncoupled_blocks,
@@ -27,66 +26,22 @@ from fglight.estimators import (
     WeightPerturbation,
 )
 from fglight.estimators.batch import Batch
-from fglight.estimators.coefficients import COEFFICIENTS, One, RandomSign
+from fglight.estimators.coefficients import COEFFICIENTS as ALL_COEFFICIENTS
+from fglight.estimators.coefficients import One, RandomSign
 
-# Of products <t, g> and squares |g|^2, (samples, units of a sample); batch gradients count as one sample.
-FACTORS = {
-    "projection": lambda product, square: product / (square + EPS),
-    "inner": lambda product, square: product,
-    "sign": lambda product, square: torch.where(product > 0, 1.0, -1.0),
-    "positive": lambda product, square: (product > 0) * (len(product) / (product > 0).double().sum(0).clamp_min(1)),
-    "one": lambda product, square: torch.ones_like(product),
-}
 WAYS = [case for case in ALL_PERTURBATIONS if case[0] != "activity_span"]
-CASES = [(*way, name) for way in WAYS for name in FACTORS if name != "positive" or way[0] != "weight"]
 every_way = pytest.mark.parametrize(("perturb", "granularity"), WAYS)
 
 
-def scaled(t, g, factor):
-    """c g for targets and guesses ``(samples, units, features)``."""
-    return factor((t * g).sum(2), (g * g).sum(2)).unsqueeze(2) * g
-
-
-def by_definition(definition, perturb, granularity, factor):
-    """The estimates of blocks 0..J-2 for a global target and a local guess."""
-    js = range(len(definition.blocks) - 1)
-    t, g = ([definition.activity(name, j) for j in js] for name in ("global", "local"))
-    if perturb == "activity":
-        start = {"sample": 1, "channel": 2}[granularity]
-        cut = [[x.reshape(len(x), x.shape[1:start].numel(), -1) for x in pair] for pair in zip(t, g)]
-        return [definition.vjp(j, scaled(*cut[j], factor).view_as(t[j])) for j in js]
-    if perturb == "weight_per_sample":
-        rows = [(definition.rows(j, t[j]), definition.rows(j, g[j])) for j in js]
-        return [
-            [scaled(a.flatten(1)[:, None], b.flatten(1)[:, None], factor).sum(0).view_as(a[0]) for a, b in zip(*pair)]
-            for pair in rows
-        ]
-    t, g = ([definition.vjp(j, x[j]) for j in js] for x in (t, g))
-    if granularity in ("tensor", "filter"):
-        units = [[len(x) if granularity == "filter" else 1 for x in part] for part in t]
-        return [
-            [scaled(a.reshape(1, n, -1), b.reshape(1, n, -1), factor).view_as(a) for a, b, n in zip(*parts)]
-            for parts in zip(t, g, units)
-        ]
-    groups = [[j] for j in js if t[j]] if granularity == "block" else [list(js)]
-    estimates = [[] for _ in js]
-    for group in groups:
-        a, b = (torch.cat([x.flatten() for j in group for x in part[j]]).view(1, 1, -1) for part in (t, g))
-        rest = scaled(a, b, factor).flatten()
-        for j in group:
-            for x in t[j]:
-                estimates[j].append(rest[: x.numel()].view_as(x))
-                rest = rest[x.numel() :]
-    return estimates
-
-
-@pytest.mark.parametrize("engine", ["reverse", "forward"])
-@pytest.mark.parametrize(("perturb", "granularity", "name"), CASES)
-def test_each_by_its_definition(perturb, granularity, name, engine):
+@every_pair(engine=["reverse", "forward"], name=COEFFICIENTS, way=WAYS)
+def test_each_by_its_definition(engine, name, way):
+    perturb, granularity = way
+    if (perturb, name) == ("weight", "positive"):
+        name = "sign"
     blocks, batch = uncoupled_blocks()
     settings = {"perturb.granularity": granularity, "perturb.coefficient": name}
     estimator_of(settings, perturb=perturb, engine=engine).estimate(blocks, *batch)
-    expected = by_definition(Definition(blocks, *batch), perturb, granularity, FACTORS[name])
+    expected = Definition(blocks, *batch).estimates("global", perturb, granularity, coefficient=name)
     assert_all_close(body_gradients(blocks), expected, 1e-8)
 
 
@@ -139,18 +94,15 @@ def test_random_signs_are_drawn_with_equal_probability_and_at_random():
     assert (signs[1:] * signs[:-1]).mean().abs() < 5 / len(signs) ** 0.5
 
 
-@pytest.mark.parametrize(
-    ("target", "engine", "cosine"),
-    [("global", "reverse", True), *((t, e, False) for t in ("global", "intermediate") for e in ("reverse", "forward"))],
-)
-@every_way
-def test_one_with_a_local_guess_is_local_learning_to_the_last_bit(perturb, granularity, target, engine, cosine):
+@every_pair(way=WAYS, target=["global", "intermediate"], engine=["reverse", "forward"], cosine=[False, True])
+def test_one_with_a_local_guess_is_local_learning_to_the_last_bit(way, target, engine, cosine):
+    perturb, granularity = way
     settings = {"model.width": 1 / 8, "aux.hidden": 4}
     model, exact, batch = build(settings, dtype=torch.float32, target="local", guess="exact")
     settings |= {"perturb.granularity": granularity, "perturb.coefficient": "one"}
     other, one, _ = build(settings, dtype=torch.float32, target=target, perturb=perturb, engine=engine)
     exact.estimate(model, *batch)
-    one.estimate(other, *batch, cosine=cosine)
+    one.estimate(other, *batch, cosine=cosine and engine == "reverse")
     assert_same_gradients(gradients(other), gradients(model), tolerance=0)
 
 
@@ -211,11 +163,11 @@ def test_the_mean_over_several_directions(name):
     drawn = []
     estimator.guess.sample = lambda like: drawn.append(torch.randn_like(like)) or drawn[-1]
     estimator.estimate(blocks, *batch)
-    definition = Definition(blocks, *batch)
-    for j in range(3):
-        t = definition.activity("global", j).flatten(1).unsqueeze(1)
-        parts = [scaled(t, g.flatten(1).unsqueeze(1), FACTORS[name]) for g in drawn[3 * j : 3 * j + 3]]
-        assert_close(body_gradients(blocks)[j][-1], torch.stack(parts).mean(0).view_as(drawn[3 * j]))
+    mine = iter(drawn)
+    expected = Definition(blocks, *batch).estimates(
+        "global", "activity", "sample", draw=lambda like: [next(mine) for _ in range(3)], coefficient=name
+    )
+    assert_all_close(body_gradients(blocks), expected)
 
 
 def test_where_no_sample_is_positive_the_estimate_is_zero():
@@ -272,7 +224,7 @@ def test_what_means_nothing_is_refused_in_one_line(perturb, settings, said):
 
 def test_with_an_exact_guess_it_plays_no_role():
     results = []
-    for name in (None, *COEFFICIENTS):
+    for name in (None, *ALL_COEFFICIENTS):
         blocks, batch = uncoupled_blocks()
         estimator_of({"perturb.coefficient": name}, guess="exact").estimate(blocks, *batch)
         results.append(gradients(blocks))

@@ -4,15 +4,8 @@ from itertools import cycle
 
 import pytest
 import torch
-from helpers import (
-    Definition,
-    assert_all_close,
-    assert_close,
-    body_gradients,
-    estimator_of,
-    tapped_blocks,
-    uncoupled_blocks,
-)
+from definition import Definition
+from helpers import assert_all_close, assert_close, body_gradients, estimator_of, tapped_blocks, uncoupled_blocks
 from torch import nn
 
 from fglight.estimators import linalg
@@ -200,15 +193,12 @@ def test_several_directions_of_every_sample_s_weights(combine):
         estimator.guess.sample = lambda like, numbers=numbers: wave(like, next(numbers))
         estimator.estimate(blocks, *batch)
         found.append(body_gradients(blocks))
-    definition = Definition(blocks, *batch)
-    expected = []
-    for j in range(4):
-        rows = definition.rows(j, definition.activity("global", j))
-        expected.append([])
-        for t in rows:
-            g = torch.stack([wave(t, m).flatten(1) for m in range(2)], dim=1)  # (samples, 2, features)
-            c = estimator.guess.coefficients(linalg.products(t.flatten(1), g), linalg.gram(g))
-            expected[-1].append((c.unsqueeze(2) * g).sum((0, 1)).view_as(t[0]))
+    expected = Definition(blocks, *batch).estimates(
+        perturb="weight_per_sample",
+        draw=lambda like: [wave(like, m) for m in range(2)],
+        coefficient="inner",
+        combine=combine,
+    )
     for each in found:
         assert_all_close(each, expected, 1e-8)
 

@@ -4,10 +4,10 @@ from itertools import product
 
 import pytest
 import torch
+from definition import Definition
 from helpers import (
     GRANULARITIES,
     TARGETS,
-    Definition,
     assert_all_close,
     assert_same_gradients,
     body_gradients,

@@ -1,7 +1,6 @@
 """Forward mode gives what reverse mode gives, and where batch norm couples samples, the same sum over the batch."""
 
 from copy import deepcopy
-from itertools import product
 
 import pytest
 import torch
@@ -14,24 +13,33 @@ from helpers import (
     build,
     compose,
     estimator_of,
+    every_pair,
     gradients,
     snapshot,
+    tapped_blocks,
 )
 from torch import nn
 
 from fglight.errors import ConfigError
 from fglight.estimators import ForwardMode
-from fglight.models import Block
+from fglight.models import Block, BlockNetwork
 
 OF_WEIGHTS = GRANULARITIES["weight"]
 BY_SAMPLE = [case for case in ALL_PERTURBATIONS if case[0] != "weight"]
 
 
-def both(settings=None, *, size=8, uncoupled=False, **choices):
-    """Gradients and steps of the two engines, from the same random numbers: ``(reverse, forward, steps, models)``."""
+def both(settings=None, *, uncoupled=False, **choices):
+    """Gradients and steps of the two engines, from the same random numbers: ``(reverse, forward, steps, models)``.
+
+    Of a few small blocks, or of the ``model`` that is chosen.
+    """
     results, steps, models = [], [], []
     for engine in ("reverse", "forward"):
-        model, estimator, batch = build({"aux.hidden": 4, **(settings or {})}, size=size, engine=engine, **choices)
+        if "model" in choices:
+            model, estimator, batch = build({"aux.hidden": 4, **(settings or {})}, engine=engine, **choices)
+        else:
+            blocks, batch = tapped_blocks()
+            model, estimator = BlockNetwork(blocks), estimator_of(settings, engine=engine, **choices)
         if uncoupled:
             for block in model.blocks:
                 block.body.eval()
@@ -42,12 +50,25 @@ def both(settings=None, *, size=8, uncoupled=False, **choices):
     return *results, steps, models
 
 
-@pytest.mark.parametrize(("name", "granularity"), [("resnet18_16", "tensor"), *product(["resnet18_8"], OF_WEIGHTS)])
-@pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
-@pytest.mark.parametrize("target", TARGETS)
-def test_weight_estimates_are_those_of_reverse_mode(target, guess, granularity, name):
-    settings = {"perturb.granularity": granularity}
-    reverse, forward, steps, models = both(settings, target=target, guess=guess, model=name)
+@every_pair(target=TARGETS, guess=["local", "ntk", "gaussian"], granularity=OF_WEIGHTS)
+def test_weight_estimates_are_those_of_reverse_mode(target, guess, granularity):
+    assert_same_weight_estimates(target=target, guess=guess, granularity=granularity)
+
+
+@pytest.mark.parametrize(
+    ("model", "granularity", "guess", "target"),
+    [
+        ("resnet18_16", "tensor", "local", "global"),
+        ("resnet18_8", "network", "gaussian", "intermediate"),
+        ("resnet18_8", "block", "ntk", "global"),
+    ],
+)
+def test_so_are_those_of_the_papers_networks(model, granularity, guess, target):
+    assert_same_weight_estimates(model=model, granularity=granularity, guess=guess, target=target)
+
+
+def assert_same_weight_estimates(granularity, **choices):
+    reverse, forward, steps, models = both({"perturb.granularity": granularity}, **choices)
     assert_same_gradients(forward, reverse, 1e-8)
     assert_close(steps[1].loss, steps[0].loss)
     assert_close(steps[1].logits, steps[0].logits)
@@ -68,11 +89,10 @@ def test_several_directions_of_weights(guess, granularity, combine):
     assert_same_gradients(forward, reverse, 1e-7)
 
 
-@pytest.mark.parametrize(("perturb", "granularity"), BY_SAMPLE)
-@pytest.mark.parametrize("guess", ["local", "gaussian"])
-@pytest.mark.parametrize("target", TARGETS)
-def test_without_coupling_of_samples_their_coefficients_are_the_same(target, guess, perturb, granularity):
+@every_pair(target=TARGETS, guess=["local", "gaussian"], way=BY_SAMPLE)
+def test_without_coupling_of_samples_their_coefficients_are_the_same(target, guess, way):
     """Batch norm with its running statistics is a layer like any other."""
+    perturb, granularity = way
     settings = {"perturb.granularity": granularity}
     reverse, forward, *_ = both(settings, target=target, guess=guess, perturb=perturb, uncoupled=True)
     assert_same_gradients(forward, reverse, 1e-8)
@@ -90,7 +110,7 @@ def test_several_directions_of_activities(guess, combine, granularity):
 @pytest.mark.parametrize("perturb", ["activity", "activity_span"])
 def test_with_a_local_target_nothing_lies_between_guess_and_loss(perturb):
     """The block's own batch norm lies before its output, and so activity coefficients agree."""
-    reverse, forward, *_ = both(target="local", guess="gaussian", perturb=perturb)
+    reverse, forward, *_ = both(model="resnet18_8", target="local", guess="gaussian", perturb=perturb)
     assert_same_gradients(forward, reverse)
 
 
@@ -114,8 +134,9 @@ def test_batch_norm_changes_coefficients_of_samples_but_not_their_sum(target, pe
     assert differ > 0
 
 
-@pytest.mark.parametrize("perturb", ["activity", "weight", "weight_per_sample"])
-@pytest.mark.parametrize("guess", ["local", "ntk", "gaussian"])
+@pytest.mark.parametrize(
+    ("guess", "perturb"), [("local", "activity"), ("ntk", "weight"), ("gaussian", "weight_per_sample")]
+)
 def test_running_statistics_and_generator_move_once_a_step(guess, perturb):
     moved, states = [], []
     for engine in ("reverse", "forward"):

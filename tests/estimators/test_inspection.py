@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Definition, assert_all_close, assert_close, body_gradients
+from definition import Definition
+from helpers import assert_all_close, assert_close, body_gradients
 from torch import nn
 
 from fglight.errors import BlockError

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers import EPS, Definition, assert_all_close, assert_close, body_gradients, build, estimator_of
+from definition import Definition, project
+from helpers import assert_all_close, assert_close, body_gradients, build, estimator_of, every_pair
 from torch import nn
 from torch.nn import functional as F
 
@@ -154,7 +155,7 @@ class Loop:
 
 
 def estimate(t, g):
-    return sum((ti @ gi) / (gi @ gi + EPS) * gi for ti, gi in zip(t, g))
+    return sum(project(ti, gi) for ti, gi in zip(t, g))
 
 
 def by_sample():
@@ -335,9 +336,7 @@ def test_no_hook_stays_behind():
     assert not any(module._forward_hooks for block in blocks for module in block.modules())
 
 
-@pytest.mark.parametrize("cosine", [False, True])
-@pytest.mark.parametrize("granularity", ["tensor", "network"])
-@pytest.mark.parametrize("name", [*LAYERS, *USES])
+@every_pair(name=[*LAYERS, *USES], granularity=["tensor", "network"], cosine=[False, True])
 def test_projections_of_the_batchs_gradient_by_definition(name, granularity, cosine):
     """Whichever way the inner products are taken."""
     blocks, batch = network(*LAYERS[name]) if name in LAYERS else odd_blocks(name)

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ALL_PERTURBATIONS, EPS, Definition, assert_all_close, assert_close, body_gradients, gradients
+from definition import EPS, Definition, project
+from helpers import ALL_PERTURBATIONS, assert_all_close, assert_close, body_gradients, gradients
 from torch import nn
 
 from fglight import load_config
@@ -83,10 +84,6 @@ def by_sample(model, images, labels, loss, j):
     return found
 
 
-def project(target, guess):
-    return (target * guess).sum() / ((guess * guess).sum() + EPS) * guess
-
-
 @pytest.mark.parametrize("engine", [ReverseMode, ForwardMode])
 @pytest.mark.parametrize("name", LOSSES)
 def test_estimates_are_those_of_a_loop_over_samples(name, engine):
@@ -123,11 +120,8 @@ def test_every_perturbation_and_target(target, perturb, granularity):
     step = estimator.estimate(model, images, labels, cosine=True)
     definition = Definition(model, images, labels)
     assert_all_close(body_gradients(model), definition.estimates(target, perturb, granularity), 1e-8)
-    if perturb != "weight_per_sample" and granularity in ("sample", "tensor"):
-        space = definition.weight if perturb == "weight" else definition.activity  # tensors, or samples
-        pairs = [list(zip(space(target, j), space("local", j))) for j in range(2)]
-        cosines = [torch.stack([F.cosine_similarity(t.flatten(), g.flatten(), 0) for t, g in pair]) for pair in pairs]
-        assert_close(step.cosine, torch.stack([cosine.mean() for cosine in cosines]))
+    if granularity in ("sample", "tensor") and perturb != "activity_span":
+        assert_close(step.cosine, definition.cosines(target, perturb))
     for j, block in enumerate(model.blocks):  # auxiliaries and head: their own loss's exact gradients
         expected = torch.autograd.grad(
             definition.losses[j], [*definition.blocks[j].aux.parameters()], retain_graph=True

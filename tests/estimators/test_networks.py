@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from helpers import ALL_PERTURBATIONS, AUXILIARIES, Definition, assert_all_close, body_gradients, build
+from definition import Definition
+from helpers import ALL_PERTURBATIONS, AUXILIARIES, assert_all_close, body_gradients, build
 from torch import nn
 from torchvision.models import vgg
 

@@ -5,15 +5,15 @@ import pytest
 import regression
 import torch
 import vision_transformer
+from definition import Definition, project
 from helpers import (
     ALL_PERTURBATIONS,
-    EPS,
-    Definition,
     assert_all_close,
     assert_close,
     assert_same_gradients,
     body_gradients,
     estimator_of,
+    every_pair,
     gradients,
     snapshot,
 )
@@ -83,27 +83,14 @@ def per_sample_estimates(blocks, images, labels):
         for j, block in enumerate(estimates):
             for total, t, g in zip(block, alone.weight("global", j), alone.weight("local", j)):
                 t, g = t / len(images), g / len(images)
-                total += (t * g).sum() / ((g * g).sum() + EPS) * g
+                total += project(t, g)
     return estimates
 
 
 def by_definition(perturb, granularity, definition, blocks, batch):
     if perturb == "weight_per_sample":
         return per_sample_estimates(blocks, *batch)
-    if granularity not in ("channel", "filter"):
-        return definition.estimates("global", perturb, granularity or "tensor")
-    js = range(len(blocks.blocks) - 1)
-    if granularity == "channel":
-        return [definition.vjp(j, rows(*(definition.activity(loss, j) for loss in ("global", "local")), 2)) for j in js]
-    pairs = [zip(definition.weight("global", j), definition.weight("local", j)) for j in js]
-    return [[rows(t, g, 1) for t, g in block] for block in pairs]
-
-
-def rows(target, guess, dimensions):
-    """One projection for each index of the first dimensions."""
-    t, g = target.flatten(0, dimensions - 1), guess.flatten(0, dimensions - 1)
-    t, g = t.reshape(len(t), -1), g.reshape(len(g), -1)
-    return ((t * g).sum(1, keepdim=True) / ((g * g).sum(1, keepdim=True) + EPS) * g).view_as(guess)
+    return definition.estimates("global", perturb, granularity)
 
 
 def estimator(perturb, granularity, **choices):
@@ -134,11 +121,9 @@ def test_estimates_by_definition(name, perturb, granularity):
     )
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
-@pytest.mark.parametrize("guess", ["local", "gaussian"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_both_engines_agree(name, guess, perturb, granularity, training):
+@every_pair(name=NETWORKS, guess=["local", "gaussian"], way=ALL_PERTURBATIONS, training=[True, False])
+def test_both_engines_agree(name, guess, way, training):
+    perturb, granularity = way
     _, blocks, batch = make(name)
     blocks.train(training)  # attention has other kernels for evaluation
     results = []
@@ -159,10 +144,9 @@ def test_both_engines_agree_on_weights_with_batch_norm(granularity):
     assert_same_gradients(results[1], results[0], tolerance=1e-8)
 
 
-@pytest.mark.parametrize("engine", ["reverse", "forward"])
-@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_training_lowers_the_networks_loss(name, perturb, granularity, engine):
+@every_pair(engine=["reverse", "forward"], way=ALL_PERTURBATIONS, name=NETWORKS)
+def test_training_lowers_the_networks_loss(engine, way, name):
+    perturb, granularity = way
     network, blocks, (images, labels) = make(name)
     chosen = estimator(perturb, granularity, engine=engine)
     optimizer = torch.optim.SGD(chosen.trained_parameters(blocks), lr=0.02)

@@ -2,20 +2,20 @@
 
 import pytest
 import torch
+from definition import Definition
 from helpers import (
     ALL_PERTURBATIONS,
     TARGETS,
-    Definition,
     assert_all_close,
     body_gradients,
     estimator_of,
+    every_pair,
     uncoupled_blocks,
 )
 
 from fglight.estimators import ForwardMode, GradientEstimator, Guess, ReverseMode
 
 every_perturbation = pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
-every_target = pytest.mark.parametrize("target", TARGETS)
 
 
 def wave(like):
@@ -62,26 +62,21 @@ def estimate(guess, target, perturb, granularity, engine, *, cosine=False):
     return body_gradients(blocks), Definition(blocks, *batch)
 
 
-@pytest.mark.parametrize(("guess", "cosine"), [(Energy, False), (EnergyOfItsOwn, True)])
-@pytest.mark.parametrize("engine", [ReverseMode, ForwardMode])
-@every_perturbation
-@every_target
-def test_a_guess_through_the_block_without_auxiliaries(target, perturb, granularity, engine, guess, cosine):
-    found, definition = estimate(guess(), target, perturb, granularity, engine(), cosine=cosine)
-    assert_all_close(
-        found, definition.estimates(target, perturb, granularity, lambda j: definition.outputs[j].detach()), 1e-8
-    )
+@every_pair(target=TARGETS, way=ALL_PERTURBATIONS, engine=[ReverseMode, ForwardMode], guess=[Energy, EnergyOfItsOwn])
+def test_a_guess_through_the_block_without_auxiliaries(target, way, engine, guess):
+    perturb, granularity = way
+    found, definition = estimate(guess(), target, perturb, granularity, engine(), cosine=guess is EnergyOfItsOwn)
+    expected = definition.estimates(target, perturb, granularity, lambda j: [definition.outputs[j].detach()])
+    assert_all_close(found, expected, 1e-8)
 
 
-@pytest.mark.parametrize(("guess", "cosine"), [(Next, False), (DrawnNext, True)])
-@every_perturbation
-@every_target
-def test_a_guess_through_the_next_block(target, perturb, granularity, guess, cosine):
-    found, definition = estimate(guess(), target, perturb, granularity, ReverseMode(), cosine=cosine)
+@every_pair(target=TARGETS, way=ALL_PERTURBATIONS, guess=[Next, DrawnNext])
+def test_a_guess_through_the_next_block(target, way, guess):
+    perturb, granularity = way
+    found, definition = estimate(guess(), target, perturb, granularity, ReverseMode(), cosine=guess is DrawnNext)
 
     def pulled_back(j):
-        here, after = definition.outputs[j : j + 2]
-        return torch.autograd.grad(after, here, wave(after), retain_graph=True)[0]
+        return definition.next_block(j, wave(definition.outputs[j + 1]))
 
     assert_all_close(found, definition.estimates(target, perturb, granularity, pulled_back), 1e-8)
 

@@ -2,58 +2,37 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
+from definition import Definition
 from helpers import (
     ALL_PERTURBATIONS,
-    Definition,
     assert_all_close,
     body_gradients,
     estimator_of,
+    every_pair,
     tapped_blocks,
     uncoupled_blocks,
 )
 
-CLASSES = 3
 CASES = [
     *(("reverse", guess) for guess in ("dfa", "drtp", "next_block", "mixing")),
     *(("forward", guess) for guess in ("dfa", "drtp", "mixing")),
 ]
 
 
-def error(blocks, images, labels):
-    """The softmax less the label, of the mean over the batch."""
-    hidden = images
-    for block in blocks:
-        hidden = block.body(hidden)
-    probabilities = blocks[-1].aux(hidden).softmax(1)
-    return (probabilities - F.one_hot(labels, CLASSES)).detach() / len(labels)
-
-
-def directions(guess, blocks, definition, batch):
-    """What gives the direction of a block; what is drawn for blocks with parameters, in their order, is drawn here."""
+def directions(guess, definition):
+    """What gives the directions of a block; what is drawn for blocks with parameters, in their order, is drawn here."""
+    if guess in ("dfa", "drtp"):
+        return getattr(definition, guess)
     drawn = {}
     for j, (h, after) in enumerate(zip(definition.outputs, definition.outputs[1:])):
-        if guess in ("mixing", "next_block") and definition.parameters[j]:
+        if definition.parameters[j]:
             drawn[j] = torch.randn_like(after if guess == "next_block" else h.new_empty(len(h)))
-
-    def direction(j):
-        h = definition.outputs[j]
-        if not definition.parameters[j]:
-            return torch.zeros_like(h)
-        if guess == "next_block":
-            return torch.autograd.grad(definition.outputs[j + 1], h, drawn[j], retain_graph=True)[0]
-        if guess == "mixing":
-            return sum(factor * row for factor, row in zip(drawn[j], h.detach())) * (h != 0)
-        fed_back = error(blocks, *batch) if guess == "dfa" else F.one_hot(batch[1], CLASSES).double()
-        return torch.einsum("nc,c...->n...", fed_back, blocks[j].feedback)
-
-    return direction
+    return lambda j: getattr(definition, guess)(j, drawn[j])
 
 
-@pytest.mark.parametrize(("engine", "guess"), CASES)
-@pytest.mark.parametrize("target", ["global", "intermediate"])
-@pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
-def test_estimates_are_those_of_the_formula(perturb, granularity, target, engine, guess):
+@every_pair(way=ALL_PERTURBATIONS, target=["global", "intermediate"], case=CASES)
+def test_estimates_are_those_of_the_formula(way, target, case):
+    (perturb, granularity), (engine, guess) = way, case
     blocks, batch = uncoupled_blocks()
     settings = {"perturb.granularity": granularity}
     estimator = estimator_of(settings, target=target, guess=guess, perturb=perturb, engine=engine)
@@ -62,8 +41,8 @@ def test_estimates_are_those_of_the_formula(perturb, granularity, target, engine
     estimator.estimate(blocks, *batch)
     definition = Definition(blocks, *batch)
     torch.manual_seed(1)
-    guessed = directions(guess, blocks, definition, batch)
-    assert_all_close(body_gradients(blocks), definition.estimates(target, perturb, granularity, guessed), 1e-7)
+    expected = definition.estimates(target, perturb, granularity, directions(guess, definition))
+    assert_all_close(body_gradients(blocks), expected, 1e-7)
 
 
 @pytest.mark.parametrize("guess", ["dfa", "drtp", "next_block", "mixing", "momentum"])

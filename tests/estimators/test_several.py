@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from definition import Definition
 from helpers import (
     ALL_PERTURBATIONS,
-    EPS,
     TARGETS,
-    Definition,
     assert_all_close,
     assert_close,
     body_gradients,
     build,
     estimator_of,
+    every_pair,
     uncoupled_blocks,
 )
 from torch import nn
@@ -52,79 +52,16 @@ def own_losses(block, output, labels):
     return [Block(block.body, aux).loss(output, labels)[0] for aux in block.aux]
 
 
-def own_gradients(definition, labels, j):
-    """The gradient of each auxiliary network's loss with respect to h_j."""
-    h = definition.outputs[j]
-    return [torch.autograd.grad(x, h, retain_graph=True)[0] for x in own_losses(definition.blocks[j], h, labels)]
-
-
-def combined(t, gs, combine):
-    """The estimate of a vector from directions ``(k, features)``."""
-    parts = torch.stack([(t @ g) / (g @ g + EPS) * g for g in gs])
-    if combine == "span":
-        return gs.T @ torch.linalg.lstsq(gs.T, t[:, None], driver="gelsd").solution[:, 0]
-    if combine == "max":
-        return parts[torch.stack([(t @ g).abs() / (g.norm() + EPS) for g in gs]).argmax()]
-    return parts.mean(0)
-
-
-def by_units(t, gs, dimensions, combine):
-    """The same for each index of the leading dimensions of a tensor."""
-    rows = t.shape[:dimensions].numel()
-    cut = [t.reshape(rows, -1), *(g.reshape(rows, -1) for g in gs)]
-    return torch.stack([combined(row[0], torch.stack(row[1:]), combine) for row in zip(*cut)]).view_as(t)
-
-
-def by_definition(definition, directions, perturb, granularity, combine, around=lambda rows, dimensions: rows):
-    """The estimates of blocks 0..J-2 for a global target; ``around`` makes guesses of what is pulled back."""
-    js = range(len(definition.blocks) - 1)
-    t, gs = [definition.activity("global", j) for j in js], [directions(j) for j in js]
-    if perturb == "activity":
-        units = {"sample": 1, "channel": 2}[granularity]
-        guesses = [[around(g, 1) for g in gs[j]] for j in js]
-        return [definition.vjp(j, by_units(t[j], guesses[j], units, combine)) for j in js]
-    if perturb == "activity_span":
-        joint = [torch.cat([around(g, 1) for g in gs[j]]).flatten(1) for j in js]
-        projected = [torch.stack([combined(row, joint[j], "span") for row in t[j].flatten(1)]) for j in js]
-        return [definition.vjp(j, projected[j].view_as(t[j])) for j in js]
-    if perturb == "weight_per_sample":
-        rows = [(definition.rows(j, t[j]), [definition.rows(j, g) for g in gs[j]]) for j in js]
-        return [
-            [by_units(x, [around(g, 1) for g in k], 1, combine).sum(0) for x, *k in zip(targets, *guesses)]
-            for targets, guesses in rows
-        ]
-    t = [definition.vjp(j, t[j]) for j in js]
-    gs = [[[around(x, 0) for x in definition.vjp(j, g)] for g in gs[j]] for j in js]
-    if granularity in ("tensor", "filter"):
-        units = int(granularity == "filter")
-        return [[by_units(x, k, units, combine) for x, *k in zip(t[j], *gs[j])] for j in js]
-    groups = [[j] for j in js if t[j]] if granularity == "block" else [list(js)]
-    estimates = [[] for _ in js]
-    for group in groups:
-        flat = torch.cat([x.flatten() for j in group for x in t[j]])
-        k = [torch.cat([x.flatten() for j in group for x in gs[j][m]]) for m in range(len(gs[0]))]
-        rest = combined(flat, torch.stack(k), combine)
-        for j in group:
-            for x in t[j]:
-                estimates[j].append(rest[: x.numel()].view_as(x))
-                rest = rest[x.numel() :]
-    return estimates
-
-
-@both_engines
-@every_way
-@pytest.mark.parametrize("combine", COMBINATIONS)
-def test_directions_of_several_auxiliaries_by_definition(combine, perturb, granularity, engine):
+@every_pair(combine=COMBINATIONS, way=ALL_PERTURBATIONS, engine=["reverse", "forward"])
+def test_directions_of_several_auxiliaries_by_definition(combine, way, engine):
     blocks, batch = blocks_with_several()
+    perturb, granularity = way
     settings = {"perturb.granularity": granularity, "guess.combine": combine}
     estimator_of(settings, perturb=perturb, engine=engine).estimate(blocks, *batch)
     definition = Definition(blocks, *batch)
 
-    def directions(j):
-        gradients = own_gradients(definition, batch[1], j)
-        return [sum(gradients)] if combine == "sum" else gradients
-
-    expected = by_definition(definition, directions, perturb, granularity, combine)
+    guess, how = (definition.local, "mean") if combine == "sum" else (definition.by_auxiliary, combine)
+    expected = definition.estimates("global", perturb, granularity, guess, combine=how)
     assert_all_close(body_gradients(blocks), expected, 1e-7)
 
 
@@ -216,10 +153,10 @@ def wave(like):
 
 
 def guided(alpha):
-    """Directions around guides: one for a tensor, or one for each of its rows."""
+    """A direction around each sample's guide, where a parameter's gradient counts as one sample's."""
 
-    def around(guides, dimensions):
-        rows = guides.reshape(len(guides) if dimensions else 1, -1)
+    def around(guides):
+        rows = guides.flatten(1)
         noise = wave(rows) / rows.shape[1] ** 0.5
         mixed = alpha**0.5 * noise + (1 - alpha) ** 0.5 * rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300)
         return (mixed / mixed.norm(dim=1, keepdim=True)).view_as(guides)
@@ -235,9 +172,7 @@ def test_guided_directions_by_definition(perturb, granularity, engine, monkeypat
     settings = {"perturb.granularity": granularity, "guess.alpha": 0.3}
     estimator_of(settings, guess="guided", perturb=perturb, engine=engine).estimate(blocks, *batch)
     definition = Definition(blocks, *batch)
-    expected = by_definition(
-        definition, lambda j: [definition.activity("local", j)], perturb, granularity, "mean", guided(0.3)
-    )
+    expected = definition.estimates("global", perturb, granularity, around=guided(0.3))
     assert_all_close(body_gradients(blocks), expected, 1e-7)
 
 

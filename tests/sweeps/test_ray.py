@@ -7,13 +7,13 @@ import shutil
 import signal
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from forked import PROCESSES, ROOT, SMALL, results, train_py
+from forked import PROCESSES, ROOT, SMALL, ended, finish, results, start_train_py, written
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
@@ -21,18 +21,10 @@ from hydra.errors import CompactHydraException
 from fglight.config.settings import CONFIG_DIR
 
 pytest.importorskip("ray", reason="needs the sweep extra")
+pytestmark = pytest.mark.slow
 
 RUNS = ("-m", "table=4", "guess=exact", "blocks=8", "seeds=1", *SMALL, "model.width=0.125", "trainer.max_epochs=9")
 ON_RAY = ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2")
-
-
-def wait(what, seconds=100):
-    """Wait until something is there, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.1)
-    return found
 
 
 def epochs(run: Path) -> list[set[int]]:
@@ -41,30 +33,27 @@ def epochs(run: Path) -> list[set[int]]:
     return [{int(row["epoch"]) for row in log if row["epoch"]} for log in logs]
 
 
-def in_training(folder: Path, aux: str) -> tuple[Path, int]:
-    """A run that is in its second epoch or later, and the process that holds its lock."""
-
-    def holder() -> tuple[Path, int] | None:
+def in_training(sweep: BaseProcess, folder: Path, aux: str) -> tuple[Path, int]:
+    """A run of a sweep that is in its second epoch or later, and the process that holds its lock."""
+    while sweep.is_alive():
         run = next(folder.glob(f"multirun/cells/*-{aux}_*/seed0"), None)
-        if run is None or not any(max(log, default=0) for log in epochs(run)):
-            return None
-        for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-            with suppress(OSError):  # another user's, or gone
-                if descriptor.readlink() == run / ".lock":
-                    return run, int(descriptor.parts[2])
-        return None
-
-    return wait(holder)
+        if run is not None and any(max(log, default=0) for log in epochs(run)):
+            for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+                with suppress(OSError):  # another user's, or gone
+                    if descriptor.readlink() == run / ".lock":
+                        return run, int(descriptor.parts[2])
+        time.sleep(0.1)
+    raise AssertionError(written(folder))
 
 
 def test_a_run_whose_worker_died_is_lost_alone(tmp_path):
-    with ThreadPoolExecutor() as pool:
-        sweep = pool.submit(
-            train_py, tmp_path, *RUNS, "aux=cnn,linear", *ON_RAY, "hydra.launcher.ray.remote.max_retries=0"
-        )
-        run, process = in_training(tmp_path, "linear")
+    sweep = start_train_py(tmp_path, *RUNS, "aux=cnn,linear", *ON_RAY, "hydra.launcher.ray.remote.max_retries=0")
+    try:
+        run, process = in_training(sweep, tmp_path, "linear")
         os.kill(process, signal.SIGKILL)
-        lost = sweep.result()
+        lost = ended(sweep, tmp_path)
+    finally:
+        sweep.kill()
     assert lost.returncode == 1
     words = (
         "lost (WorkerCrashedError: The worker died unexpectedly while executing this task): "
@@ -99,13 +88,15 @@ def cluster(monkeypatch):
 
 def test_a_node_that_dies_loses_no_run(tmp_path, cluster):
     address = f"hydra.launcher.ray.init.address={cluster.address}"
-    with ThreadPoolExecutor() as pool:
-        sweep = pool.submit(train_py, tmp_path, *RUNS, "aux=cnn,linear,mlp", "hydra/launcher=ray", address)
-        run, process = in_training(tmp_path, "linear")
+    sweep = start_train_py(tmp_path, *RUNS, "aux=cnn,linear,mlp", "hydra/launcher=ray", address)
+    try:
+        run, process = in_training(sweep, tmp_path, "linear")
         parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
         nodes = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
         cluster.remove_node(nodes[parent], allow_graceful=False)
-        done = sweep.result()
+        done = ended(sweep, tmp_path)
+    finally:
+        sweep.kill()
     assert done.returncode == 0, done.stderr
     assert "3 of 3 runs finished, 0 failed\n" in done.stdout
     assert len(results(tmp_path)) == 3
@@ -116,7 +107,7 @@ def test_a_node_that_dies_loses_no_run(tmp_path, cluster):
 def test_jobs_get_gpus_of_their_own_or_shares_of_them(tmp_path):
     process = PROCESSES.Process(target=_share_gpus, args=(tmp_path,))
     process.start()
-    process.join(200)
+    finish(process)
     assert process.exitcode == 0
 
 

@@ -137,6 +137,7 @@ def test_a_search_ends_with_the_best(tmp_path):
     assert "best under 10%" in sizes.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the sweep extra")
 def test_ray_runs_jobs_side_by_side_with_the_cores_shared_out(tmp_path):
     done = sweep(tmp_path, "hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2", *LOCAL_LEARNING)

@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 import wandb
 from filelock import FileLock
-from forked import PROCESSES, ended, redirect, start_train_py, train_py
+from forked import PROCESSES, ended, redirect, start_train_py, train_py, written
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 from wandb.proto.wandb_internal_pb2 import Record
@@ -125,7 +125,7 @@ def test_sigterm_ends_a_run_with_its_checkpoint_and_status_143(kind, tmp_path):
     try:
         # until an epoch is done
         while not (list(tmp_path.rglob("last.ckpt")) and any(path.stat().st_size for path in tmp_path.rglob("*.csv"))):
-            assert process.is_alive(), (tmp_path.parent / f"{tmp_path.name}.err").read_text()
+            assert process.is_alive(), written(tmp_path)
             time.sleep(0.05)
         for _ in range(2):  # as timeout does
             os.kill(process.pid, signal.SIGTERM)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from forked import PROCESSES
+from forked import PROCESSES, finish
 from omegaconf import OmegaConf
 
 from fglight import load_config
@@ -47,6 +47,16 @@ KINDS = {
     "rademacher": ["target=local", "guess=rademacher", "perturb=weight", "aux=linear"],
     "exact": ["target=local", "guess=exact", "aux=predsim"],
     "adam": ["optim=adam", "scheduler=cosine", "scheduler.interval=step", "scheduler.T_max=6", "clip_norm=0.1"],
+    "gaussian with all that lasts": [
+        "guess=gaussian",
+        "perturb=weight",
+        "probe=true",
+        "optim=adamw",
+        "scheduler=cosine",
+        "scheduler.interval=step",
+        "scheduler.T_max=6",
+        "clip_norm=0.1",
+    ],
     "dfa": ["guess=dfa", "perturb=activity"],
     "momentum": ["guess=momentum", "guess.noise=0.5", "perturb=weight"],
     "adamw": ["guess=gaussian", "optim=adamw", "scheduler.interval=step", "scheduler.gamma=0.8"],
@@ -61,6 +71,8 @@ KINDS = {
     "several": ["guess=local", "guess.combine=max", "aux=several", "aux.scale=0.25"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
 }
+QUICK = ("gaussian with all that lasts", "ntk")
+"""Kinds that stand for the others: random directions, auxiliaries drawn anew, an optimizer and a schedule that keep."""
 
 
 def config(*overrides):
@@ -123,7 +135,7 @@ def run_and_die(overrides: list[str], folder: Path, where: str, count: int) -> N
 def killed(overrides: list[str], folder: Path, where: str, count: int) -> None:
     process = PROCESSES.Process(target=run_and_die, args=(overrides, folder, where, count))
     process.start()
-    process.join(120)
+    finish(process)
     assert process.exitcode == -signal.SIGKILL, f"not killed at {where} {count}"
 
 
@@ -177,7 +189,9 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_a_run_killed_at_a_random_step_ends_like_a_whole_one(kind, tmp_path):
     overrides = [*KINDS[kind], "trainer.max_epochs=2"]
     train(config(*overrides), tmp_path / "whole")
@@ -190,19 +204,12 @@ def test_a_run_killed_at_a_random_step_ends_like_a_whole_one(kind, tmp_path):
         assert int(next(csv.DictReader(lines))["step"]) >= STEPS  # it went on, rather than start over
 
 
+PLACES = [("checkpoint", 3), ("commit", 3), ("result", 1)]
+RARER = [("config", 1), ("step", 1), ("validation", 1), ("checkpoint", 1), ("commit", 1), ("commit", 5)]
+
+
 @pytest.mark.parametrize(
-    ("where", "count"),
-    [
-        ("config", 1),
-        ("step", 1),
-        ("validation", 1),
-        ("checkpoint", 1),
-        ("checkpoint", 3),
-        ("commit", 1),
-        ("commit", 3),
-        ("commit", 5),
-        ("result", 1),
-    ],
+    ("where", "count"), [*PLACES, *(pytest.param(*place, marks=pytest.mark.slow) for place in RARER)]
 )
 def test_a_run_killed_while_it_writes_ends_like_a_whole_one(where, count, tmp_path, whole):
     killed([], tmp_path, where, count)
@@ -211,6 +218,7 @@ def test_a_run_killed_while_it_writes_ends_like_a_whole_one(where, count, tmp_pa
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_like_a_whole_one(tmp_path, whole):
     for where, count in (("step", 5), ("validation", 2), ("step", 2), ("result", 1)):
         killed([], tmp_path, where, count)
@@ -218,6 +226,7 @@ def test_a_run_killed_again_and_again_ends_like_a_whole_one(tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["max_steps=5", "limit_train_batches=2"])
 def test_a_shortened_run_that_is_killed_ends_like_a_whole_one(option, tmp_path):
     overrides = [f"trainer.{option}", "guess=exact"]
@@ -228,6 +237,7 @@ def test_a_shortened_run_that_is_killed_ends_like_a_whole_one(option, tmp_path):
         assert_same(tmp_path / where, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_that_a_callback_stops_is_killed_and_stops_where_a_whole_one_does(tmp_path):
     settings = ("patience=1", "min_delta=100")  # no epoch is so much better than the first
     overrides = ["callbacks=early_stopping", "guess=exact", *(f"callbacks.early_stopping.{each}" for each in settings)]
@@ -249,16 +259,19 @@ def test_a_run_that_is_killed_when_its_time_is_up_is_not_trained_further(tmp_pat
     assert result["epoch"] == (result["steps"] - 1) // STEPS
 
 
+@pytest.mark.slow
 def test_a_run_killed_from_outside_ends_like_a_whole_one(tmp_path, whole):
     draw = random.Random(0)
     for _ in range(2):
         process = PROCESSES.Process(target=run_and_die, args=([], tmp_path, "step", 1000))
         process.start()
-        while not (tmp_path / "metrics").exists() and process.is_alive():
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.8))
-        process.kill()
-        process.join()
+        try:
+            while not (tmp_path / "metrics").exists() and process.is_alive():
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.8))
+        finally:
+            process.kill()
+            process.join()
     train(config(), tmp_path)
     assert_same(tmp_path, whole)
 
