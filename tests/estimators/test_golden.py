@@ -44,7 +44,7 @@ def curve(name):
     """The losses and the norms of all gradients of some steps of plain gradient descent, in double precision."""
     settings, choices = CURVES[name]
     model, estimator, (images, labels) = build({**NARROW, **settings}, batch=8, data="digits", **choices)
-    optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=0.02)
+    optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=2e-4)
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
