@@ -14,6 +14,17 @@ from fglight.models.several import SeveralAuxiliaries
 
 _CROSS_ENTROPY = CrossEntropyLoss()
 
+Evaluate = Callable[[object, Callable[[Tensor, Tensor], Any], Tensor, Tensor], Any]
+"""Calls a loss with outputs and labels, in its own way.
+
+It is given the loss once more before, or in its place the auxiliary network whose method it is, which takes h_j and gives
+its outputs with the loss.
+"""
+
+
+def _call(teller: object, loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, labels: Tensor) -> Any:
+    return loss(outputs, labels)
+
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``module`` that take a gradient, in the order of ``module.parameters()``."""
@@ -84,28 +95,33 @@ class Block(nn.Module):
         """The auxiliary networks, one or several."""
         return list(self.aux) if isinstance(self.aux, SeveralAuxiliaries) else [self.aux]
 
-    def loss_of(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(
+        self, outputs: Sequence[Tensor], labels: Tensor, evaluate: Evaluate | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As ``loss``, with a tensor of its own for each of ``auxiliaries``, so that their gradients can be told apart.
 
         Args:
             outputs: h_j as often as there are auxiliary networks.
             labels: as for ``loss``.
+            evaluate: see ``Evaluate``; None: calls the loss.
 
         Returns:
             As ``loss``.
         """
-        losses, logits = zip(*(self._loss(aux, output, labels) for aux, output in zip(self.auxiliaries, outputs)))
+        pairs = zip(self.auxiliaries, outputs)
+        losses, logits = zip(*(self._loss(aux, output, labels, evaluate or _call) for aux, output in pairs))
         if len(losses) == 1:
             return losses[0], logits[0]
         return torch.stack(losses).sum(), torch.stack(logits).mean(0)
 
-    def _loss(self, aux: nn.Module, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, aux: nn.Module, output: Tensor, labels: Tensor, evaluate: Evaluate) -> tuple[Tensor, Tensor]:
         """What ``loss`` gives, of one auxiliary network."""
         own: Any = getattr(aux, "loss", None)
         if own is not None:
-            return own(output, labels)
+            return evaluate(aux, own, output, labels)
         logits = aux(output)
-        loss = (self.criterion or _CROSS_ENTROPY)(logits, labels)
+        criterion = self.criterion or _CROSS_ENTROPY
+        loss = evaluate(criterion, criterion, logits, labels)
         if loss.dim() > 0:
             raise LabelError(f"the loss gives {tuple(loss.shape)} numbers: accepted is one, the mean over the batch")
         return loss, logits
