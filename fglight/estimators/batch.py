@@ -21,10 +21,9 @@ MOST_DIMENSIONS = 16
 class Batch:
     """The images and labels of one process, of the batch that all processes have together.
 
-    With N processes the loss of the whole batch is L(o_1, ..., o_N), of the outputs o_r of each process. Process r takes
-    its derivatives with respect to o_r, and whatever is computed from it adds up over processes: gradients of
-    parameters, inner products with them, and the loss itself. Without a process group, or with one process, nothing is
-    ever sent.
+    With N processes the loss of the whole batch is L(o_1, ..., o_N), of the outputs o_r of each process. Process r
+    differentiates it with respect to o_r. Whatever comes of that adds up over processes: gradients of parameters, inner
+    products with them, and the loss itself. Without a process group, or with one process, nothing is ever sent.
 
     Attributes:
         images: ``(batch, channels, height, width)`` or whatever block 0 takes.
@@ -67,8 +66,8 @@ class Batch:
         """What ``loss`` gives, with this process's part in the place of a loss; see ``Evaluate``.
 
         A mean that tells what it divides by is weighted by this process's share of that. Any other function of outputs
-        and labels is evaluated on the whole batch, of which this process's outputs alone have a graph; the first process
-        has its value.
+        and labels is evaluated on the whole batch, of which this process's outputs alone have a graph, and the first
+        process has its value.
         """
         own = divisor(teller, labels)
         if own is not None:

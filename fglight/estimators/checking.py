@@ -159,14 +159,14 @@ def check_processes(blocks: Sequence[Block], perturbation: Perturbation) -> None
         for name, module in block.named_modules():
             if isinstance(module, (DistributedDataParallel, FullyShardedDataParallel)):
                 raise BlockError(
-                    f"{name} of block {index} must be a module without {type(module).__name__} around it: estimates are "
-                    "of all processes' batches already"
+                    f"{name} of block {index} must be a module without {type(module).__name__} around it: "
+                    "estimates are of all processes' batches already"
                 )
         for name, parameter in block.named_parameters():
             if isinstance(parameter, DTensor):
                 raise BlockError(f"{name} of block {index} must be whole in every process, and is a DTensor's shard")
         statistics = block is not blocks[-1] and isinstance(perturbation, WeightPerSamplePerturbation)
-        for name, module in block.body.named_modules() if statistics else ():
+        for name, module in block.named_modules() if statistics else ():
             if isinstance(module, nn.SyncBatchNorm) and module.training:
                 raise BlockError(
                     f"{name} of block {index} must be a batch norm of each process's own samples with "

@@ -17,8 +17,8 @@ _CROSS_ENTROPY = CrossEntropyLoss()
 Evaluate = Callable[[object, Callable[[Tensor, Tensor], Any], Tensor, Tensor], Any]
 """Calls a loss with outputs and labels, in its own way.
 
-It is given the loss once more before, or in its place the auxiliary network whose method it is, which takes h_j and gives
-its outputs with the loss.
+Before them it is given the loss twice; or the auxiliary network and its method ``loss``, which takes h_j in place of
+outputs and gives these with the loss.
 """
 
 

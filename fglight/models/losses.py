@@ -9,7 +9,6 @@ weight the mean of each by it. A loss without is evaluated on the outputs of all
 """
 
 from collections.abc import Callable
-
 from typing import Any
 
 import torch
