@@ -66,7 +66,7 @@ class MeanLosses(Metric):
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, losses: Sequence[Tensor], samples: int) -> None:
-        """Add one batch: the losses of the last blocks, scalars of all processes, and this process's number of samples."""
+        """Add one batch: scalars of the last ``len(losses)`` blocks, and the number of this process's samples."""
         self.loss_sum[-len(losses) :] += torch.stack(list(losses)).double() * samples
         self.samples += samples
 
