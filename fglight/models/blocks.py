@@ -41,7 +41,8 @@ class Block(nn.Module):
         body: the layers f_j, any module of one tensor.
         aux: the auxiliary network a_j, or the head for the last block. It maps h_j to outputs as the loss takes them:
             logits ``(batch, classes)``, or values in the labels' shape. An auxiliary with a method
-            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss. There may be ``SeveralAuxiliaries``.
+            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss; on several processes it needs a method
+            ``divisor(labels)``, see ``fglight.models.losses``. There may be ``SeveralAuxiliaries``.
         loss: of outputs and labels, a mean over the batch: any function, or a module without parameters, whose buffers
             move with the block. None: the network's.
 
