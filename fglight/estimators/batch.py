@@ -36,7 +36,7 @@ class Batch:
     labels: Tensor
     several: bool = False
     compiled: bool = False
-    _totals: dict[object, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _totals: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor, *, compiled: bool = False) -> "Batch":
@@ -57,33 +57,34 @@ class Batch:
             The part, a scalar, and this process's outputs of the auxiliary network; see ``Block.loss``.
 
         Raises:
-            BlockError: an auxiliary network has a loss of its own and does not tell what it averages by.
+            BlockError: an auxiliary network has a loss of its own and does not tell what that divides by, or a compiled
+                step would have to send outputs of unknown sizes.
         """
         outputs = [output] * len(block.auxiliaries) if isinstance(output, Tensor) else output
         return block.loss_of(outputs, self.labels, self._part if self.several else None)
 
-    def _part(self, teller: object, loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, labels: Tensor) -> Any:
+    def _part(self, owner: object, loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, labels: Tensor) -> Any:
         """What ``loss`` gives, with this process's part in the place of a loss; see ``Evaluate``.
 
         A mean that tells what it divides by is weighted by this process's share of that. Any other function of outputs
         and labels is evaluated on the whole batch, of which this process's outputs alone have a graph, and the first
         process has its value.
         """
-        own = divisor(teller, labels)
+        own = divisor(owner, labels)
         if own is not None:
             found = loss(outputs, labels)
             value, *rest = found if isinstance(found, tuple) else (found,)
-            if teller not in self._totals:  # it is of the labels alone, and so the same for all blocks
+            if id(owner) not in self._totals:  # it is of the labels alone, and so the same for all blocks
                 own = torch.as_tensor(own, dtype=torch.float64, device=value.device)
-                self._totals[teller] = own, self.sum([own])[0]
-            own, total = self._totals[teller]
+                self._totals[id(owner)] = own, self.sum([own])[0]
+            own, total = self._totals[id(owner)]
             # A mean over nothing is not a number.
             part = torch.where(own != 0, value, 0) * (own / total).to(value.dtype)
             return (part, *rest) if rest else part
-        if teller is not loss:
+        if owner is not loss:
             raise BlockError(
-                f"on several processes {type(teller).__name__} must have a method divisor(labels) beside its loss, "
-                "which tells what that divides by, such as the number of samples: it has none"
+                f"on several processes {type(owner).__name__} must have a method divisor(labels), in the class that "
+                "has its loss, which tells what that divides by, such as the number of samples"
             )
         rank, name = dist.get_rank(), getattr(loss, "__name__", type(loss).__name__)
         rows = self._gather(outputs.detach(), f"{name}, which has no method divisor,")

@@ -166,7 +166,7 @@ def check_processes(blocks: Sequence[Block], perturbation: Perturbation) -> None
             if isinstance(parameter, DTensor):
                 raise BlockError(f"{name} of block {index} must be whole in every process, and is a DTensor's shard")
         statistics = block is not blocks[-1] and isinstance(perturbation, WeightPerSamplePerturbation)
-        for name, module in block.named_modules() if statistics else ():
+        for name, module in block.body.named_modules(prefix="body") if statistics else ():
             if isinstance(module, nn.SyncBatchNorm) and module.training:
                 raise BlockError(
                     f"{name} of block {index} must be a batch norm of each process's own samples with "

@@ -128,8 +128,9 @@ class GradientEstimator:
         statistics move once, as in one ordinary forward pass.
 
         In a ``torch.distributed`` process group, estimates are those of one process with all processes' batches below
-        each other (but for layers that couple samples), the same in each. Every process has to take part, with the
-        same generator state where guess or coefficient is drawn (unless ``draws_by_sample``).
+        each other, whatever the loss, and the same in each. Layers, and auxiliary networks with a loss of their own,
+        that couple samples see those of one process. Every process has to take part, with the same generator state
+        where guess or coefficient is drawn (unless ``draws_by_sample``).
 
         Args:
             model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.

@@ -22,7 +22,7 @@ outputs and gives these with the loss.
 """
 
 
-def _call(teller: object, loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, labels: Tensor) -> Any:
+def _call(owner: object, loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, labels: Tensor) -> Any:
     return loss(outputs, labels)
 
 

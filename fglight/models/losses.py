@@ -20,16 +20,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Gives the mean over the batch, a scalar, from outputs ``(batch, ...)`` and labels ``(batch, ...)``."""
 
 
-def divisor(teller: Any, labels: Tensor) -> Tensor | float | None:
-    """What ``teller.divisor(labels)`` gives, of a loss or of an auxiliary network with a method ``loss``.
+def divisor(owner: Any, labels: Tensor) -> Tensor | float | None:
+    """What ``owner.divisor(labels)`` gives, of a loss or of an auxiliary network with a method ``loss``.
 
     None where it has no such method, or overrides or hooks into the loss that the method was written for.
     """
     methods = ("loss", "forward", "__call__")
-    places = [getattr(teller, "__dict__", {}), *(vars(kind) for kind in type(teller).__mro__)]
+    places = [getattr(owner, "__dict__", {}), *(vars(kind) for kind in type(owner).__mro__)]
     first: Any = next((place for place in places if any(name in place for name in methods)), {})
-    hooked = getattr(teller, "_forward_hooks", None) or getattr(teller, "_forward_pre_hooks", None)
-    return teller.divisor(labels) if "divisor" in first and not hooked else None
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    hooked = not hasattr(owner, "loss") and any(getattr(owner, name, None) for name in hooks)
+    return owner.divisor(labels) if "divisor" in first and not hooked else None
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):

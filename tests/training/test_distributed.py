@@ -51,7 +51,15 @@ from fglight.estimators import (
 from fglight.estimators.batch import Batch
 from fglight.estimators.coefficients import RandomSign
 from fglight.estimators.measures import measure
-from fglight.models import BCEWithLogitsLoss, Block, BlockNetwork, CrossEntropyLoss, MSELoss, SeveralAuxiliaries
+from fglight.models import (
+    BCEWithLogitsLoss,
+    Block,
+    BlockNetwork,
+    CrossEntropyLoss,
+    MSELoss,
+    PredSimAuxiliary,
+    SeveralAuxiliaries,
+)
 from fglight.runs.folder import read_result
 from fglight.training.module import ForwardGradientModule
 
@@ -273,6 +281,15 @@ def signs(rows):
     return batch.rows(RandomSign(), None, torch.zeros(50)), torch.get_rng_state()
 
 
+def similarity(rows):
+    """The local loss of a network that compares samples, and its gradients."""
+    torch.manual_seed(0)
+    model = BlockNetwork([Block(nn.Tanh(), PredSimAuxiliary(4, 3)), Block(nn.Flatten(), nn.Linear(64, 3))]).double()
+    images, labels = torch.randn(sum(PARTS), 4, 4, 4, dtype=torch.float64), torch.arange(sum(PARTS)) % 3
+    step = estimator_of("reverse", "local", "exact", ("weight", None), None).estimate(model, images[rows], labels[rows])
+    return step.local[0].loss, gradients(model.blocks[:1])
+
+
 REFUSED = {}
 """What is refused on several processes, by the words that say so."""
 
@@ -291,7 +308,7 @@ def attempt_with(model, images, labels, perturb="weight", *, compiled=False):
     estimator.estimate(model, images, labels)
 
 
-@refused(r"on several processes Untold must have a method divisor\(labels\) beside its loss, .* it has none")
+@refused(r"on several processes Untold must have a method divisor\(labels\), in the class that has its loss")
 def a_loss_that_does_not_tell_what_it_divides_by(images, labels):
     class Untold(OwnLoss):
         def loss(self, h, labels):
@@ -363,7 +380,7 @@ def work(rank, folder, cases):
     dist.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=len(PARTS))
     start = sum(PARTS[:rank])
     rows = slice(start, start + PARTS[rank])
-    found = numbers(rows, len(PARTS), cases), apart(rows), signs(rows), attempts(rows)
+    found = numbers(rows, len(PARTS), cases), apart(rows), signs(rows), similarity(rows), attempts(rows)
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -425,6 +442,14 @@ def test_processes_draw_for_their_own_samples_what_one_process_draws_and_stay_in
     signs, states = zip(*(found[2] for found in parts))
     assert torch.equal(torch.cat(signs), expected)
     assert all(torch.equal(state, torch.get_rng_state()) for state in states)
+
+
+def test_a_network_that_compares_samples_counts_by_those_of_each_process(parts):
+    losses, grads = zip(similarity(slice(0, PARTS[0])), similarity(slice(PARTS[0], None)))
+    for _, _, _, (loss, found), _ in parts:
+        torch.testing.assert_close(loss, (PARTS[0] * losses[0] + PARTS[1] * losses[1]) / sum(PARTS))
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, (PARTS[0] * grads[0][name] + PARTS[1] * grads[1][name]) / sum(PARTS))
 
 
 @pytest.mark.parametrize("name", REFUSED)
