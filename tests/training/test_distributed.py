@@ -350,11 +350,6 @@ def a_wrapped_body(images, labels):
     attempt_with(model, images, labels)
 
 
-@refused(r"the network must be one without DistributedDataParallel around it, such as model\.module")
-def a_wrapped_network(images, labels):
-    attempt_with(nn.parallel.DistributedDataParallel(network()[0]), images, labels)
-
-
 @refused(r"body\.0\.weight of block 0 must be whole in every process, and is a DTensor's shard$")
 def a_sharded_body(images, labels):
     model, *_ = network()
