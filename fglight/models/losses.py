@@ -2,16 +2,35 @@
 
 Any function of outputs and labels that gives a mean over the batch may be one, torch's among them. Those here are
 torch's with a check that outputs and labels go together, where torch would take labels for something else.
+
+A loss, or an auxiliary network with a loss of its own, may have a method ``divisor(labels)``: what the mean divides by,
+a sum over labels, such as their number or the sum of their weights; None where it is no such mean. Several processes
+weight the mean of each by it. A loss without is evaluated on the outputs of all processes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fglight.errors import LabelError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Gives the mean over the batch, a scalar, from outputs ``(batch, ...)`` and labels ``(batch, ...)``."""
+
+
+def divisor(owner: Any, labels: Tensor) -> Tensor | float | None:
+    """What ``owner.divisor(labels)`` gives, of a loss or of an auxiliary network with a method ``loss``.
+
+    None where it has no such method, or overrides or hooks into the loss that the method was written for.
+    """
+    methods = ("loss", "forward", "__call__")
+    places = [getattr(owner, "__dict__", {}), *(vars(kind) for kind in type(owner).__mro__)]
+    first: Any = next((place for place in places if any(name in place for name in methods)), {})
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    hooked = not hasattr(owner, "loss") and any(getattr(owner, name, None) for name in hooks)
+    return owner.divisor(labels) if "divisor" in first and not hooked else None
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -33,6 +52,15 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
             )
         return super().forward(output, labels)
 
+    def divisor(self, labels: Tensor) -> Tensor | None:
+        """The sum of the weights of all labels that are not ignored; None of a sum."""
+        if self.reduction != "mean":
+            return None
+        counted = labels != self.ignore_index
+        if self.weight is None:
+            return counted.sum()
+        return (self.weight[labels.where(counted, 0).long()] * counted).sum(dtype=torch.float64)
+
 
 class MSELoss(nn.MSELoss):
     """Mean squared error of outputs and labels of the same shape; arguments are those of torch's."""
@@ -45,6 +73,10 @@ class MSELoss(nn.MSELoss):
         """
         _check_alike("a mean squared error", output, labels)
         return super().forward(output, labels)
+
+    def divisor(self, labels: Tensor) -> int | None:
+        """The number of values; None of a sum."""
+        return labels.numel() if self.reduction == "mean" else None
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -61,6 +93,12 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         """
         _check_alike("a binary cross-entropy", output, labels)
         return super().forward(output, labels.to(output.dtype))
+
+    def divisor(self, labels: Tensor) -> int | None:
+        """The number of values; None of a sum, and with weights that are not simply of the classes."""
+        weights = [weight for weight in (self.weight, self.pos_weight) if weight is not None]
+        plain = self.reduction == "mean" and all(weight.shape == labels.shape[1:] for weight in weights)
+        return labels.numel() if plain else None
 
 
 def _check_alike(name: str, output: Tensor, labels: Tensor) -> None:
