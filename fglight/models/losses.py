@@ -43,14 +43,23 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         """The mean over the batch.
 
         Raises:
-            LabelError: for labels that are no class indices, and for a single class, whose cross-entropy is always 0.
+            LabelError: for labels that are no class indices of these outputs, and for a single class, whose
+                cross-entropy is always 0.
         """
-        if labels.is_floating_point() or output.shape[1] < 2:
+        fit = output.dim() > 1 and output.shape[1] > 1 and labels.shape == output.shape[:1] + output.shape[2:]
+        if labels.is_floating_point() or labels.is_complex() or not fit:
             raise LabelError(
-                f"cross-entropy is not possible of {_shown(output, labels)}: accepted are class indices (batch,) and "
-                "outputs of two classes or more, or another loss such as loss=mse"
+                "for cross-entropy, labels must be class indices (batch,) and outputs of two classes or more, got "
+                f"{_shown(output, labels)}: there is loss=mse for values, and loss=multi_label for several classes each"
             )
-        return super().forward(output, labels)
+        try:
+            return super().forward(output, labels.long())
+        except IndexError as error:  # on CPUs; a GPU tells it later, in its own way
+            of_classes = labels[labels != self.ignore_index]
+            raise LabelError(
+                f"labels must be from 0 to {output.shape[1] - 1}, one of {output.shape[1]} classes, got "
+                f"{int(of_classes.min())} to {int(of_classes.max())}"
+            ) from error
 
     def divisor(self, labels: Tensor) -> Tensor | None:
         """The sum of the weights of all labels that are not ignored; None of a sum."""
