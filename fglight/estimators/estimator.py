@@ -167,6 +167,19 @@ class GradientEstimator:
                 hook(parameter)
         return step
 
+    def set_up(self, model: nn.Module | Sequence[Block], images: Tensor) -> None:
+        """Give the blocks the tensors that the guess keeps, which otherwise come with the first step.
+
+        Whatever copies the network before that, such as an average of its weights, then copies them, too. In a process
+        group every process has to take part.
+
+        Args:
+            model: as for ``estimate``.
+            images: an example batch.
+        """
+        images = laid_out(images, self.channels_last)
+        self.guess.set_up(_blocks(model), Batch.of(images, images))
+
     def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checking.LayerCheck]:
         """Tell, before any training, what a step will do with each layer: nothing is trained, and no buffer moves.
 

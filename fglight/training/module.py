@@ -7,6 +7,7 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -83,6 +84,16 @@ class ForwardGradientModule(L.LightningModule):
         self.test_metrics = BlockMetrics(len(model.blocks), metrics)
         self.first_bad_step = torch.tensor(-1)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Have what the guess keeps before any other callback copies the network.
+
+        Callbacks are set up before the module, and one that averages weights then copies it.
+        """
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+        if self.estimator.guess.keeps and not any(isinstance(callback, _SetUp) for callback in callbacks):
+            callbacks.insert(0, _SetUp())
+        return []
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of the parameters that get a gradient, and its scheduler.
 
@@ -115,11 +126,14 @@ class ForwardGradientModule(L.LightningModule):
             batch: images ``(batch, channels, height, width)`` and labels as the loss takes them.
             batch_idx: its number in the epoch.
         """
+        if self.trainer.fit_loop._skip_backward:  # StochasticWeightAveraging's last epoch is for statistics alone
+            with torch.no_grad():
+                self._evaluate(batch, self.train_metrics)
+            return
         images, labels = batch
         number = self.global_step
         report = (number + 1) % self._every == 0
-        own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
+        self._seed(number, *([self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []))
         with self._costs(images, report=report):
             step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         if self.measure:
@@ -159,6 +173,13 @@ class ForwardGradientModule(L.LightningModule):
             batch: as for ``training_step``.
             batch_idx: its number.
         """
+        self._evaluate(batch, self.test_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's test metrics."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: BlockMetrics) -> None:
         images, labels = batch
         losses, outputs = [], []
         hidden = laid_out(images, self.estimator.channels_last)
@@ -168,11 +189,10 @@ class ForwardGradientModule(L.LightningModule):
                 loss, output = block.loss(hidden, labels)
                 losses.append(loss)
                 outputs.append(output)
-        self.test_metrics.update(losses, outputs, labels)
+        metrics.update(losses, outputs, labels)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the epoch's test metrics."""
-        self._log_metrics("test", self.test_metrics)
+    def _seed(self, number: int, *own: int) -> None:
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
 
     @property
     def _every(self) -> int:
@@ -236,3 +256,22 @@ class ForwardGradientModule(L.LightningModule):
         """The learning rate, of the first group of parameters."""
         optimizer: Any = self.optimizers()
         return float(optimizer.param_groups[0]["lr"])
+
+
+class _SetUp(L.Callback):
+    """Gives the blocks what their guess keeps, from the first batch; nothing random outside moves."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """See ``GradientEstimator.set_up``."""
+        assert isinstance(pl_module, ForwardGradientModule)
+        device = trainer.strategy.root_device
+        with isolate_rng():
+            loader = trainer.fit_loop._data_source.dataloader() if stage == "fit" else ()
+            if iter(loader) is loader:  # an iterator, which would lack the batch in training
+                return
+            for batch in loader:
+                batch = pl_module._on_before_batch_transfer(batch)
+                images, _ = pl_module._apply_batch_transfer_handler(batch, device)
+                pl_module._seed(0)
+                pl_module.to(device).estimator.set_up(pl_module.model, images)
+                break
