@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train the cells and print one table; returns the exit status."""
     parser = ArgumentParser("fglight demo", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="settings of all cells, such as model.width=0.125")
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parser.parse_intermixed_args(arguments).overrides
     if taken := [text for text in overrides if text.startswith(("seed=", "check="))]:
         parser.error(f"{taken[0]} is not possible: accepted are settings that all runs share")
     step = [] if any(text.startswith("scheduler=") for text in overrides) else [STEP]

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     version.setbase("1.3")
     parser = get_args_parser()
     parser.prog = "fglight train"
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side
     if options.experimental_rerun is not None:
         parser.error("--experimental-rerun is not possible: hydra.run.dir=FOLDER goes on with the run that is there")
     try:
@@ -59,9 +59,22 @@ def main(arguments: Sequence[str]) -> int:
         first, options.config_dir = os.path.abspath(options.config_dir), first
     try:
         _run_hydra(args=options, args_parser=parser, task_function=job, config_path=first, config_name="config")
+    except ValueError as error:  # of options that do not go together: what a job raises, Hydra shows by itself
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        parser.error(str(error))
     except KeyboardInterrupt:  # of a sweep
         return 128 + signal.SIGINT
     return 0
+
+
+def _with_kind(arguments: Sequence[str]) -> list[str]:
+    """A command line whose ``--info`` says of what, so that it does not take an override that follows for it."""
+    following = [*arguments[1:], ""]
+    return [
+        "--info=all" if argument in ("--info", "-i") and "=" in after else argument
+        for argument, after in zip(arguments, following)
+    ]
 
 
 def _check_installed(overrides: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from forked import train_py
 from image_files import DEBIAN, write_cifar10, write_imagenet32
 from omegaconf import OmegaConf
 
+import fglight.train
+
 TRAIN = Path(__file__).parents[1] / "train.py"
 TINY = ["model.width=0.015625", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
 FEW_BATCHES = ["+trainer.limit_train_batches=3", "+trainer.limit_val_batches=2"]
@@ -199,6 +201,43 @@ def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
     saved = torch.load(checkpoint, weights_only=True)
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_overrides_may_stand_on_both_sides_of_every_option(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(fglight.train, "_run_hydra", lambda **given: seen.update(vars(given["args"])))
+    for options in (
+        ["-m"],
+        ["--multirun"],
+        ["--run"],
+        ["--config-dir", "x"],
+        ["-cd", "x"],
+        ["--config-name=config"],
+        ["--cfg", "job"],
+        ["-c", "job", "--package", "model", "--resolve"],
+        ["--info"],
+        ["-i"],
+        ["--info", "plugins"],
+        ["-m", "--config-dir", "x"],
+    ):
+        lines = [
+            ["model=mlp", *options, "guess=dfa", "seed=1"],
+            [*options, "model=mlp", "guess=dfa", "seed=1"],
+            ["model=mlp", "guess=dfa", "seed=1", *options],
+        ]
+        found = []
+        for line in lines:
+            assert fglight.train.main(line) == 0
+            found.append(dict(seen))
+        assert found[0] == found[1] == found[2]
+        assert found[0]["overrides"] == ["model=mlp", "guess=dfa", "seed=1"]
+    assert (found[0]["multirun"], found[0]["config_dir"]) == (True, "x")
+
+
+def test_options_that_do_not_go_together_are_told_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        fglight.train.main(["-m", "-r"])
+    assert "error: Only one of --run, --multirun" in capsys.readouterr().err
 
 
 def test_several_devices_and_a_sweep_are_refused_together(tmp_path):

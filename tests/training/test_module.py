@@ -469,7 +469,7 @@ def test_devices_that_are_not_there_are_named(tmp_path):
 
 
 def averaged(folder, guess, average, epochs=2):
-    """Train with a callback that averages weights: the module, and its state at each epoch's start and after each step."""
+    """Train with a callback that averages weights: the module, its states at the starts of epochs and after steps."""
     perturb = "weight" if guess == "momentum" else "activity"
     model, estimator, _ = build(TINY, guess=guess, perturb=perturb, dtype=torch.float32)
     module, starts, steps = module_of(model, estimator), [], []
@@ -497,7 +497,7 @@ def test_a_moving_average_has_all_that_a_guess_keeps(guess, tmp_path):
 @pytest.mark.parametrize("guess", ["local", "dfa", "momentum"])
 def test_stochastic_weight_averaging_trains_no_step_beyond_its_average(guess, tmp_path):
     average = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
-    module, starts, steps = averaged(tmp_path, guess, average, epochs=2)
+    module, starts, _ = averaged(tmp_path, guess, average)
     assert len(starts) == 3  # the last is for the statistics of batch normalisation
     for name, parameter in module.model.named_parameters():
         torch.testing.assert_close(parameter, torch.stack([start[name] for start in starts[:2]]).mean(0))
