@@ -167,19 +167,6 @@ class GradientEstimator:
                 hook(parameter)
         return step
 
-    def set_up(self, model: nn.Module | Sequence[Block], images: Tensor) -> None:
-        """Give the blocks the tensors that the guess keeps, which otherwise come with the first step.
-
-        Whatever copies the network before that, such as an average of its weights, then copies them, too. In a process
-        group every process has to take part.
-
-        Args:
-            model: as for ``estimate``.
-            images: an example batch.
-        """
-        images = laid_out(images, self.channels_last)
-        self.guess.set_up(_blocks(model), Batch.of(images, images))
-
     def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checking.LayerCheck]:
         """Tell, before any training, what a step will do with each layer: nothing is trained, and no buffer moves.
 
@@ -259,7 +246,7 @@ class GradientEstimator:
         self._check_parts()
         self._check_network(blocks, images)
         batch = Batch.of(images, labels)
-        self.guess.set_up(blocks, batch)
+        self.guess.set_up(blocks, images)
         self.guess.prepare(blocks)
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         network = NetworkPass(

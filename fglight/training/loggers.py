@@ -83,7 +83,7 @@ def finishing(cfg: DictConfig) -> Iterator[None]:
 
 
 def _new_wandb_id(run_dir: Path, *, alone: bool) -> str:
-    """``WANDB_RUN_ID``, but only for one run: others of this process or beside it on disk, and second parts, draw theirs."""
+    """``WANDB_RUN_ID``, but only for one run: others of this process, beside it on disk, or that go on draw theirs."""
     given = os.environ.pop("WANDB_RUN_ID", "")
     if alone and given and not any(run_dir.parent.glob(f"*/wandb/*run-*-{glob.escape(given)}")):
         return given

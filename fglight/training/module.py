@@ -5,9 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -23,6 +21,7 @@ from fglight.estimators.measures import measure
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
 from fglight.training.metrics import Accuracy, BlockMetrics
+from fglight.training.setup import SetUp, seed_step
 
 
 class ForwardGradientModule(L.LightningModule):
@@ -85,13 +84,8 @@ class ForwardGradientModule(L.LightningModule):
         self.first_bad_step = torch.tensor(-1)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """Have what the guess keeps before any other callback copies the network.
-
-        Callbacks are set up before the module, and one that averages weights then copies it.
-        """
-        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-        if self.estimator.guess.keeps and not any(isinstance(callback, _SetUp) for callback in callbacks):
-            callbacks.insert(0, _SetUp())
+        """Have what the guess keeps before another callback, such as an average of weights, copies the network."""
+        SetUp.put_first(self)
         return []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -133,7 +127,8 @@ class ForwardGradientModule(L.LightningModule):
         images, labels = batch
         number = self.global_step
         report = (number + 1) % self._every == 0
-        self._seed(number, *([self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []))
+        own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
+        seed_step(self.seed, number, *own)
         with self._costs(images, report=report):
             step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         if self.measure:
@@ -190,9 +185,6 @@ class ForwardGradientModule(L.LightningModule):
                 losses.append(loss)
                 outputs.append(output)
         metrics.update(losses, outputs, labels)
-
-    def _seed(self, number: int, *own: int) -> None:
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
 
     @property
     def _every(self) -> int:
@@ -256,22 +248,3 @@ class ForwardGradientModule(L.LightningModule):
         """The learning rate, of the first group of parameters."""
         optimizer: Any = self.optimizers()
         return float(optimizer.param_groups[0]["lr"])
-
-
-class _SetUp(L.Callback):
-    """Gives the blocks what their guess keeps, from the first batch; nothing random outside moves."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """See ``GradientEstimator.set_up``."""
-        assert isinstance(pl_module, ForwardGradientModule)
-        device = trainer.strategy.root_device
-        with isolate_rng():
-            loader = trainer.fit_loop._data_source.dataloader() if stage == "fit" else ()
-            if iter(loader) is loader:  # an iterator, which would lack the batch in training
-                return
-            for batch in loader:
-                batch = pl_module._on_before_batch_transfer(batch)
-                images, _ = pl_module._apply_batch_transfer_handler(batch, device)
-                pl_module._seed(0)
-                pl_module.to(device).estimator.set_up(pl_module.model, images)
-                break

@@ -509,7 +509,7 @@ def test_stochastic_weight_averaging_trains_no_step_beyond_its_average(guess, tm
 
 def test_a_network_may_have_what_its_guess_keeps_before_it_is_copied():
     model, estimator, batch = build(TINY, guess="dfa", perturb="activity")
-    estimator.set_up(model, batch[0])
+    estimator.guess.set_up(model.blocks, batch[0])
     before = snapshot(model)
     average = AveragedModel(model)
     estimator.estimate(model, *batch)
