@@ -33,6 +33,7 @@ from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
+from fglight.training.setup import NeedTests
 from fglight.training.stopping import KeepSigterm, StopAfter
 from fglight.words import counted
 
@@ -112,6 +113,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
             default_root_dir=run_dir,
             logger=loggers,
             callbacks=[
+                NeedTests(),
                 StopAfter(max_steps),
                 checkpoint,
                 KeepSigterm(),
@@ -162,6 +164,8 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     except Terminated:
         _end_processes(trainer)
         raise
+    if not trainer.global_step:  # of modules of one's own: ours say by themselves how many samples they need
+        raise ConfigError(f"data={cfg.data.name} must give a batch to train on, and its train_dataloader gives none")
     return build_result(
         cfg,
         epochs_done=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What comes before a step: its seed, and before the first one what a guess keeps."""
+"""What comes before a step: its seed, and before the first one what a guess keeps and a look at the test set."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+
+from fglight.errors import ConfigError
 
 
 def seed_step(seed: int, number: int, *own: int) -> None:
@@ -17,6 +19,38 @@ def seed_step(seed: int, number: int, *own: int) -> None:
         *own: of the process, where it draws for its own samples.
     """
     torch.manual_seed(int(np.random.SeedSequence([seed, number, *own]).generate_state(1)[0]))
+
+
+class NeedTests(L.Callback):
+    """Refuses to train where nothing tells how well; a loader without a length tells after an epoch."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look how many batches of testing there are to be.
+
+        Raises:
+            ConfigError: none.
+        """
+        self._check(sum(trainer.num_val_batches))
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Count those that come."""
+        self.came = 0
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """See above."""
+        self.came += 1
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Look whether any came.
+
+        Raises:
+            ConfigError: none.
+        """
+        self._check(self.came)
+
+    def _check(self, batches: float) -> None:
+        if not batches:
+            raise ConfigError("data must give a batch to test on, and its val_dataloader gives none")
 
 
 class SetUp(L.Callback):

@@ -13,12 +13,12 @@ from helpers import assert_same_gradients, build, gradients, module_of, snapshot
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics import MeanAbsoluteError, R2Score
 from torchmetrics.classification import MulticlassAccuracy
 
 from fglight import load_config
-from fglight.errors import ConfigError, FglightError, NonFiniteLossError
+from fglight.errors import ConfigError, FglightError, LabelError, NonFiniteLossError
 from fglight.training.metrics import Accuracy, BlockMetrics
 from fglight.training.module import ForwardGradientModule
 from fglight.training.run import LastCheckpoint, train
@@ -449,6 +449,46 @@ def test_a_share_of_less_than_a_batch_names_the_option(option, tmp_path):
     with pytest.raises(ConfigError, match=rf"^trainer\.{option} is not possible here: .* Try at least") as caught:
         train(load_config([*QUICK, f"trainer.{option}"]), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+class Nothing(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+class OwnData(L.LightningDataModule):
+    """Eight images for training and testing, but where other loaders are given."""
+
+    def __init__(self, **loaders):
+        super().__init__()
+        images = TensorDataset(torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
+        whole = DataLoader(images, 4)
+        self.loaders = {"train": whole, "val": whole} | loaders
+
+    def train_dataloader(self):
+        return self.loaders["train"]
+
+    def val_dataloader(self):
+        return self.loaders["val"]
+
+
+@pytest.mark.parametrize(
+    "loader", [DataLoader(TensorDataset(torch.zeros(3, 1)), 4, drop_last=True), DataLoader(Nothing())]
+)
+@pytest.mark.parametrize(("split", "use"), [("train", "train"), ("val", "test")])
+@pytest.mark.parametrize("guess", ["local", "dfa"])
+def test_data_of_one_s_own_without_a_batch_are_told_in_one_line(guess, split, use, loader, tmp_path, monkeypatch):
+    monkeypatch.setattr("fglight.training.run.build_data", lambda _: OwnData(**{split: loader}))
+    cfg = load_config([*QUICK, f"guess={guess}"])
+    with pytest.raises(ConfigError, match=rf"must give a batch to {use} on, and its {split}_dataloader gives none"):
+        train(cfg, tmp_path)
+
+
+def test_a_metric_of_too_few_samples_is_named():
+    metrics = BlockMetrics(1, {"r2": R2Score()})
+    metrics.update([torch.tensor(0.0)], [torch.zeros(1, 1)], torch.zeros(1, 1))
+    with pytest.raises(LabelError, match=r"^metrics r2 are not all possible of 1 sample: "):
+        metrics.compute()
 
 
 def test_options_that_a_run_decides_on_may_be_given_as_they_are(tmp_path):
