@@ -126,6 +126,14 @@ def failure(run_dir: Path) -> str:
         return ""
 
 
+def modified(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:
     """Write ``config.yaml``, whole or not at all."""
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(settings))))

@@ -63,14 +63,16 @@ class SetUp(L.Callback):
     def put_first(cls, module: Any) -> None:
         """Have one before all other callbacks: each is set up in its turn, and all before the module."""
         callbacks = module.trainer.callbacks
-        if module.estimator.guess.keeps and not any(isinstance(callback, cls) for callback in callbacks):
+        if not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """See ``Guess.set_up``."""
+        if stage != "fit" or not pl_module.estimator.guess.keeps:
+            return
         device = trainer.strategy.root_device
         with isolate_rng():
-            loader = trainer.fit_loop._data_source.dataloader() if stage == "fit" else ()
+            loader = trainer.fit_loop._data_source.dataloader()
             if iter(loader) is loader:
                 return
             for batch in loader:
