@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     # Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     version.setbase("1.3")
+    ConfigSource._list_add_result = _list_visible  # type: ignore[method-assign]  # in help and in guess=glob(*)
     parser = get_args_parser()
     parser.prog = "fglight train"
     options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side
@@ -66,6 +69,15 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:  # of a sweep
         return 128 + signal.SIGINT
     return 0
+
+
+_list_any = ConfigSource._list_add_result
+
+
+def _list_visible(self: ConfigSource, files: list[str], file_path: str, file_name: str, **wanted: Any) -> None:
+    """List a choice or a group, but for hidden files and folders, such as Jupyter's copies."""
+    if not file_name.startswith("."):
+        _list_any(self, files=files, file_path=file_path, file_name=file_name, **wanted)
 
 
 def _with_kind(arguments: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from image_files import DEBIAN, write_cifar10, write_imagenet32
 from omegaconf import OmegaConf
 
 import fglight.train
+from fglight.config.settings import choices
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 TINY = ["model.width=0.015625", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
@@ -232,6 +233,17 @@ def test_overrides_may_stand_on_both_sides_of_every_option(monkeypatch):
         assert found[0] == found[1] == found[2]
         assert found[0]["overrides"] == ["model=mlp", "guess=dfa", "seed=1"]
     assert (found[0]["multirun"], found[0]["config_dir"]) == (True, "x")
+
+
+def test_hidden_files_and_folders_are_no_choices(tmp_path, capsys, monkeypatch):
+    for name in ("mine.yaml", "._mine.yaml", ".ipynb_checkpoints/mine-checkpoint.yaml"):
+        (tmp_path / "guess" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "guess" / name).write_text("name: mine")
+    with pytest.raises(SystemExit):
+        fglight.train.main(["--config-dir", str(tmp_path), "--help"])
+    assert " low_rank, mine, mixing," in capsys.readouterr().out.split("\nguess:")[1].split("\n")[0]
+    monkeypatch.setattr("fglight.config.settings.CONFIG_DIR", tmp_path)
+    assert choices.__wrapped__("guess") == {"mine": {"name": "mine"}}
 
 
 def test_options_that_do_not_go_together_are_told_in_one_line(capsys):
