@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     # Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     version.setbase("1.3")
-    ConfigSource._list_add_result = _list_visible  # type: ignore[method-assign]  # in help and in guess=glob(*)
+    ConfigSource._list_add_result = _list_visible  # type: ignore[method-assign, assignment]  # in help and in guess=glob(*)
     parser = get_args_parser()
     parser.prog = "fglight train"
     options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side

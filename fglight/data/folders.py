@@ -100,7 +100,7 @@ class Stream(DataLoader):
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("fglight.errors.DataError: ")) from error
 
 
-class _Images(datasets.ImageFolder):
+class _Images(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no types
     """The images of a folder for each class, as ``fglight.data.image_files`` finds them."""
 
     def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:

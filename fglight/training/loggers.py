@@ -33,7 +33,8 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
         import wandb  # takes seconds
 
         cell = Cell.from_config(cfg)
-        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
+        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb)
+        tags = [*words, *(["held-out"] if cfg.data.get("holdout") else []), *cfg.logger.tags]
         given = {name: cfg.logger[name] for name in ("project", "entity", "group", "name")}
         kept_offline = run_dir.glob(f"wandb/offline-run-*-{glob.escape(resumed)}") if resumed else ()
         same = resumed if cfg.logger.mode == "online" and not any(kept_offline) else None
@@ -43,7 +44,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
                 dir=run_dir,
                 mode=cfg.logger.mode,
                 **names,
-                tags=list(dict.fromkeys(str(word) for word in words if word != "")),
+                tags=list(dict.fromkeys(str(word) for word in tags if word != "")),
                 config={
                     **run_settings(cfg),
                     "cell": asdict(cell),

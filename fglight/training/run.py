@@ -25,7 +25,7 @@ from fglight.errors import ConfigError, ProcessError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import claim, read_result, write_config, write_json
-from fglight.runs.record import build_result, summary
+from fglight.runs.record import build_result, judged_on, summary
 from fglight.runs.settings import check_unchanged, differences, in_short, run_settings
 from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
 from fglight.training.checkpoint import LastCheckpoint
@@ -107,7 +107,7 @@ def _train(
     loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if logged else []
     checkpoint.wandb_id = wandb_id(loggers)
     # Every refresh waits for the device.
-    progress = ProgressBar(refresh_rate=cfg.trainer.log_every_n_steps)
+    progress = ProgressBar(judged_on(cfg.data.get("holdout")), cfg.trainer.log_every_n_steps)
     try:
         trainer = L.Trainer(
             **options,
