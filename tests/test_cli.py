@@ -204,22 +204,24 @@ def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_overrides_may_stand_on_both_sides_of_every_option(monkeypatch):
+def test_overrides_may_stand_on_both_sides_of_every_option(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(fglight.train, "_run_hydra", lambda **given: seen.update(vars(given["args"])))
+    monkeypatch.setattr(
+        fglight.train, "_run_hydra", lambda **given: seen.update(vars(given["args"]), first=given["config_path"])
+    )
     for options in (
         ["-m"],
         ["--multirun"],
         ["--run"],
-        ["--config-dir", "x"],
-        ["-cd", "x"],
+        ["--config-dir", str(tmp_path)],
+        ["-cd", str(tmp_path)],
         ["--config-name=config"],
         ["--cfg", "job"],
         ["-c", "job", "--package", "model", "--resolve"],
         ["--info"],
         ["-i"],
         ["--info", "plugins"],
-        ["-m", "--config-dir", "x"],
+        ["-m", "--config-dir", str(tmp_path)],
     ):
         lines = [
             ["model=mlp", *options, "guess=dfa", "seed=1"],
@@ -232,7 +234,7 @@ def test_overrides_may_stand_on_both_sides_of_every_option(monkeypatch):
             found.append(dict(seen))
         assert found[0] == found[1] == found[2]
         assert found[0]["overrides"] == ["model=mlp", "guess=dfa", "seed=1"]
-    assert (found[0]["multirun"], found[0]["config_dir"]) == (True, "x")
+    assert (found[0]["multirun"], found[0]["first"]) == (True, str(tmp_path))
 
 
 def test_hidden_files_and_folders_are_no_choices(tmp_path, capsys, monkeypatch):

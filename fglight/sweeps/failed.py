@@ -12,6 +12,7 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
+from fglight.config.settings import CONFIG_DIR
 from fglight.errors import one_line
 from fglight.sweeps.runner import quoted
 from fglight.words import counted
@@ -78,9 +79,12 @@ class Noting(Launcher):
 def options_of(config: DictConfig) -> list[str]:
     """The options of the command line that say where configurations are."""
     sources = config.hydra.runtime.config_sources
-    folders = [source.path for source in sources if source.provider == "command-line"]
+    folders = [source.path for source in sources if source.provider in ("main", "command-line")]
     name = config.hydra.job.config_name
-    return [*(f"--config-dir={folder}" for folder in folders), *([f"--config-name={name}"] if name != "config" else [])]
+    return [
+        *(f"--config-dir={folder}" for folder in folders if folder != str(CONFIG_DIR)),
+        *([f"--config-name={name}"] if name != "config" else []),
+    ]
 
 
 def _short(path: Path) -> str:
