@@ -13,7 +13,7 @@ from rich.table import Table
 from fglight.cell import Cell
 from fglight.errors import FglightError
 from fglight.runs.folder import make_directory
-from fglight.runs.record import metric_names
+from fglight.runs.record import judged_on, metric_names
 
 CELLS = [
     ("end-to-end backpropagation", ["guess=exact"]),
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     """Train the cells and print one table; returns the exit status."""
     parser = ArgumentParser("fglight demo", description=__doc__)
     parser.add_argument("overrides", nargs="*", help="settings of all cells, such as model.width=0.125")
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parser.parse_intermixed_args(arguments).overrides
     if taken := [text for text in overrides if text.startswith(("seed=", "check="))]:
         parser.error(f"{taken[0]} is not possible: accepted are settings that all runs share")
     step = [] if any(text.startswith("scheduler=") for text in overrides) else [STEP]
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         ]
         folder = make_directory("folder", Path("outputs", f"demo_{datetime.now():%Y-%m-%d_%H-%M-%S}"), new=True)
         metric = metric_names(configurations[0][1][0])[0]
-        table = Table("cell", f"test {metric}", f"train {metric}", "time each", title=title)
+        judged = judged_on(configurations[0][1][0].data.get("holdout"))
+        table = Table("cell", f"{judged} {metric}", f"train {metric}", "time each", title=title)
         for name, cfgs in configurations:
             results = [train(cfg, folder / str(Cell.from_config(cfg)) / f"seed{cfg.seed}") for cfg in cfgs]
             scores = (_over_seeds(metric, [result[f"{split}_{metric}"] for result in results]) for split in SPLITS)

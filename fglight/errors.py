@@ -30,6 +30,10 @@ class NonFiniteLossError(FglightError, ArithmeticError):
     """A training loss that became NaN or infinite."""
 
 
+class ProcessError(FglightError):
+    """A failure of another process that works on the same run."""
+
+
 class RunBusyError(FglightError):
     """A run's directory that another process is writing."""
 

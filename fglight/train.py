@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -41,9 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     # Files in conf/hydra/launcher/ complete a plugin's schema of the same name, which Hydra 1.3 does and 1.4 will not.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     version.setbase("1.3")
+    ConfigSource._list_add_result = _list_visible  # type: ignore[method-assign, assignment]  # in help and in guess=glob(*)
     parser = get_args_parser()
     parser.prog = "fglight train"
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side
     if options.experimental_rerun is not None:
         parser.error("--experimental-rerun is not possible: hydra.run.dir=FOLDER goes on with the run that is there")
     try:
@@ -59,9 +62,31 @@ def main(arguments: Sequence[str]) -> int:
         first, options.config_dir = os.path.abspath(options.config_dir), first
     try:
         _run_hydra(args=options, args_parser=parser, task_function=job, config_path=first, config_name="config")
+    except ValueError as error:  # of options that do not go together: what a job raises, Hydra shows by itself
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        parser.error(str(error))
     except KeyboardInterrupt:  # of a sweep
         return 128 + signal.SIGINT
     return 0
+
+
+_list_any = ConfigSource._list_add_result
+
+
+def _list_visible(self: ConfigSource, files: list[str], file_path: str, file_name: str, **wanted: Any) -> None:
+    """List a choice or a group, but for hidden files and folders, such as Jupyter's copies."""
+    if not file_name.startswith("."):
+        _list_any(self, files=files, file_path=file_path, file_name=file_name, **wanted)
+
+
+def _with_kind(arguments: Sequence[str]) -> list[str]:
+    """A command line whose ``--info`` says of what, so that it does not take an override that follows for it."""
+    following = [*arguments[1:], ""]
+    return [
+        "--info=all" if argument in ("--info", "-i") and "=" in after else argument
+        for argument, after in zip(arguments, following)
+    ]
 
 
 def _check_installed(overrides: Sequence[str]) -> None:

@@ -68,6 +68,7 @@ class PaperSweeper(BasicSweeper):
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
         from fglight.sweeps.composing import checked
+        from fglight.sweeps.failed import Noting, options_of
         from fglight.sweeps.request import asks, parse, refuse_check
         from fglight.sweeps.runner import Sweep
         from fglight.sweeps.studies import run_study
@@ -87,7 +88,10 @@ class PaperSweeper(BasicSweeper):
                 return None
             if request is None:
                 make_sweep_directory(self.config)
-                return super().sweep(arguments)
+                self.launcher = noting = Noting(self.launcher, options_of(self.config))
+                done = super().sweep(arguments)
+                noting.check()
+                return done
             # One line a run is enough, and the sweep prints that.
             self.config.hydra.hydra_logging = OmegaConf.create({"version": 1, "root": {"level": "WARNING"}})
             configure_log(self.config.hydra.hydra_logging)

@@ -15,6 +15,9 @@ from forked import ended, start_train_py, train_py, written
 from image_files import DEBIAN, write_cifar10, write_imagenet32
 from omegaconf import OmegaConf
 
+import fglight.train
+from fglight.config.settings import choices
+
 TRAIN = Path(__file__).parents[1] / "train.py"
 TINY = ["model.width=0.015625", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
 FEW_BATCHES = ["+trainer.limit_train_batches=3", "+trainer.limit_val_batches=2"]
@@ -171,6 +174,56 @@ def test_an_interrupted_run_leaves_a_checkpoint(tmp_path):
     saved = torch.load(checkpoint, weights_only=True)
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_overrides_may_stand_on_both_sides_of_every_option(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        fglight.train, "_run_hydra", lambda **given: seen.update(vars(given["args"]), first=given["config_path"])
+    )
+    for options in (
+        ["-m"],
+        ["--multirun"],
+        ["--run"],
+        ["--config-dir", str(tmp_path)],
+        ["-cd", str(tmp_path)],
+        ["--config-name=config"],
+        ["--cfg", "job"],
+        ["-c", "job", "--package", "model", "--resolve"],
+        ["--info"],
+        ["-i"],
+        ["--info", "plugins"],
+        ["-m", "--config-dir", str(tmp_path)],
+    ):
+        lines = [
+            ["model=mlp", *options, "guess=dfa", "seed=1"],
+            [*options, "model=mlp", "guess=dfa", "seed=1"],
+            ["model=mlp", "guess=dfa", "seed=1", *options],
+        ]
+        found = []
+        for line in lines:
+            assert fglight.train.main(line) == 0
+            found.append(dict(seen))
+        assert found[0] == found[1] == found[2]
+        assert found[0]["overrides"] == ["model=mlp", "guess=dfa", "seed=1"]
+    assert (found[0]["multirun"], found[0]["first"]) == (True, str(tmp_path))
+
+
+def test_hidden_files_and_folders_are_no_choices(tmp_path, capsys, monkeypatch):
+    for name in ("mine.yaml", "._mine.yaml", ".ipynb_checkpoints/mine-checkpoint.yaml"):
+        (tmp_path / "guess" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "guess" / name).write_text("name: mine")
+    with pytest.raises(SystemExit):
+        fglight.train.main(["--config-dir", str(tmp_path), "--help"])
+    assert " low_rank, mine, mixing," in capsys.readouterr().out.split("\nguess:")[1].split("\n")[0]
+    monkeypatch.setattr("fglight.config.settings.CONFIG_DIR", tmp_path)
+    assert choices.__wrapped__("guess") == {"mine": {"name": "mine"}}
+
+
+def test_options_that_do_not_go_together_are_told_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        fglight.train.main(["-m", "-r"])
+    assert "error: Only one of --run, --multirun" in capsys.readouterr().err
 
 
 def test_several_devices_and_a_sweep_are_refused_together(tmp_path):

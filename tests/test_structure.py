@@ -8,7 +8,7 @@ import pytest
 from forked import ROOT
 
 FLOORS = (
-    ("errors", "words", "layout", "processes"),
+    ("errors", "words", "layout", "processes", "locks"),
     ("cell", "models", "data"),
     ("paper", "estimators", "studies"),
     ("config",),

@@ -80,7 +80,7 @@ class Data(Component):
     stream: Annotated[bool | None, Field(description="true, false or null (false up to a gigabyte)")] = OPEN
     num_workers: Annotated[int, Field(ge=0)] = OPEN
     holdout: BelowOne = OPEN
-    train_images: Whole | None = OPEN
+    train_images: Annotated[int, Field(ge=2, description="a whole number from 2 on")] | None = OPEN
 
 
 class Engine(Settings):

@@ -24,7 +24,9 @@ PACKAGE = Path(__file__).parent.parent
 CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """The folder with ``config.yaml``: inside an installed package, beside it in a checkout."""
 
-GROUPS = tuple(sorted(folder.name for folder in CONFIG_DIR.iterdir() if folder.is_dir() and folder.name != "hydra"))
+GROUPS = tuple(
+    sorted(folder.name for folder in CONFIG_DIR.glob("[!.]*/") if folder.is_dir() and folder.name != "hydra")
+)
 """What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
 
 SWEEP_SETTINGS = ("table", "figure", "study", "search", "controls", "seeds", "blocks", "plan")
@@ -188,7 +190,7 @@ def arguments(node: str, target: Any) -> frozenset[str] | None:
 @cache
 def choices(group: str) -> dict[str, dict[str, Any]]:
     """The files of a group that the package has, by their names."""
-    files = (CONFIG_DIR / group).glob("*.yaml")
+    files = (CONFIG_DIR / group).glob("[!.]*.yaml")
     return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in sorted(files)}
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock
-
 from fglight.errors import DataError
+from fglight.locks import locked
 
 _SILENCE_SECONDS = 20
 
@@ -32,7 +31,7 @@ def download(
     socket.setdefaulttimeout(_SILENCE_SECONDS)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".download.lock"):
+        with locked(root / ".download.lock"):
             if complete():
                 return
             if target.exists() and any(target.iterdir()):

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from fglight.data.augment import PADDING
 from fglight.data.base import DataModule, is_integer, require
 from fglight.data.batches import epoch_generator
-from fglight.data.image_files import is_image, read_image
+from fglight.data.image_files import class_names, is_image, read_image
 from fglight.data.shares import batch_shares
 from fglight.data.splits import holdout_split
 from fglight.errors import DataError, one_line
@@ -100,6 +100,17 @@ class Stream(DataLoader):
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("fglight.errors.DataError: ")) from error
 
 
+class _Images(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """The images of a folder for each class, as ``fglight.data.image_files`` finds them."""
+
+    def find_classes(self, directory: Any) -> tuple[list[str], dict[str, int]]:
+        """See torchvision."""
+        classes = class_names(Path(directory))
+        if not classes:
+            raise FileNotFoundError(f"no class folder in {directory}")
+        return classes, {name: number for number, name in enumerate(classes)}
+
+
 def open_folders(
     folder: Path, *, channels: int, side: int | None, transforms: Sequence[v2.Transform]
 ) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
@@ -118,7 +129,8 @@ def open_folders(
     found = []
     for split, transform in zip(("train", "val"), transforms):
         try:
-            images = datasets.ImageFolder(folder / split, transform, loader=loader, is_valid_file=is_image)
+            visible = partial(is_image, root=str(folder / split))
+            images = _Images(folder / split, transform, loader=loader, is_valid_file=visible)
         except FileNotFoundError as error:
             reason = one_line(error)
             raise DataError(f"{folder / split} is missing or incomplete ({reason})") from error

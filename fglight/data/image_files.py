@@ -15,10 +15,18 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", 
 _GREY = ("1", "L", "LA")  # PIL's names of what has a single channel, but for transparency
 
 
-def is_image(path: str) -> bool:
-    """Whether a file is an image by its name; hidden files are none."""
-    name = os.path.basename(path)
-    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+def is_image(path: str, root: str) -> bool:
+    """Whether a file is an image by its name; hidden files are none, nor are those in hidden folders below ``root``."""
+    return f"{os.sep}." not in f"{os.sep}{path[len(root) :]}" and path.lower().endswith(EXTENSIONS)
+
+
+def class_names(folder: Path) -> list[str]:
+    """The names of the class folders in a folder; hidden ones, such as Jupyter's copies, are none.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def found(root: Path, fact: str) -> Any:
@@ -35,7 +43,7 @@ def found(root: Path, fact: str) -> Any:
     if fact == "name":
         return re.sub(r"[^\w.+-]+", "_", root.absolute().name)[:64]
     try:
-        classes = sorted(entry.path for entry in os.scandir(root / "train") if entry.is_dir())
+        classes = [str(root / "train" / name) for name in class_names(root / "train")]
     except OSError:
         classes = []
     if fact == "num_classes" and classes:
@@ -87,4 +95,4 @@ def _read(path: str, whole: bool = False) -> Image.Image:
 def _images(folder: str) -> Iterator[str]:
     """The images in a folder, in torchvision's order."""
     for inside, _, names in sorted(os.walk(folder, followlinks=True)):
-        yield from (path for path in (os.path.join(inside, name) for name in sorted(names)) if is_image(path))
+        yield from (path for path in (os.path.join(inside, name) for name in sorted(names)) if is_image(path, folder))

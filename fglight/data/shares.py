@@ -1,5 +1,7 @@
 """Which images of an epoch make up each batch, and which of these are one process's share."""
 
+from fglight.errors import ConfigError
+
 
 def batch_shares(
     count: int, batch_size: int, *, training: bool, processes: int = 1, rank: int = 0
@@ -19,12 +21,22 @@ def batch_shares(
 
     Returns:
         First image and one past the last image of this process in each batch, as places in the epoch's order.
+
+    Raises:
+        ConfigError: there are too few images for a batch of which every process has a share.
     """
+    least = 2 * processes if training else processes
+    if count < least:
+        kind, settings = ("training", "data.train_images, ") if training else ("test", "")
+        raise ConfigError(
+            f"a {kind} set must have {least} samples or more on trainer.devices={processes}, got {count}: "
+            f"{settings}data.holdout and the data set itself say how many there are"
+        )
     bounds = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    rest = bounds[-1][1] - bounds[-1][0] if bounds else 0
-    if training and 0 < rest < 2 * processes:
+    rest = bounds[-1][1] - bounds[-1][0]
+    if training and rest < least:
         bounds.pop()
-    elif not training and rest < processes and len(bounds) > 1:
+    elif rest < least:
         bounds[-2:] = [(bounds[-2][0], count)]
     return [
         (start + rank * (stop - start) // processes, start + (rank + 1) * (stop - start) // processes)

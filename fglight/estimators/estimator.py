@@ -248,7 +248,7 @@ class GradientEstimator:
         self._check_parts()
         self._check_network(blocks, images)
         batch = Batch.of(images, labels, compiled=self.compiled)
-        self.guess.set_up(blocks, batch)
+        self.guess.set_up(blocks, images)
         self.guess.prepare(blocks)
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         network = NetworkPass(

@@ -34,8 +34,8 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 class Block(nn.Module):
     """Block j of a network: its layers f_j and the network that reads their output h_j.
 
-    Buffers of the block itself, rather than of its parts, are what a guess keeps from step to step. They come with the
-    first step, or with a state that is loaded.
+    Buffers of the block itself, rather than of its parts, are what a guess keeps from step to step. They come with
+    ``Guess.set_up``, with the first step, or with a state that is loaded.
 
     Args:
         body: the layers f_j, any module of one tensor.

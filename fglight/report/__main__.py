@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 1 after an error that the user can act on.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     try:
         everything = not (options.table or options.figure or options.study)
         tables = TABLES if everything else _chosen("table", options.table, TABLES)

@@ -82,7 +82,7 @@ class Collection:
 
 
 def collect(roots: Iterable[Path]) -> Collection:
-    """Read every run directory at any depth below ``roots``.
+    """Read every run directory at any depth below ``roots``, but for those in hidden folders.
 
     Returns:
         The runs in the order of their paths. Files that cannot be read are among the ``problems``.
@@ -120,6 +120,7 @@ def _run_folders(root: Path, problems: list[Problem]) -> Iterator[Path]:
         if ran or "result.json" in names or "failure.json" in names:
             subfolders.clear()
             yield Path(folder)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # such as Jupyter's copies
 
 
 def _add(folder: Path, runs: Collection) -> None:

@@ -5,15 +5,16 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from omegaconf import OmegaConf
 
 from fglight.errors import ConfigError, NonFiniteLossError, RunBusyError
+from fglight.locks import locked
 
 
 class State(StrEnum):
@@ -63,7 +64,7 @@ def make_directory(setting: str, path: Path, *, new: bool = False) -> Path:
 
 @contextmanager
 def claim(run_dir: Path, patience: float = 2) -> Iterator[None]:
-    """Hold a run's directory for this process; a process that dies lets go of it.
+    """Hold a run's directory for this process, where its file system has locks; see ``locked``.
 
     Args:
         run_dir: the directory, which exists.
@@ -71,16 +72,19 @@ def claim(run_dir: Path, patience: float = 2) -> Iterator[None]:
 
     Raises:
         RunBusyError: another process holds it.
+        ConfigError: it cannot be written to.
     """
-    lock = FileLock(run_dir / ".lock")
-    try:
-        lock.acquire(timeout=patience, poll_interval=0.1)
-    except Timeout:
-        raise RunBusyError(f"{os.path.relpath(run_dir)} is being written by another process: skipped") from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(run_dir / ".lock", patience))
+        except Timeout:
+            raise RunBusyError(f"{os.path.relpath(run_dir)} is being written by another process: skipped") from None
+        except OSError as error:
+            raise ConfigError(
+                f"{os.path.relpath(run_dir)} cannot be written to ({error.strerror}): move it away, or choose another "
+                "folder"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 def state(run_dir: Path) -> State:
@@ -93,6 +97,8 @@ def state(run_dir: Path) -> State:
                 pass
         except RunBusyError:
             return State.RUNNING
+        except ConfigError:  # which the run will tell, where it is to go on
+            pass
     if (run_dir / "failure.json").exists():
         return State.DIVERGED if failure(run_dir).startswith(NonFiniteLossError.__name__) else State.FAILED
     return State.INTERRUPTED if (run_dir / "config.yaml").exists() else State.NEW
@@ -118,6 +124,14 @@ def failure(run_dir: Path) -> str:
         return str(json.loads((run_dir / "failure.json").read_text(encoding="utf-8"))["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
+
+
+def modified(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:

@@ -33,6 +33,14 @@ def metric_names(cfg: DictConfig) -> list[str]:
     return [*cfg.loss.metrics, "loss"]
 
 
+def judged_on(holdout: float | None) -> str:
+    """What people see a run judged on: ``data.holdout`` puts training images in the place of those for testing.
+
+    Metrics and results on disk are called ``test`` either way.
+    """
+    return "held-out" if holdout else "test"
+
+
 def build_result(
     cfg: DictConfig, *, epochs_done: int, steps: int, metrics: dict[str, float], seconds: float, device: str
 ) -> dict[str, Any]:
@@ -74,7 +82,8 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     metric = metric_of(result)
-    table.add_row(f"test {metric}", f"[bold]{measured(metric, result[f'test_{metric}'])}[/bold]")
+    judged = judged_on(result.get("differences", {}).get("data.holdout"))
+    table.add_row(f"{judged} {metric}", f"[bold]{measured(metric, result[f'test_{metric}'])}[/bold]")
     table.add_row(f"train {metric}", measured(metric, result[f"train_{metric}"]))
     table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
     schedule = [] if recipe["lr"] is None else [f"{recipe['lr']:g}"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fglight.runs.folder import State, failure, metric_of, read_result, state
+from fglight.runs.folder import State, failure, metric_of, modified, read_result, state
 from fglight.sweeps.jobs import Job
 from fglight.words import measured
 
@@ -29,7 +29,7 @@ class Progress:
         self.total = finished + len(pending)
         self._ended_here = 0
         self._start = time.monotonic()
-        self._old_failures = {job: _changed(folder) for job, folder in pending.items()}
+        self._old_failures = {job: modified(folder / "failure.json") for job, folder in pending.items()}
 
     def look(self) -> None:
         """Print a line for every run that ended since the last look."""
@@ -39,7 +39,7 @@ class Progress:
                 self.done += 1
                 metric = metric_of(result)
                 self._say(job, f"{measured(metric, result[f'test_{metric}'])} in {duration(result['time_s'])}")
-            elif _changed(folder) != self._old_failures[job]:
+            elif modified(folder / "failure.json") != self._old_failures[job]:
                 self.errors[job] = failure(folder)
                 self._say(job, f"failed: {first_line(self.errors[job])}")
 
@@ -90,11 +90,3 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
-
-
-def _changed(folder: Path) -> int | None:
-    """When ``failure.json`` was written; None where there is none."""
-    try:
-        return (folder / "failure.json").stat().st_mtime_ns
-    except OSError:
-        return None

@@ -46,7 +46,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
         ProgressBar: "trainer.enable_progress_bar shows one",
         (BatchSizeFinder, GradientAccumulationScheduler): "data.batch_size is how many images a step takes",
         LearningRateFinder: "-m search=lr looks for learning rates",
-        StochasticWeightAveraging: "the scheduler decides on learning rates",
+        StochasticWeightAveraging: "the scheduler decides on learning rates, and EMAWeightAveraging averages weights",
     }
     callbacks = []
     for name, settings in cfg.callbacks.items():

@@ -20,6 +20,9 @@ from fglight.runs.settings import run_settings
 def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) -> list[Logger]:
     """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration.
 
+    Only a run that was online all the time goes on under its id: of several parts under one id of which one is offline,
+    ``wandb sync`` leaves the one that it sends last. Others have a new id, and the one before as ``continues``.
+
     Args:
         cfg: the run's configuration.
         run_dir: the run's directory.
@@ -30,18 +33,25 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
         import wandb  # takes seconds
 
         cell = Cell.from_config(cfg)
-        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb, *cfg.logger.tags)
+        words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb)
+        tags = [*words, *(["held-out"] if cfg.data.get("holdout") else []), *cfg.logger.tags]
         given = {name: cfg.logger[name] for name in ("project", "entity", "group", "name")}
+        kept_offline = run_dir.glob(f"wandb/offline-run-*-{glob.escape(resumed)}") if resumed else ()
+        same = resumed if cfg.logger.mode == "online" and not any(kept_offline) else None
         names: dict[str, Any] = {name: None if value is None else str(value) for name, value in given.items()}
         try:
             run = wandb.init(
                 dir=run_dir,
                 mode=cfg.logger.mode,
                 **names,
-                tags=list(dict.fromkeys(str(word) for word in words if word != "")),
-                config={**run_settings(cfg), "cell": asdict(cell)},
-                id=resumed or _new_wandb_id(run_dir),
-                resume="allow" if resumed else None,
+                tags=list(dict.fromkeys(str(word) for word in tags if word != "")),
+                config={
+                    **run_settings(cfg),
+                    "cell": asdict(cell),
+                    **({"continues": resumed} if resumed != same else {}),
+                },
+                id=same or _new_wandb_id(run_dir, alone=resumed is None),
+                resume="allow" if same else None,
                 settings=wandb.Settings(silent=True),
                 reinit="finish_previous",
             )
@@ -73,9 +83,9 @@ def finishing(cfg: DictConfig) -> Iterator[None]:
             wandb.finish(exit_code=exit_code)
 
 
-def _new_wandb_id(run_dir: Path) -> str:
-    """``WANDB_RUN_ID``, but only for one run: a second one of this process, or beside it on disk, draws its own."""
+def _new_wandb_id(run_dir: Path, *, alone: bool) -> str:
+    """``WANDB_RUN_ID``, but only for one run: others of this process, beside it on disk, or that go on draw theirs."""
     given = os.environ.pop("WANDB_RUN_ID", "")
-    if given and not any(run_dir.parent.glob(f"*/wandb/*run-*-{glob.escape(given)}")):
+    if alone and given and not any(run_dir.parent.glob(f"*/wandb/*run-*-{glob.escape(given)}")):
         return given
     return secrets.token_hex(4)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from fglight.errors import ConfigError, FglightError, LabelError, one_line
+from fglight.words import counted
 
 
 class Accuracy(Metric):
@@ -126,8 +127,13 @@ class BlockMetrics(nn.Module):
 
         Raises:
             ConfigError: a metric gives more than one number.
+            LabelError: a metric is none of so few samples.
         """
-        scores = [metrics.compute() if _updated(metrics) else {} for metrics in self.metrics]
+        try:
+            scores = [metrics.compute() if _updated(metrics) else {} for metrics in self.metrics]
+        except ValueError as error:
+            names, samples = ", ".join(map(str, self.metrics[-1])), counted(int(self.losses.samples), "sample")
+            raise LabelError(f"metrics {names} are not all possible of {samples}: {one_line(error)}") from error
         for name, value in scores[-1].items():
             if value.numel() != 1:
                 raise ConfigError(f"metric {name} gives {tuple(value.shape)} numbers: accepted is one that gives one")

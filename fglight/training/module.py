@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from fglight.estimators.measures import measure
 from fglight.layout import laid_out
 from fglight.models import BlockNetwork
 from fglight.training.metrics import Accuracy, BlockMetrics
+from fglight.training.setup import SetUp, seed_step
 
 
 class ForwardGradientModule(L.LightningModule):
@@ -84,6 +84,11 @@ class ForwardGradientModule(L.LightningModule):
         self.test_metrics = BlockMetrics(len(model.blocks), metrics)
         self.first_bad_step = torch.tensor(-1)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Have what the guess keeps before another callback, such as an average of weights, copies the network."""
+        SetUp.put_first(self)
+        return []
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of the parameters that get a gradient, and its scheduler.
 
@@ -116,11 +121,15 @@ class ForwardGradientModule(L.LightningModule):
             batch: images ``(batch, channels, height, width)`` and labels as the loss takes them.
             batch_idx: its number in the epoch.
         """
+        if self.trainer.fit_loop._skip_backward:  # StochasticWeightAveraging's last epoch is for statistics alone
+            with torch.no_grad():
+                self._evaluate(batch, self.train_metrics)
+            return
         images, labels = batch
         number = self.global_step
         report = (number + 1) % self._every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, *own]).generate_state(1)[0]))
+        seed_step(self.seed, number, *own)
         with self._costs(images, report=report):
             step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         if self.measure:
@@ -160,6 +169,13 @@ class ForwardGradientModule(L.LightningModule):
             batch: as for ``training_step``.
             batch_idx: its number.
         """
+        self._evaluate(batch, self.test_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's test metrics."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: BlockMetrics) -> None:
         images, labels = batch
         whole = Batch.of(images, labels)
         losses, outputs = [], []
@@ -170,11 +186,7 @@ class ForwardGradientModule(L.LightningModule):
                 loss, output = whole.loss(block, hidden)
                 losses.append(loss)
                 outputs.append(output)
-        self.test_metrics.update(whole.sum(losses), outputs, labels)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the epoch's test metrics."""
-        self._log_metrics("test", self.test_metrics)
+        metrics.update(whole.sum(losses), outputs, labels)
 
     @property
     def _every(self) -> int:

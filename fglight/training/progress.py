@@ -8,7 +8,16 @@ from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedCo
 
 
 class ProgressBar(RichProgressBar):
-    """Epoch, steps and time, with the current loss and the last epoch's test accuracy, on 80 columns."""
+    """Epoch, steps and time, with the current loss and the last epoch's accuracy, on 80 columns.
+
+    Args:
+        judged: what the accuracy is of, in a word.
+        refresh_rate: steps between looks.
+    """
+
+    def __init__(self, judged: str, refresh_rate: int) -> None:
+        super().__init__(refresh_rate)
+        self.judged = judged
 
     def configure_columns(self, trainer: L.Trainer) -> list:
         """All but the speed."""
@@ -21,5 +30,5 @@ class ProgressBar(RichProgressBar):
         metrics = trainer.progress_bar_metrics
         shown = {"loss": f"{metrics['loss']:.2f}"} if "loss" in metrics else {}
         if "test/accuracy" in metrics:
-            shown["test"] = f"{100 * metrics['test/accuracy']:.0f}%"
+            shown[self.judged] = f"{100 * metrics['test/accuracy']:.0f}%"
         return shown

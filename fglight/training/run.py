@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -22,17 +21,19 @@ from fglight.config import check_config
 from fglight.config.fixed import FIXED
 from fglight.config.rules import LIGHTNING
 from fglight.data import DataModule
-from fglight.errors import ConfigError, FglightError, one_line
+from fglight.errors import ConfigError, ProcessError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import claim, read_result, write_config, write_json
-from fglight.runs.record import build_result, summary
+from fglight.runs.record import build_result, judged_on, summary
 from fglight.runs.settings import check_unchanged, differences, in_short, run_settings
 from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
 from fglight.training.checkpoint import LastCheckpoint
+from fglight.training.failing import FirstFailure
 from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
+from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
 from fglight.words import counted
 
@@ -61,8 +62,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     estimator = build_estimator(cfg)
     _share_cores()
     cell = Cell.from_config(cfg)
+    failing = FirstFailure(run_dir, {"cell": asdict(cell), "seed": cfg.seed})
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # the first of several processes keeps the directory
-        return _train(cfg, cell, estimator, run_dir)
+        return _train(cfg, cell, estimator, run_dir, failing)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
         check_unchanged(cfg, run_dir)
@@ -74,12 +76,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             write_config(run_settings(cfg), run_dir)
         try:
             with terminable(lambda: _last_checkpoint(run_dir)), finishing(cfg):
-                result = _train(cfg, cell, estimator, run_dir)
+                result = _train(cfg, cell, estimator, run_dir, failing)
+        except ProcessError:
+            raise
         except Exception as error:
-            failure = {"cell": asdict(cell), "seed": cfg.seed, "error": f"{type(error).__name__}: {error}"}
-            if not isinstance(error, FglightError):
-                failure["traceback"] = traceback.format_exc()
-            write_json(run_dir / "failure.json", failure)
+            failing.write(error)
             raise
         write_json(run_dir / "result.json", result)
         (run_dir / "failure.json").unlink(missing_ok=True)
@@ -87,7 +88,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: Path) -> dict[str, Any]:
+def _train(
+    cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: Path, failing: FirstFailure
+) -> dict[str, Any]:
     _quieten()
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
@@ -104,7 +107,7 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
     loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if logged else []
     checkpoint.wandb_id = wandb_id(loggers)
     # Every refresh waits for the device.
-    progress = ProgressBar(refresh_rate=cfg.trainer.log_every_n_steps)
+    progress = ProgressBar(judged_on(cfg.data.get("holdout")), cfg.trainer.log_every_n_steps)
     try:
         trainer = L.Trainer(
             **options,
@@ -112,6 +115,9 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
             default_root_dir=run_dir,
             logger=loggers,
             callbacks=[
+                failing,
+                SetUp(),
+                NeedTests(),
                 StopAfter(max_steps),
                 checkpoint,
                 KeepSigterm(),
@@ -155,13 +161,16 @@ def _train(cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: P
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as error:  # such as a fraction of the batches that is less than one
         raise _refusal(cfg, error) from error
-    except RuntimeError as error:
-        if "Early stopping conditioned on metric" not in str(error):
-            raise
-        raise ConfigError(f"callbacks cannot be used: {one_line(error)}") from error
+    except Exception as error:
+        if "Early stopping conditioned on metric" in str(error):
+            raise ConfigError(f"callbacks cannot be used: {one_line(error)}") from error
+        failing.check(error)
+        raise
     except Terminated:
         _end_processes(trainer)
         raise
+    if not trainer.global_step:  # of modules of one's own: ours say by themselves how many samples they need
+        raise ConfigError(f"data={cfg.data.name} must give a batch to train on, and its train_dataloader gives none")
     return build_result(
         cfg,
         epochs_done=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]

@@ -52,6 +52,27 @@ def test_batches_are_the_images_of_the_folder(shape, stream, tmp_path):
     assert labels.tolist() != sorted(labels.tolist())
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_hidden_folders_and_files_are_no_classes_and_no_images(stream, tmp_path):
+    root = tmp_path / ".cache" / "pets"  # may itself lie in a hidden folder
+    write_image_folder(root, (3, 8, 8))
+    for split in ("train", "val"):
+        image = (root / split / "ape" / "00.png").read_bytes()
+        for name in (
+            ".ipynb_checkpoints/00-checkpoint.png",
+            "ape/.ipynb_checkpoints/00-checkpoint.png",
+            "ape/._00.png",
+        ):
+            (root / split / name).parent.mkdir(exist_ok=True)
+            (root / split / name).write_bytes(image)
+        for name in (".DS_Store", "Thumbs.db", "ape/.DS_Store", "ape/Thumbs.db"):
+            (root / split / name).touch()
+    assert load_config(["data=image_folder", f"data.root={root}"]).data.num_classes == 3
+    module = folder(root, stream=stream)
+    module.prepare_data()
+    assert [len(tensors(loader)[0]) for loader in (module.train_dataloader(), module.test_dataloader())] == [24, 6]
+
+
 def test_small_sets_lie_in_memory_and_others_are_streamed(tmp_path, monkeypatch):
     write_image_folder(tmp_path, (3, 16, 16))
     for limit, kind in ((30 * 3 * 16 * 16, ImageDataModule), (30 * 3 * 16 * 16 - 1, FolderDataModule)):

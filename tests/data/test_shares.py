@@ -3,6 +3,7 @@
 import pytest
 
 from fglight.data.shares import batch_shares
+from fglight.errors import ConfigError
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -19,3 +20,12 @@ def test_shares_make_up_the_batches_of_one_process(count, processes, training):
         covered += [place for start, stop in parts for place in range(start, stop)]
     left_out = count % 12 if training and count % 12 < 2 * processes else 0
     assert covered == list(range(count - left_out))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_too_few_images_for_a_batch_are_refused_in_one_line(processes):
+    for training, least in ((True, 2 * processes), (False, processes)):
+        assert len(batch_shares(least, 12, training=training, processes=processes)) == 1
+        words = f"^a {'training' if training else 'test'} set must have {least} samples or more .*got {least - 1}: "
+        with pytest.raises(ConfigError, match=rf"{words}.*data\.holdout"):
+            batch_shares(least - 1, 12, training=training, processes=processes)

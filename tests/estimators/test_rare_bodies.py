@@ -23,7 +23,6 @@ from fglight.estimators import (
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
-from fglight.estimators.batch import Batch
 from fglight.models import Block, SeveralAuxiliaries
 
 BATCH = (torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3)
@@ -147,7 +146,7 @@ def test_a_block_put_in_later_leaves_what_others_keep(guess, name):
     estimator.estimate(blocks, *BATCH)
     before = [block.get_buffer(name).clone() for block in blocks[:-1]]
     blocks[1] = Block(nn.Linear(4, 4), nn.Linear(4, 3))
-    estimator.guess.set_up(blocks, Batch.of(*BATCH))
+    estimator.guess.set_up(blocks, BATCH[0])
     after = [block.get_buffer(name) for block in blocks[:-1]]
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[2], before[2])

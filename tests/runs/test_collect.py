@@ -29,6 +29,14 @@ def test_every_kind_of_run_is_found_at_any_depth(tmp_path):
     assert runs.problems == []
 
 
+def test_copies_in_hidden_folders_are_no_runs(tmp_path):
+    root = tmp_path / ".mine"
+    for folder in ("run", ".ipynb_checkpoints/run", "a/.snapshot/run"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "failure.json").write_text('{"error": "ValueError: no"}')
+    assert [failure.path for failure in collect([root]).failed] == [root / "run"]
+
+
 def test_an_unfinished_run_is_named_by_its_configuration(tmp_path):
     write_run(tmp_path / "a")
     (tmp_path / "a/config.yaml").write_text(

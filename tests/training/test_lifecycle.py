@@ -283,13 +283,14 @@ def test_wandb_s_id_in_the_environment_is_that_of_one_new_run(tmp_path, monkeypa
         raise wandb.errors.UsageError("enough")
 
     monkeypatch.setattr(wandb, "init", init)
-    cfg = load_config(["logger.mode=offline"])
-    for run, wandb_id, given in (
-        ("first", None, "given"),  # as asked for
-        ("second", None, "given"),  # a run beside it has it
-        ("third", "stored", "new"),  # a run that goes on
-        ("fourth", None, None),
+    for run, mode, wandb_id, given in (
+        ("first", "offline", None, "given"),  # as asked for
+        ("second", "offline", None, "given"),  # a run beside it has it
+        ("third", "online", "stored", "new"),  # a run that goes on
+        ("fourth", "offline", None, None),
+        ("first", "offline", "given", "new"),  # a second part
     ):
+        cfg = load_config([f"logger.mode={mode}"])
         if given:
             monkeypatch.setenv("WANDB_RUN_ID", given)
         else:
@@ -297,8 +298,31 @@ def test_wandb_s_id_in_the_environment_is_that_of_one_new_run(tmp_path, monkeypa
         with pytest.raises(ConfigError, match=r"Weights & Biases refuses the run \(enough\)"):
             build_loggers(cfg, tmp_path / run, wandb_id)
     assert (ids[0], ids[2]) == ("given", "stored")
-    assert len(set(ids)) == 4
+    assert len(set(ids)) == 5
+    assert "new" not in ids
     assert "WANDB_RUN_ID" not in os.environ
+
+
+@pytest.mark.parametrize("modes", [("offline", "offline"), ("offline", "online"), ("online", "offline")])
+def test_parts_of_a_run_of_which_one_is_offline_have_ids_of_their_own(modes, tmp_path, monkeypatch):
+    """Syncing the second of two parts of one id would put it in the place of the first."""
+    given = []
+
+    def init(**arguments):
+        given.append(arguments)
+        folder = f"{'offline-' * (arguments['mode'] == 'offline')}run-20260101_000000-{arguments['id']}"
+        (arguments["dir"] / "wandb" / folder).mkdir(parents=True)
+        raise wandb.errors.UsageError("enough")
+
+    monkeypatch.setattr(wandb, "init", init)
+    for mode in modes:
+        with pytest.raises(ConfigError):
+            build_loggers(load_config([f"logger.mode={mode}"]), tmp_path, given[0]["id"] if given else None)
+    first, second = given
+    assert first["id"] != second["id"]
+    assert second["resume"] is None
+    assert "continues" not in first["config"]
+    assert second["config"]["continues"] == first["id"]
 
 
 def test_wandb_s_mode_in_the_environment_counts_where_none_is_given(monkeypatch):

@@ -106,17 +106,21 @@ class Guess(ABC):
         return self.directions
 
     @torch.no_grad()
-    def set_up(self, blocks: Sequence[Block], batch: Batch) -> None:
-        """Have every block that does not keep what ``begin`` gives; called before every step.
+    def set_up(self, blocks: Sequence[Block], images: Tensor) -> None:
+        """Give every block that does not keep it what ``begin`` gives; called before every step.
+
+        Called before the network is copied, as averages of weights do, it lets the copy have it, too. In a process
+        group every process has to take part.
 
         Args:
             blocks: all blocks of the network.
-            batch: an example.
+            images: an example batch.
         """
         missing = [not block._buffers.keys() >= set(self.keeps) for block in blocks[:-1]]
         if not any(missing):
             return
-        *outputs, logits = dry_run(blocks, batch.images)
+        batch = Batch.of(images, images)
+        *outputs, logits = dry_run(blocks, images)
         for block, output in compress(zip(blocks, outputs), missing):
             for name, tensor in zip(self.keeps, self.begin(block, output, logits.shape[1:].numel())):
                 block.register_buffer(name, batch.first(tensor))
