@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test test-all lint format bench bench-depth bench-gpu table1 report docs docs-serve clean
+.PHONY: help setup demo demo-short test test-all lint format bench bench-depth bench-gpu table1 report examples docs docs-serve \
+	clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +84,9 @@ studies: $(READY)  ## every study beyond the paper (one: make study-guesses; sca
 
 report: $(READY)  ## tables, claims and figures of the runs in multirun/ and outputs/, into report/
 	$(PY) -m fglight report
+
+examples: $(READY)  ## the reports in docs/example, anew from the runs that are kept there
+	$(PY) benchmarks/example_reports.py
 
 docs: $(READY)  ## the documentation, into site/: open site/index.html
 	$(VENV)/bin/zensical build --strict --clean $(ARGS)

@@ -1,8 +1,11 @@
 """The tables of docs/findings.md, from the results that are committed in docs/example.
 
-python benchmarks/findings.py
+python benchmarks/findings.py              # prints them
+python benchmarks/findings.py --write      # puts each into the page in place of the table there that is most like it
 """
 
+import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,13 +13,14 @@ import pandas as pd
 from fglight.report.scores import accuracy
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
-FOLDERS = ("study_digits", "study_fashion_mnist")
+PAGE = Path(__file__).parents[1] / "docs/findings.md"
+FOLDERS = ("study_fashion_mnist", "study_digits")
 
 
 def results() -> pd.DataFrame:
     """The rows of all ``studies.csv`` by folder: estimators that were run at the best of several rates."""
     found = pd.concat({name: pd.read_csv(EXAMPLE / name / "studies.csv") for name in FOLDERS}, names=["folder"])
-    return found[found["held_out"].str.split().str.len() > 1].dropna(subset=["accuracies"])
+    return found[found["held_out"].str.split().str.len() > 1].dropna(subset=["mean"])
 
 
 def tables() -> dict[str, str]:
@@ -33,18 +37,15 @@ def fronts() -> dict[str, str]:
 
 def published() -> dict[str, str]:
     """A table in Markdown of Table 7's cells that were run, the paper's numbers in brackets, and of their controls."""
-    folder = EXAMPLE / "fashion_mnist"
-    cells = pd.read_csv(folder / "tables.csv").dropna(subset=["mean"]).set_index(["guess", "aux"])
-    cells["perturb"] = cells["perturb"].fillna("activity")  # backpropagation has none
-    ours = map(accuracy, cells["mean"], cells["std"].replace(float("nan"), None))
-    cells["text"] = [f"{mean} ({paper:.1f})" for mean, paper in zip(ours, cells["paper_mean"])]
+    cells = pd.read_csv(EXAMPLE / "fashion_mnist/accuracy.csv").fillna({"aux": "", "perturb": "activity"})
+    printed = [f" ({paper:.1f})" if pd.notna(paper) else "" for paper in cells["paper"]]
+    cells["text"] = [f"{_spread(row)}{paper}" for (_, row), paper in zip(cells.iterrows(), printed)]
+    cells["name"] = cells["guess"].where(cells["paper"].notna(), "no guess: " + cells["guess"])
+    cells["name"] += cells["aux"].where(cells["aux"] == "", ", " + cells["aux"])
     lines = _head("guess, and the network that it is made from", "activity", "weight")
-    for name in cells.index.unique():
-        text = cells.loc[[name]].set_index("perturb")["text"]
-        lines.append(f"| {', '.join(filter(pd.notna, name))} | {text.get('activity')} | {text.get('weight', '')} |")
-    controls = pd.read_csv(folder / "studies.csv").dropna(subset=["accuracies"])
-    controls = controls[controls["overrides"] != "guess=exact"]  # it is a cell, too
-    lines += [f"| no guess: {row['estimator']} | {_spread(row)} |  |" for _, row in controls.iterrows()]
+    for name, rows in cells.groupby("name", sort=False):  # backpropagation and the controls have no perturbation
+        text = rows.set_index("perturb")["text"]
+        lines.append(f"| {name} | {text.get('activity')} | {text.get('weight', '')} |")
     return {"fashion_mnist, Table 7": "\n".join(lines)}
 
 
@@ -52,14 +53,13 @@ def table(rows: pd.DataFrame) -> str:
     """A line for each estimator.
 
     Args:
-        rows: of ``studies.csv``, of one study and scale. Means and deviations are recomputed from the
-            accuracies of single runs.
+        rows: of ``studies.csv``, of one study and scale.
     """
     lines = _head(
         "estimator", "test accuracy (%)", "beside local learning, same networks", "derivatives", "cosine", "rate"
     )
-    for _, result in rows.assign(best=_means).sort_values("best", ascending=False, kind="stable").iterrows():
-        lead = "" if pd.isna(result["over_local_learning"]) else _lead(result)
+    for _, result in rows.sort_values("mean", ascending=False, kind="stable").iterrows():
+        lead = "" if pd.isna(result["over_local_learning_in_words"]) else _lead(result)
         cosine = "" if pd.isna(result["alignment"]) else f"{result['alignment']:.2f}"
         rate = f"{result['lr']:g}{'*' if result['at_edge'] else ''}"
         cells = (result["estimator"], _spread(result), lead, _derivatives(result), cosine, rate)
@@ -74,9 +74,8 @@ def front(rows: pd.DataFrame) -> str:
         rows: of ``studies.csv``, of one scale.
     """
     lines = _head("derivatives a step", "the most accurate guess with no more", "test accuracy (%)")
-    taken = rows[rows["derivatives"] > 0].assign(best=_means)
-    ordered = taken.sort_values(["derivatives", "best"], ascending=[True, False])
-    for _, result in ordered[ordered["best"] > ordered["best"].cummax().shift(fill_value=0)].iterrows():
+    ordered = rows[rows["derivatives"] > 0].sort_values(["derivatives", "mean"], ascending=[True, False])
+    for _, result in ordered[ordered["mean"] > ordered["mean"].cummax().shift(fill_value=0)].iterrows():
         lines.append(f"| {_derivatives(result)} | {result['estimator']} | {_spread(result)} |")
     return "\n".join(lines)
 
@@ -89,24 +88,35 @@ def _derivatives(result: "pd.Series") -> str:
     return f"{result['derivatives']:,.0f}" if result["derivatives"] > 0 else ""
 
 
-def _means(rows: pd.DataFrame) -> "pd.Series[float]":
-    return rows["accuracies"].map(lambda runs: _numbers(runs).mean())
-
-
-def _numbers(words: object) -> "pd.Series[float]":
-    return pd.Series(str(words).split(), dtype=float)
-
-
 def _spread(result: "pd.Series") -> str:
-    runs = _numbers(result["accuracies"])
-    return accuracy(runs.mean(), runs.std() if len(runs) > 1 else None)
+    return accuracy(result["mean"], None if pd.isna(result["std"]) else result["std"])
 
 
 def _lead(result: "pd.Series") -> str:
-    mean, std, answer = (result[f"over_local_learning{what}"] for what in ("", "_std", "_answer"))
-    return f"{round(mean, 1) + 0.0:+.1f} ± {std:.1f}: {answer}"
+    return f"{result['over_local_learning_in_words']}: {result['over_local_learning_answer']}"
+
+
+def write() -> None:
+    """Put the tables into the page, each in place of the one there with the same head that shares most rows."""
+
+    def rows(text: str) -> set[str]:
+        return {line.split("|")[1] for line in text.splitlines()}
+
+    def shared(one: set[str], other: set[str]) -> float:
+        return len(one & other) / len(one | other)
+
+    new = [*published().values(), *tables().values(), *fronts().values()]
+
+    def newer(there: re.Match[str]) -> str:
+        alike = [text for text in new if text.splitlines()[0] == there[0].splitlines()[0]]
+        return max(alike, key=lambda text: shared(rows(text), rows(there[0]))) + "\n" if alike else there[0]
+
+    PAGE.write_text(re.sub(r"(?m)^\|.*\n(\|.*\n)+", newer, PAGE.read_text()))
 
 
 if __name__ == "__main__":
-    for name, text in (published() | tables() | fronts()).items():
-        print(f"{name}\n\n{text}\n")
+    if "--write" in sys.argv:
+        write()
+    else:
+        for name, text in (published() | tables() | fronts()).items():
+            print(f"{name}\n\n{text}\n")

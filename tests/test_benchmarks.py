@@ -6,6 +6,7 @@ import sys
 from itertools import accumulate
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from helpers import CHECKPOINTS_HAVE_TANGENTS
@@ -17,6 +18,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import auxiliaries  # noqa: E402
 import cases  # noqa: E402
 import depth  # noqa: E402
+import example_reports  # noqa: E402
 import findings  # noqa: E402
 import finite  # noqa: E402
 import flops  # noqa: E402
@@ -210,6 +212,31 @@ def test_what_the_docs_say_of_auxiliaries_is_what_they_cost(form):
 def test_the_tables_of_the_findings_are_those_of_the_committed_results(tables):
     page = (BENCHMARKS.parent / "docs/findings.md").read_text()
     assert [name for name, table in tables().items() if table not in page] == []
+
+
+def test_findings_are_printed_from_numbers_of_full_precision():
+    """Two of 94.35185 and 94.35186 are 94.4, where two of 94.3 are 94.3."""
+    means = findings.results()["mean"]
+    assert (means != means.round(4)).any()
+    row = pd.DataFrame([{"derivatives": 1, "estimator": "any", "mean": 94.35185, "std": 0.04999}])
+    assert findings.front(row).endswith("| 1 | any | 94.4 ± 0.0 |")
+
+
+@pytest.mark.parametrize("name", example_reports.ARGUMENTS)
+def test_the_example_reports_are_what_the_command_makes_of_their_runs(name, tmp_path, monkeypatch):
+    """``make examples`` writes them anew. Drawings depend on fonts, and count by their names."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+
+    def texts(folder):
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        drawn = {file: "" for file in files if file.startswith("figures/")}
+        return drawn | {
+            file: re.sub(r'src="data:[^"]*"', "", path.read_text()) for file, path in files.items() if file not in drawn
+        }
+
+    assert example_reports.make(name, tmp_path / name) == 0
+    made, committed = texts(tmp_path / name), texts(example_reports.EXAMPLE / name)
+    assert [file for file in made.keys() | committed.keys() if made.get(file) != committed.get(file)] == []
 
 
 @pytest.mark.skipif(not CHECKPOINTS_HAVE_TANGENTS, reason="the page is of a later torch")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from fglight.paper import TABLES
 from fglight.paper.figures import FIGURES
 from fglight.report import folder
 from fglight.report.contents import Report, build
-from fglight.report.render import render
-from fglight.report.scores import setting_in_words
+from fglight.report.render import ANSWERS, render
+from fglight.report.scores import scale_in_words
 from fglight.studies import STUDIES
 from fglight.words import counted
 
@@ -90,15 +91,19 @@ def _tell(report: Report, out: Path) -> None:
         f"{len(runs.unfinished)} unfinished, {len(runs.failed)} failed, in {', '.join(map(str, runs.roots))}"
     )
     for table in report.tables:
-        entries = table.entries
-        full, scaled = sum(bool(entry.full) for entry in entries), sum(entry.status == "scaled" for entry in entries)
-        print(f"table {table.layout.number}: {full} of {counted(len(entries), 'cell')}, {scaled} more scaled down")
+        full = sum(bool(entry.full) for entry in table.entries)
+        print(f"table {table.layout.number}: {full} of {counted(len(table.entries), 'cell')} at full scale")
+    for scaled, verdicts in report.scaled:
+        answers = Counter(finding.answer for verdict in verdicts for finding in verdict.findings)
+        claims = ", ".join(f"{answer} {counted(answers[answer], 'time')}" for answer in ANSWERS)
+        seeds = counted(len(scaled.seeds), "seed")
+        print(f"scaled down, {scaled.in_words}: {counted(len(scaled.scores), 'cell')}, {seeds}; claims: {claims}")
     for plot, drawing in report.figures:
         missing = f"; missing: {'; '.join(plot.missing)}" if plot.missing else ""
-        state = f"drawn from {setting_in_words(plot.setting)} runs" if drawing else "not drawn"
+        state = f"drawn from {scale_in_words(plot.scale)} runs" if drawing else "not drawn"
         print(f"figure {plot.figure.number}: {state}{missing}")
     for study, scales in report.studies:
-        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.scale}" for scale, _ in scales)
+        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.in_words}" for scale, _ in scales)
         print(f"study {study.name}: of {counted(len(study.rows), 'estimator')}, {', '.join(filled) or 'none was run'}")
     for path, _, error in report.failed:
         print(f"failed: {path}: {error}")

@@ -10,7 +10,6 @@ import pandas as pd
 from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
-from fglight.report.belonging import CHOSEN, searched
 from fglight.report.draw import Drawing, draw
 from fglight.report.draw_estimates import draw_estimates
 from fglight.report.draw_studies import draw_study
@@ -20,8 +19,9 @@ from fglight.report.panels import Plot, plot
 from fglight.report.scores import FULL, Scores, recipe_in_words, score
 from fglight.report.studies import Filled
 from fglight.report.studies import fill as fill_study
-from fglight.report.tables import Table, fill
-from fglight.report.verdicts import Verdict, judge_all
+from fglight.report.study_matching import CHOSEN, searched
+from fglight.report.tables import Scaled, Table, fill, scaled
+from fglight.report.verdicts import Verdict, judge_all, judge_scaled
 from fglight.runs.collect import Collection, Problem, Run, Unfinished, collect
 from fglight.studies import STUDIES, Study
 from fglight.words import measured
@@ -36,9 +36,11 @@ class Report:
 
     Attributes:
         runs: what was found in the folders.
-        scores: finished runs by the cells that they stand for.
+        scores: finished runs by what they are comparable with.
         tables: the paper's tables with our numbers.
-        verdicts: the paper's claims, judged: first those that the runs decide. None for a report of studies alone.
+        verdicts: the paper's claims, judged by full-scale runs: first those that these decide. None for a report of
+            studies alone.
+        scaled: runs that are scaled down, by scale, with the claims that they say something of.
         figures: the paper's figures; a drawing is None where no run has logged what it needs.
         studies: studies with their runs, each at every scale that there are some of, with the figures that it has.
         problems: files and runs that were not used.
@@ -49,6 +51,7 @@ class Report:
     scores: Scores
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
+    scaled: tuple[tuple[Scaled, tuple[Verdict, ...]], ...]
     figures: tuple[tuple[Plot, Drawing | None], ...]
     studies: tuple[tuple[Study, FilledAndDrawn], ...]
     problems: tuple[Problem, ...]
@@ -62,22 +65,19 @@ class Report:
     @property
     def kinds(self) -> dict[str, int]:
         """How many finished runs there are of each kind, in words; of kinds that there are any of."""
-        lines = zip(self.scores.lines["setting"], self.scores.lines["run"])
-        full = {run.path for setting, run in lines if setting == FULL}
+        full = sum(len(runs) for (scale, _), runs in self.scores.all_runs.items() if scale == FULL)
         kinds = {
-            "at full scale": len(full),
-            "scaled down": len({run.path for run in self.scores.lines["run"]} - full),
+            "at full scale": full,
+            "scaled down": sum(map(len, self.scores.all_runs.values())) - full,
             "of cells that no table has": len(self.scores.others),
             "on held-out images": sum(map(searched, self.runs.finished)),
         }
         return {kind: number for kind, number in kinds.items() if number}
 
     @property
-    def covered(self) -> tuple[int, int, int]:
-        """Number of published cells with full-scale runs, with scaled-down runs only, and of all."""
-        found = [self.scores.by_cell.get(row.cell, {}) for row in published()]
-        full = sum(FULL in settings for settings in found)
-        return full, sum(bool(settings) for settings in found) - full, len(found)
+    def covered(self) -> tuple[int, int]:
+        """Number of published cells with full-scale runs, and of all."""
+        return sum(row.cell in self.scores.full for row in published()), len(published())
 
     @property
     def outside(self) -> tuple[tuple[str, ...], ...]:
@@ -120,12 +120,13 @@ def build(
     def read(run: Path) -> pd.DataFrame:
         return read_metrics(run, damaged)
 
-    plots = [plot(FIGURES[number], scores.lines, read) for number in figures]
+    plots = [plot(FIGURES[number], scores, read) for number in figures]
     return Report(
         runs=runs,
         scores=scores,
         tables=tuple(fill(LAYOUTS[number], scores) for number in tables),
         verdicts=judge_all(scores, read) if tables or figures else (),
+        scaled=tuple((one, judge_scaled(one.scale, scores, read)) for one in scaled(scores, tables)),
         figures=tuple((plot, draw(plot) if plot.rows else None) for plot in plots),
         studies=_studies(studies, runs.finished, read),
         progress=tuple(_progress(run, read(run.path)) for run in runs.unfinished),
@@ -148,7 +149,7 @@ def _studies(
 def _drawings(filled: Filled, read: ReadMetrics) -> dict[str, Drawing]:
     drawings = {"accuracy": draw_study(filled)} if filled.drawn else {}
     if measured := estimates(filled, read):
-        drawings["estimates"] = draw_estimates(measured, filled.scale)
+        drawings["estimates"] = draw_estimates(measured, filled.in_words)
     return drawings
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fglight.report.panels import Line, Panel, Plot
-from fglight.report.scores import FULL, setting_in_words
+from fglight.report.scores import FULL, scale_in_words
 from fglight.words import counted
 
 # Okabe and Ito's colours; those of Figures 3 and 6 are the paper's red, blue, green and purple.
@@ -132,6 +132,6 @@ def _legend(panel: Panel) -> list[Line2D]:
 
 def _note(plot: Plot) -> str:
     """What a reader must know who sees the image alone."""
-    scaled = "" if plot.setting == FULL else f"Scaled down: {setting_in_words(plot.setting)}."
+    scaled = "" if plot.scale == FULL else f"Scaled down: {scale_in_words(plot.scale)}."
     missing = f"Missing: {'; '.join(name.split(':')[0] for name in plot.missing)}." if plot.missing else ""
     return " ".join(part for part in (scaled, missing) if part)

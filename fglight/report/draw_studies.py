@@ -64,7 +64,7 @@ def compose_study(filled: Filled) -> Canvas:
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=max(2, len(over)), frameon=False)
-    canvas.suptitle(filled.scale, fontsize=8, style="italic")
+    canvas.suptitle(filled.in_words, fontsize=8, style="italic")
     return canvas
 
 

@@ -1,13 +1,14 @@
 """The numbers behind Figures 2 to 9: which runs a figure shows and what each of its panels plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from fglight.paper.figures import Curve, Figure, depth_metrics
 from fglight.report.metrics import ReadMetrics, along_training, by_epoch
-from fglight.report.scores import FULL, Setting
+from fglight.report.scores import FULL, Scale, Scores, trained_as, with_width
+from fglight.runs.collect import Run
 
 
 @dataclass(frozen=True)
@@ -35,53 +36,62 @@ class Plot:
 
     Attributes:
         figure: what the paper shows.
-        setting: what sets the runs apart from the paper's; all runs of a figure share it.
+        scale: what was trained, and how; all runs of a figure share it.
         rows: panels, row by row. Empty if no run has what the figure needs.
         missing: what cannot be drawn, and why.
     """
 
     figure: Figure
-    setting: Setting = FULL
+    scale: Scale = FULL
     rows: tuple[tuple[Panel, ...], ...] = ()
     missing: tuple[str, ...] = ()
 
 
 @dataclass
 class _Chosen:
-    """The runs of one setting that can be drawn, with their metrics, and the curves that have none."""
+    """The runs of one scale that can be drawn, with their metrics, and the curves that have none."""
 
     drawn: dict[Curve, list[pd.DataFrame]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    not_run: int = 0
 
 
-def plot(figure: Figure, lines: pd.DataFrame, read: ReadMetrics) -> Plot:
+def plot(figure: Figure, scores: Scores, read: ReadMetrics) -> Plot:
     """Choose the runs of a figure and lay out its panels.
 
-    Full-scale runs are shown if there is one; otherwise those of the one scaled-down setting that covers most curves,
-    and among several of these the one nearest to the paper's.
+    Full-scale runs are shown if there is one; otherwise those of the one scale and width that cover most curves, and
+    among several of these the nearest to the paper's.
 
     Args:
         figure: one of the paper's figures.
-        lines: finished runs by cell and setting, as in ``Scores.lines``.
+        scores: the finished runs.
         read: gives a run directory's metrics, as ``read_metrics`` does.
 
     Returns:
         The panels, or none where no run has logged what the figure needs.
     """
-    frame = lines[lines["cell"].isin([curve.cell for curve in figure.curves])]
-    choices = {setting: _choose(figure, group, read) for setting, group in frame.groupby("setting")}
-    drawable = [setting for setting, chosen in choices.items() if chosen.drawn]
+    choices = {
+        with_width(scale, width): _choose(figure, _runs(figure, scale, width, scores), read)
+        for scale, width in scores.sizes
+    }
+    drawable = [scale for scale, chosen in choices.items() if chosen.drawn]
     if not drawable:
-        return Plot(figure, missing=tuple(_choose(figure, frame, read).missing))
-    setting = min(drawable, key=lambda setting: (setting != FULL, -len(choices[setting].drawn), *_distance(setting)))
-    chosen = choices[setting]
+        fullest = min(choices.values(), key=lambda chosen: chosen.not_run)
+        return Plot(figure, missing=tuple(fullest.missing))
+    scale = min(drawable, key=lambda scale: (scale != FULL, -len(choices[scale].drawn), *_distance(scale)))
     layout = {"depth": _depth, "losses": _losses, "dynamics": _dynamics}[figure.kind]
-    return Plot(figure, setting, layout(figure, chosen.drawn), tuple(chosen.missing))
+    return Plot(figure, scale, layout(figure, choices[scale].drawn), tuple(choices[scale].missing))
 
 
-def _distance(setting: Setting) -> tuple[int, float, Setting]:
-    """How far a setting is from the paper's: by what differs first, then by how much shorter it trains."""
-    return len(setting), -float(dict(setting).get("epochs", "inf")), setting
+def _runs(figure: Figure, scale: Scale, width: float, scores: Scores) -> dict[Curve, list[Run]]:
+    """The runs of each curve at a scale and width."""
+    cells = {curve: trained_as(curve.cell, scale, width) for curve in figure.curves}
+    return {curve: scores.all_runs.get((scale, cell), []) for curve, cell in cells.items()}
+
+
+def _distance(scale: Scale) -> tuple[int, float, Scale]:
+    """How far a scale is from the paper's: by what differs first, then by how much shorter it trains."""
+    return len(scale), -float(dict(scale).get("epochs", "inf")), scale
 
 
 def needed_columns(figure: Figure, curve: Curve) -> list[str]:
@@ -94,12 +104,11 @@ def needed_columns(figure: Figure, curve: Curve) -> list[str]:
     return [f"{name}/block{j}" for name in names for j in figure.blocks]
 
 
-def _choose(figure: Figure, frame: pd.DataFrame, read: ReadMetrics) -> _Chosen:
+def _choose(figure: Figure, runs: Mapping[Curve, Sequence[Run]], read: ReadMetrics) -> _Chosen:
     chosen = _Chosen()
     for curve in figure.curves:
         needed = needed_columns(figure, curve)
-        of_cell = frame[frame["cell"] == curve.cell]
-        metrics = [(run.seed, read(run.path)) for run in of_cell["run"] if curve.probe in ("", run.probe)]
+        metrics = [(run.seed, read(run.path)) for run in runs[curve] if curve.probe in ("", run.probe)]
         complete = {seed: found for seed, found in metrics if not _absent(found, needed)}
         if complete:
             chosen.drawn[curve] = list(complete.values())
@@ -108,6 +117,7 @@ def _choose(figure: Figure, frame: pd.DataFrame, read: ReadMetrics) -> _Chosen:
         else:
             how = f" with probe=true aux={curve.probe}" if curve.probe else ""
             chosen.missing.append(f"{curve.label}: not run{how}")
+            chosen.not_run += 1
     return chosen
 
 

@@ -6,20 +6,22 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fglight.paper.claims import ACCURACY, Quantity
 from fglight.report.contents import Report
-from fglight.report.scores import Score, accuracy, setting_in_words
-from fglight.report.studies import Lead, Line
+from fglight.report.intervals import Estimate
+from fglight.report.scores import Score, accuracy, scale_in_words
+from fglight.report.studies import Line
 from fglight.report.studies import as_frame as studies_as_frame
 from fglight.report.tables import as_frame
-from fglight.report.verdicts import Compared
+from fglight.report.verdicts import Answer, Compared
 from fglight.studies import QUANTITIES
 from fglight.words import counted
 
-SIGNS = {"near": "≈", "above": "▲", "below": "▼"}
+SIGNS = {"more": "▲", "less": "▼", "not told apart": "≈"}
 STUDY_FIGURES = {
     "accuracy": {
         "alt": "test accuracy and cosine with the gradient over what a step takes",
@@ -32,7 +34,8 @@ STUDY_FIGURES = {
         "its estimate, at the run's learning rate, gains on the batch. Grey: not trained.",
     },
 }
-OUTCOMES = {"holds": "✓", "does not hold": "✗", "within noise": "≈"}
+OUTCOMES = {"holds": "✓", "does not hold": "✗", "not told apart": "≈"}
+ANSWERS: tuple[Answer, ...] = ("holds", "does not hold", "open")
 
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -56,12 +59,13 @@ def render(report: Report) -> dict[str, bytes]:
     files = {
         "index.html": _html().get_template("index.html").render(report=report).encode(errors="replace"),
         "tables.md": _markdown().get_template("tables.md").render(report=report).encode(errors="replace"),
-        "tables.tex": _latex().get_template("tables.tex").render(report=report).encode(errors="replace"),
-        "tables.csv": as_frame(report.tables).to_csv(index=False).encode(),
     }
+    if report.tables:
+        files["tables.tex"] = _latex().get_template("tables.tex").render(report=report).encode(errors="replace")
+        files["tables.csv"] = _csv(as_frame(report.tables, (one for one, _ in report.scaled)))
     if report.studies:
         frame = studies_as_frame(filled for _, scales in report.studies for filled, _ in scales)
-        files["studies.csv"] = frame.to_csv(index=False).encode()
+        files["studies.csv"] = _csv(frame)
     for study, scales in report.studies:
         for number, (_, drawn) in enumerate(scales, 1):
             drawings |= {f"{study.name}-{what}{number}": drawing for what, drawing in drawn.items()}
@@ -69,6 +73,10 @@ def render(report: Report) -> dict[str, bytes]:
         files[f"figures/{name}.png"] = drawing.png
         files[f"figures/{name}.pdf"] = drawing.pdf
     return files
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, float_format="%.8g").encode()
 
 
 def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
@@ -88,20 +96,20 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
     )
     environment.filters |= {
         "accuracy": accuracy,
-        "signed": _signed,
         "cell": attrgetter("in_words"),
-        "setting": setting_in_words,
+        "scale": scale_in_words,
         "counted": counted,
         "quantity": _quantity,
         "value": _value,
-        "lead": _lead,
-        "lead_of": _lead_of,
+        "apart": _apart,
+        "difference": Estimate.text,
         "derivatives": _derivatives,
         "base64": lambda content: b64encode(content).decode(),
     }
     environment.globals |= {
         "signs": SIGNS,
         "outcomes": OUTCOMES,
+        "answers": ANSWERS,
         "study_figures": STUDY_FIGURES,
         "quantities": QUANTITIES,
     }
@@ -128,11 +136,6 @@ def _latex() -> Environment:
     )
 
 
-def _signed(points: float) -> str:
-    """Write a difference with its sign: ``+1.2``, ``−0.4``."""
-    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
-
-
 def _quantity(quantity: Quantity) -> str:
     """Name a number that runs have: its cell, and what it is unless an accuracy."""
     if quantity.metric == ACCURACY:
@@ -147,15 +150,10 @@ def _value(score: Score, quantity: Quantity) -> str:
     return f"{score.mean:.3g}" if score.std is None else f"{score.mean:.3g} ± {score.std:.2g}"
 
 
-def _lead(compared: Compared) -> str:
+def _apart(compared: Compared) -> str:
     """Write what a comparison comes to: points of accuracy, or what the numbers are in."""
     metric = compared.comparison.quantities[0].metric
-    return _signed(compared.lead) if metric == ACCURACY else f"{compared.lead:+.2g}".replace("-", "−")
-
-
-def _lead_of(lead: Lead) -> str:
-    """Write a difference of accuracies with its deviation: ``+1.2 ± 0.3``."""
-    return _signed(lead.mean) + ("" if lead.std is None else f" ± {lead.std:.1f}")
+    return compared.difference.text(".1f" if metric == ACCURACY else ".2g")
 
 
 def _derivatives(line: Line) -> str:

@@ -1,46 +1,74 @@
-"""Which published cell each run stands for, what sets it apart from the paper's training, and means over seeds."""
+"""What each run was trained on and how, and means over the seeds of runs that are alike in this."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import isclose
+from statistics import fmean, stdev
 from typing import Any
 
-import pandas as pd
-
 from fglight.cell import Cell
-from fglight.paper import BATCH_SIZE, MOMENTUM, WEIGHT_DECAY, Row, rows
+from fglight.paper import Row, rows, rows_by_cell
+from fglight.paper.recipes import nearest, recipe
+from fglight.report.intervals import Estimate
 from fglight.runs.collect import Problem, Run
 from fglight.runs.record import RECIPE
-from fglight.runs.settings import OF_COST, in_short
+from fglight.runs.settings import OF_COST, in_short, within
 from fglight.words import counted
 
-Setting = tuple[tuple[str, str], ...]
-"""What sets a run apart from the paper's training of its cell, as sorted (name, value); empty for the paper's own."""
+Scale = tuple[tuple[str, str], ...]
+"""What a run was trained on and how, its cell aside, as sorted (name, value); empty where it is as in the paper."""
 
-FULL: Setting = ()
+FULL: Scale = ()
+
+_NAMES = {setting: name for name, setting in RECIPE.items()}
+_TOLD = ("trainer.max_epochs", "scheduler.step_size", *OF_COST)
+"""Settings that a scale tells in other words, or not at all."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number over the seeds of one cell and setting; ``std`` (n - 1) is None for one seed."""
+    """A number of each of several runs of different seeds, which are trained alike."""
 
-    mean: float
-    std: float | None
-    seeds: tuple[int, ...]
     runs: tuple[Run, ...]
+    values: tuple[float, ...]
 
-    @classmethod
-    def of(cls, runs: Sequence[Run], values: Iterable[float]) -> "Score":
-        """The score of runs of different seeds, and a number of each."""
-        numbers = pd.Series(values)
-        std = float(numbers.std()) if len(numbers) > 1 else None
-        return cls(float(numbers.mean()), std, tuple(run.seed for run in runs), tuple(runs))
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation over seeds (n - 1); None for one seed."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs."""
+        return tuple(run.seed for run in self.runs)
+
+    @cached_property
+    def by_seed(self) -> Mapping[int, float]:
+        """The number of each seed."""
+        return dict(zip(self.seeds, self.values))
+
+    @property
+    def chance(self) -> float | None:
+        """The accuracy of guessing among equally frequent classes, in percent; None where their number is not known."""
+        classes = self.runs[0].classes
+        return 100 / classes if classes else None
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the 95 % interval of an accuracy lies above chance."""
+        return self.chance is not None and Estimate.of(self.values).interval()[0] > self.chance
 
 
-def within_noise(difference: float, scores: Iterable[Score]) -> bool:
-    """Whether a difference is no larger than the standard deviations of all that it is made of together."""
-    return abs(difference) <= sum(score.std or 0 for score in scores)
+def accuracies(runs: Iterable[Run]) -> Score:
+    """The test accuracies of runs, in percent."""
+    ordered = tuple(sorted(runs, key=lambda run: run.seed))
+    return Score(ordered, tuple(100 * run.score for run in ordered))
 
 
 @dataclass(frozen=True)
@@ -48,119 +76,134 @@ class Scores:
     """Every finished run by what it is comparable with.
 
     Attributes:
-        by_cell: test accuracies in percent of each of the paper's cells, by setting. Full-scale ones come
-            first.
-        others: runs of cells that the paper does not have.
-        lines: a line for each run and cell that it stands for: ``cell``, ``setting``, ``seed``, ``run``.
-        repeated: runs not counted, for another one has the same cell, setting and seed.
+        by_scale: test accuracies in percent by scale and cell; ``FULL`` has the paper's own cells, the others those
+            that are like one of them but for the width, and for data that the paper does not have.
+        all_runs: all runs of each scale and cell, repeated ones too.
+        others: runs of cells that no table has.
+        repeated: runs not counted, for another one has the same scale, cell and seed.
     """
 
-    by_cell: Mapping[Cell, Mapping[Setting, Score]]
+    by_scale: Mapping[Scale, Mapping[Cell, Score]]
+    all_runs: Mapping[tuple[Scale, Cell], list[Run]]
     others: tuple[Run, ...]
-    lines: pd.DataFrame
     repeated: tuple[Problem, ...]
 
-    def runs(self, cell: Cell, setting: Setting) -> list[Run]:
-        """All runs of a cell and setting, repeated ones too."""
-        return self._by_cell_and_setting.get((cell, setting), [])
+    @property
+    def full(self) -> Mapping[Cell, Score]:
+        """Those of runs at the paper's own setting."""
+        return self.by_scale.get(FULL, {})
 
-    @cached_property
-    def _by_cell_and_setting(self) -> Mapping[tuple[Cell, Setting], list[Run]]:
-        runs: dict[tuple[Cell, Setting], list[Run]] = {}
-        for cell, name, run in zip(self.lines["cell"], self.lines["setting"], self.lines["run"]):
-            runs.setdefault((cell, name), []).append(run)
-        return runs
-
-    def shown(self, cell: Cell) -> Mapping[Setting, Score]:
-        """The scores to show for a cell: the full-scale one alone if there is one, else one a setting."""
-        scores = self.by_cell.get(cell, {})
-        return {FULL: scores[FULL]} if FULL in scores else scores
+    @property
+    def sizes(self) -> list[tuple[Scale, float]]:
+        """Each scale with each width that stands for the paper's width of 1 there, the paper's own first."""
+        return [
+            (scale, width)
+            for scale, cells in self.by_scale.items()
+            for width in ([1.0] if scale == FULL else sorted({cell.width for cell in cells}))
+        ]
 
 
 def score(runs: Iterable[Run]) -> Scores:
-    """Sort runs by the cell that they stand for and their setting, and average over seeds."""
-    origins = [(run, stands_for(run)) for run in runs]
-    lines = [(row.cell, setting(run, row), run.seed, run) for run, rows in origins for row in rows]
-    frame = pd.DataFrame(sorted(lines, key=lambda line: line[1:3]), columns=["cell", "setting", "seed", "run"])
-    again = frame.duplicated(["cell", "setting", "seed"])
-    repeated = {
-        run.path: Problem(
-            run.path, f"repeats cell and seed of another run ({run.cell.in_words}, seed {run.seed}); not counted"
-        )
-        for run in frame[again]["run"]
+    """Sort runs by scale and cell, and average over seeds."""
+    found: dict[Scale, dict[Cell, list[Run]]] = {FULL: {}}
+    others = []
+    for run in sorted(runs, key=lambda run: (run.seed, run.path)):
+        if run.metric == "accuracy" and like(run.cell):
+            found.setdefault(scale_of(run), {}).setdefault(run.cell, []).append(run)
+        else:
+            others.append(run)
+    once = {
+        scale: {cell: accuracies({run.seed: run for run in reversed(same)}.values()) for cell, same in cells.items()}
+        for scale, cells in sorted(found.items(), key=lambda item: (item[0] != FULL, -sum(map(len, item[1].values()))))
     }
-    by_cell: dict[Cell, dict[Setting, Score]] = {}
-    for (cell, name), group in frame[~again].groupby(["cell", "setting"], sort=False):
-        by_cell.setdefault(cell, {})[name] = Score.of(group["run"], [100 * run.score for run in group["run"]])
-    others = tuple(run for run, rows in origins if not rows)
-    return Scores(by_cell, others, frame, tuple(repeated.values()))
+    repeated = tuple(
+        Problem(run.path, f"repeats cell and seed of another run ({run.cell.in_words}, seed {run.seed}); not counted")
+        for scale, cells in found.items()
+        for cell, same in cells.items()
+        for run in same
+        if run not in once[scale][cell].runs
+    )
+    every = {(scale, cell): same for scale, cells in found.items() for cell, same in cells.items()}
+    return Scores(once, every, tuple(others), repeated)
 
 
-@cache
-def _rows() -> Mapping[tuple[object, ...], list[Row]]:
-    """The paper's cells by what is left of them without data set and width."""
-    found: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows():
-        found.setdefault(_architecture(row.cell), []).append(row)
-    return found
+def like(cell: Cell) -> tuple[Row, ...]:
+    """The paper's cells that a cell is like: of the same data, or of any where the paper does not have its data.
 
-
-@cache
-def _paper_data() -> frozenset[str]:
-    return frozenset(row.cell.data for row in rows())
-
-
-def stands_for(run: Run) -> tuple[Row, ...]:
-    """The published cells that a run stands for.
-
-    A cell of the paper stands for itself. A run on data that the paper does not use stands for the same cell on each
-    of the paper's data sets, or on those alone whose learning rate and decay it has; one of another width stands
-    for the cell of width 1. A run whose result is no accuracy stands for none.
+    Their width may be another.
     """
-    if run.metric != "accuracy":
-        return ()
-    cell = run.cell
-    other_data = cell.data not in _paper_data()
-    alike = [row for row in _rows().get(_architecture(cell), []) if other_data or row.cell.data == cell.data]
-    of_width = [row for row in alike if row.cell.width == cell.width] or [row for row in alike if row.cell.width == 1]
-    of_recipe = [row for row in of_width if _same_rate(run, row)]
-    return tuple(of_recipe or of_width)
+    alike = _by_architecture().get(_architecture(cell), ())
+    return tuple(row for row in alike if cell.data not in _paper_data() or row.cell.data == cell.data)
 
 
-def setting(run: Run, row: Row) -> Setting:
-    """What sets a run apart from the paper's training of a cell."""
-    paper = {
-        "lr": row.lr,
-        "lr_gamma": row.lr_gamma,
-        "epochs": row.epochs,
-        "batch_size": BATCH_SIZE,
-        "momentum": MOMENTUM,
-        "weight_decay": WEIGHT_DECAY,
+def trained_as(cell: Cell, scale: Scale, width: float) -> Cell | None:
+    """What was trained in place of a cell of the paper at a scale.
+
+    Args:
+        cell: one of the paper's.
+        scale: what it was trained on, and how.
+        width: what stands for the paper's width of 1.
+
+    Returns:
+        The cell; None where the scale's data are other ones that the paper has, and which stand for themselves alone.
+    """
+    if scale == FULL:
+        return cell
+    data = dict(scale)["data"]
+    if data in _paper_data() and data != cell.data:
+        return None
+    return replace(cell, data=data, width=width if cell.width == 1 else cell.width)
+
+
+def scale_of(run: Run) -> Scale:
+    """What a run was trained on and how; ``FULL`` where nothing sets it apart from how the paper trained its cell."""
+    as_in_paper = run.cell in rows_by_cell() and not run.differences.keys() - set(OF_COST) and not _stopped(run)
+    return FULL if as_in_paper else described(run)
+
+
+def described(run: Run, aside: Iterable[str] = ()) -> Scale:
+    """The data set, the epochs and all else in which a run's training departs from the paper's of its cell.
+
+    Args:
+        run: a finished run.
+        aside: settings to leave out.
+    """
+    apart = {name: value for name, value in run.differences.items() if name not in aside}
+    told = {
+        _NAMES.get(name, name): f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in in_short(apart).items()
+        if not within(name, _TOLD)
     }
-    there = run.recipe.keys() & paper.keys()
-    differs = {name: f"{run.recipe[name]:g}" for name in there if not isclose(run.recipe[name], paper[name])}
-    proportional = row.lr_step * run.recipe["epochs"] / row.epochs
-    if abs(run.recipe.get("lr_step", proportional) - proportional) >= 1:
-        differs["lr_step"] = f"{run.recipe['lr_step']:g}"
-    if run.epoch + 1 < run.recipe["epochs"]:
-        differs["stopped after epoch"] = str(run.epoch + 1)
-    if run.cell.data != row.cell.data:
-        differs["data"] = run.cell.data
-    if run.cell.width != row.cell.width:
-        differs["width"] = f"{run.cell.width:g}"
-    return tuple(sorted({**differs, **_beside_recipe(run)}.items()))
+    told |= {"data": run.cell.data, "epochs": f"{run.recipe['epochs']:g}"}
+    paper = recipe(nearest(run.cell, random=False))
+    shrunk = max(1, round(paper.lr_step * run.recipe["epochs"] / paper.epochs))
+    if not isclose(run.recipe.get("lr_step", shrunk), shrunk):
+        told["lr_step"] = f"{run.recipe['lr_step']:g}"
+    if _stopped(run):
+        told["stopped after epoch"] = str(run.epoch + 1)
+    return tuple(sorted(told.items()))
 
 
-def setting_in_words(name: Setting) -> str:
-    """Write a setting for people, the data first: ``digits, 3 epochs``; the paper's own is ``full scale``."""
+def _stopped(run: Run) -> bool:
+    return run.epoch + 1 < run.recipe["epochs"]
+
+
+def scale_in_words(scale: Scale) -> str:
+    """Write a scale for people, the data first: ``digits, 3 epochs``; the paper's own is ``full scale``."""
     words: dict[str, Callable[[Any], str]] = {"data": str, "epochs": lambda value: counted(value, "epoch")}
-    ordered = sorted(name, key=lambda item: (item[0] != "data", item))
+    ordered = sorted(scale, key=lambda item: (item[0] != "data", item[0] != "epochs", item))
     return ", ".join(words[key](value) if key in words else f"{key} {value}" for key, value in ordered) or "full scale"
+
+
+def with_width(scale: Scale, width: float) -> Scale:
+    """A scale that tells the width of the networks, too, where it is not 1."""
+    return scale if width == 1 else tuple(sorted((*scale, ("width", f"{width:g}"))))
 
 
 def recipe_in_words(run: Run) -> str:
     """Write the whole recipe and the differences of a run that is like none of the paper's."""
-    names = {**run.recipe, **_beside_recipe(run), "seed": run.seed}
+    differing = {name: value for name, value in in_short(run.differences).items() if name not in _NAMES}
+    names = {**run.recipe, **differing, "seed": run.seed}
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in names.items()
     )
@@ -171,16 +214,31 @@ def accuracy(mean: float, std: float | None) -> str:
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
+def by_seed(score: Score) -> str:
+    """The numbers of single runs, as a file has them: ``0:94.35185 1:94.62963``."""
+    return " ".join(f"{seed}:{value:.5f}" for seed, value in score.by_seed.items())
+
+
+def apart(difference: Estimate | None) -> dict[str, float | str | None]:
+    """A difference and its 95 % interval, as columns of a file."""
+    low, high = difference.interval() if difference and not difference.lack else (None, None)
+    mean, text = (difference.mean, difference.text()) if difference else (None, None)
+    return {"difference": mean, "low": low, "high": high, "in_words": text}
+
+
+@cache
+def _by_architecture() -> Mapping[tuple[object, ...], tuple[Row, ...]]:
+    """The paper's cells by what is left of them without data set and width."""
+    found: dict[tuple[object, ...], tuple[Row, ...]] = {}
+    for row in rows():
+        found[_architecture(row.cell)] = (*found.get(_architecture(row.cell), ()), row)
+    return found
+
+
+@cache
+def _paper_data() -> frozenset[str]:
+    return frozenset(row.cell.data for row in rows())
+
+
 def _architecture(cell: Cell) -> tuple[object, ...]:
     return cell.network, cell.blocks, cell.target, cell.guess, cell.aux, cell.perturb
-
-
-def _beside_recipe(run: Run) -> dict[str, str]:
-    """The differences that the recipe and the names of components do not tell."""
-    told = {*OF_COST, *(RECIPE[name] for name in run.recipe)}
-    return {name: str(value) for name, value in in_short(run.differences).items() if name not in told}
-
-
-def _same_rate(run: Run, row: Row) -> bool:
-    paper = {"lr": row.lr, "lr_gamma": row.lr_gamma}
-    return all(name in run.recipe and isclose(run.recipe[name], value) for name, value in paper.items())

@@ -1,16 +1,17 @@
 """Studies filled in: each estimator beside frozen blocks and beside local learning with the same auxiliary networks."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import pandas as pd
 
-from fglight.report.belonging import row_of, scale_of, searched, told_better
+from fglight.report.intervals import Estimate, Word, told
 from fglight.report.metrics import ReadMetrics
-from fglight.report.scores import Score, Setting, setting_in_words, within_noise
+from fglight.report.scores import Scale, Score, accuracies, apart, by_seed, scale_in_words
+from fglight.report.study_matching import row_of, scale_in_study, searched, told_better
 from fglight.runs.collect import Run
 from fglight.studies import Row, Study
 
@@ -23,7 +24,7 @@ LOGGED = {
 }
 """What runs with ``measure=true`` log, by the names' beginnings."""
 
-Answer = Literal["more", "less", "within noise", "not enough runs"]
+Answer = Word | Literal["rate at the edge", "not run"]
 
 
 @dataclass(frozen=True)
@@ -31,29 +32,13 @@ class Lead:
     """How far an estimator's test accuracy is above another's, in points, over the seeds that both have.
 
     Attributes:
-        mean: of the differences.
-        std: their standard deviation; None for one seed.
-        answer: ``within noise`` where the mean is no larger than the two estimators' deviations together, as in claims.
+        difference: the mean of the differences, with its interval; None where no seed has both.
+        answer: what it tells, corrected for the number of estimators that are compared alike. Nothing where one of the
+            two is best at the largest or smallest learning rate searched: beyond it, it may be better.
     """
 
-    mean: float
-    std: float | None
+    difference: Estimate | None
     answer: Answer
-
-    @classmethod
-    def of(cls, ours: Score | None, other: Score | None) -> "Lead | None":
-        """The lead of a score over another; None where no seed has both."""
-        if not (ours and other):
-            return None
-        mine, theirs = ({run.seed: 100 * run.score for run in score.runs} for score in (ours, other))
-        apart = pd.Series([mine[seed] - theirs[seed] for seed in mine if seed in theirs], dtype=float)
-        if apart.empty:
-            return None
-        if len(apart) == 1:
-            return cls(float(apart.mean()), None, "not enough runs")
-        mean = float(apart.mean())
-        answer: Answer = "within noise" if within_noise(mean, (ours, other)) else "more" if mean > 0 else "less"
-        return cls(mean, float(apart.std()), answer)
 
 
 @dataclass(frozen=True)
@@ -65,11 +50,11 @@ class Line:
         rate: its learning rate, the best on held-out images; where none was searched, that of most runs; None where no
             run tells.
         held_out: the accuracy on these, in percent, by the learning rates that were searched.
+        at_edge: whether the rate is the largest or smallest of several, so that one beyond may be better.
         score: its test accuracy, in percent.
-        frozen: how far it is above frozen blocks.
+        frozen: how far it is above frozen blocks; None where it is these, or there are none.
         same: the score of local learning with the same auxiliary networks.
-        local: how far it is above that.
-        compared: whether there is such local learning.
+        local: how far it is above that; None where there is no such local learning.
         quantities: what a step of it takes and is worth, as far as it is known: ``QUANTITIES``; ``exact``, how many
             derivatives are the exact gradient of a single number; ``alignment``, the cosine similarity of its estimate
             and the exact gradient, a mean over blocks, training and seeds.
@@ -78,22 +63,17 @@ class Line:
     row: Row
     rate: float | None
     held_out: Mapping[float, float]
+    at_edge: bool
     score: Score | None
     frozen: Lead | None
     same: Score | None
     local: Lead | None
-    compared: bool
     quantities: Mapping[str, float]
 
     @property
     def searched(self) -> bool:
         """Whether the rate is the best of several, and not just the one that its runs had."""
         return len(self.held_out) > 1
-
-    @property
-    def at_edge(self) -> bool:
-        """Whether the rate is the largest or smallest of several, so that one beyond may be better."""
-        return self.searched and self.rate in (min(self.held_out), max(self.held_out))
 
     def of(self, quantity: str) -> float | None:
         """One of the quantities; None where it is not known."""
@@ -105,13 +85,13 @@ class Filled:
     """A study at one scale: data set, width, epochs and all else that its runs share."""
 
     study: Study
-    setting: Setting
+    scale: Scale
     lines: tuple[Line, ...]
 
     @property
-    def scale(self) -> str:
+    def in_words(self) -> str:
         """The scale in words."""
-        return setting_in_words(self.setting)
+        return scale_in_words(self.scale)
 
     @property
     def drawn(self) -> bool:
@@ -121,7 +101,7 @@ class Filled:
     @cached_property
     def local(self) -> Counter[Answer]:
         """How many guesses from auxiliary networks do more, less and so on than local learning with the same ones."""
-        return Counter(line.local.answer if line.local else "not enough runs" for line in self.lines if line.compared)
+        return Counter(line.local.answer for line in self.lines if line.local)
 
     @cached_property
     def better(self) -> list[str]:
@@ -140,43 +120,68 @@ def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, 
         runs: finished runs of any kind.
         read: gives a run directory's metrics, as ``read_metrics`` does.
     """
-    scales: dict[Setting, dict[Row, list[Run]]] = {}
+    scales: dict[Scale, dict[Row, list[Run]]] = {}
     for run in runs:
         if (row := row_of(study, run)) is not None:
-            scales.setdefault(scale_of(row, run), {}).setdefault(row, []).append(run)
+            scales.setdefault(scale_in_study(row, run), {}).setdefault(row, []).append(run)
     own = (
-        (setting, found)
-        for setting, found in scales.items()
+        (scale, found)
+        for scale, found in scales.items()
         if not all(told_better(row, run) for row, runs_of_row in found.items() for run in runs_of_row)
     )
-    ordered = sorted(own, key=lambda scale: -sum(map(len, scale[1].values())))
-    return tuple(_fill(study, setting, found, read) for setting, found in ordered)
+    ordered = sorted(own, key=lambda of_scale: -sum(map(len, of_scale[1].values())))
+    return tuple(_fill(study, scale, found, read) for scale, found in ordered)
 
 
-def _fill(study: Study, setting: Setting, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
+def _fill(study: Study, scale: Scale, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
     found = {row: [run for run in runs if "lr" in run.recipe] for row, runs in found.items()}
     searches = {row: {run.recipe["lr"]: run for run in runs if searched(run)} for row, runs in found.items()}
     rates = {row: _rate(runs, searches[row]) for row, runs in found.items()}
     scores = {row: _score(runs, rates[row]) for row, runs in found.items()}
-    frozen = scores.get(study.frozen) if study.frozen else None
-    lines = []
-    for row in study.rows:
-        ours, other = scores.get(row), study.local_learning(row)
-        same = scores.get(other) if other else None
-        lines.append(
+    at_edge = {row for row, search in searches.items() if len(search) > 1 and rates[row] in (min(search), max(search))}
+    local = {row: other for row in study.rows if (other := study.local_learning(row))}
+    frozen = {row: study.frozen for row in study.rows if study.frozen and row != study.frozen}
+    over_local, over_frozen = (_leads(pairs, scores, at_edge) for pairs in (local, frozen))
+    return Filled(
+        study,
+        scale,
+        tuple(
             Line(
                 row=row,
                 rate=rates.get(row),
                 held_out={rate: 100 * run.score for rate, run in searches.get(row, {}).items()},
-                score=ours,
-                frozen=None if row is study.frozen else Lead.of(ours, frozen),
-                same=same,
-                local=Lead.of(ours, same),
-                compared=other is not None,
-                quantities=_quantities(ours, read),
+                at_edge=row in at_edge,
+                score=scores.get(row),
+                frozen=over_frozen.get(row),
+                same=scores.get(local[row]) if row in local else None,
+                local=over_local.get(row),
+                quantities=_quantities(scores.get(row), read),
             )
-        )
-    return Filled(study, setting, tuple(lines))
+            for row in study.rows
+        ),
+    )
+
+
+def _leads(pairs: Mapping[Row, Row], scores: Mapping[Row, Score | None], at_edge: Container[Row]) -> dict[Row, Lead]:
+    """How far each row is above the other of its pair."""
+    differences = {row: _difference(scores.get(row), scores.get(other)) for row, other in pairs.items()}
+    leads: dict[Row, Lead] = {}
+    for row, difference in differences.items():
+        if difference is None:
+            leads[row] = Lead(None, "not run")
+        elif row in at_edge or pairs[row] in at_edge:
+            leads[row] = Lead(difference, difference.lack or "rate at the edge")
+    asked = [row for row in pairs if row not in leads]
+    words = told([differences[row] for row in asked])
+    return leads | {row: Lead(differences[row], word) for row, word in zip(asked, words)}
+
+
+def _difference(ours: Score | None, other: Score | None) -> Estimate | None:
+    """The lead of a score over another; None where no seed has both."""
+    if not (ours and other):
+        return None
+    values = [ours.by_seed[seed] - other.by_seed[seed] for seed in ours.seeds if seed in other.by_seed]
+    return Estimate.of(values) if values else None
 
 
 def _quantities(score: Score | None, read: ReadMetrics) -> dict[str, float]:
@@ -201,9 +206,9 @@ def _rate(runs: Iterable[Run], search: Mapping[float, Run]) -> float | None:
 
 def _score(runs: Iterable[Run], rate: float | None) -> Score | None:
     """The test accuracy of the runs at a learning rate."""
-    by_seed = {run.seed: run for run in runs if run.recipe["lr"] == rate and not searched(run)}
-    ordered = [by_seed[seed] for seed in sorted(by_seed)]
-    return Score.of(ordered, [100 * run.score for run in ordered]) if ordered else None
+    ordered = sorted(runs, key=lambda run: -len(run.differences))  # of runs that differ in cost alone the plain one
+    chosen = {run.seed: run for run in ordered if run.recipe["lr"] == rate and not searched(run)}
+    return accuracies(chosen.values()) if chosen else None
 
 
 def as_frame(studies: Iterable[Filled]) -> pd.DataFrame:
@@ -216,18 +221,20 @@ def _records(filled: Filled) -> Iterator[dict[str, object]]:
         leads = {"frozen": line.frozen, "local_learning": line.local}
         yield {
             "study": filled.study.name,
-            "scale": filled.scale,
+            "scale": filled.in_words,
             "estimator": line.row.label,
             "overrides": line.row.overrides,
             "lr": line.rate,
             "at_edge": line.at_edge,
-            **{name: round(value, 5) for name, value in line.quantities.items()},
-            "mean": line.score and round(line.score.mean, 4),
-            "std": line.score and line.score.std and round(line.score.std, 4),
+            **line.quantities,
+            "mean": line.score and line.score.mean,
+            "std": line.score and line.score.std,
             "seeds": line.score and len(line.score.seeds),
-            "accuracies": line.score and " ".join(f"{100 * run.score:.2f}" for run in line.score.runs),
-            "held_out": " ".join(f"{rate:g}:{accuracy:.2f}" for rate, accuracy in sorted(line.held_out.items())),
-            **{f"over_{name}": lead and round(lead.mean, 4) for name, lead in leads.items()},
-            **{f"over_{name}_std": lead and lead.std and round(lead.std, 4) for name, lead in leads.items()},
-            **{f"over_{name}_answer": lead and lead.answer for name, lead in leads.items()},
+            "accuracies": line.score and by_seed(line.score),
+            "held_out": " ".join(f"{rate:g}:{accuracy:.5f}" for rate, accuracy in sorted(line.held_out.items())),
+            **{
+                f"over_{name}_{what}": value
+                for name, lead in leads.items()
+                for what, value in (apart(lead.difference) | {"answer": lead.answer} if lead else {}).items()
+            },
         }

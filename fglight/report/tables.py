@@ -1,37 +1,28 @@
-"""A table's layout filled in: the paper's numbers, ours beside them and the difference between the two."""
+"""The paper's tables with our numbers, and tables of runs that are scaled down."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from string import ascii_lowercase
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import pandas as pd
 
+from fglight.cell import Cell
 from fglight.paper import Row, rows_by_cell
 from fglight.paper.layouts import Layout
-from fglight.report.scores import FULL, Score, Scores, Setting, accuracy, setting_in_words
+from fglight.report.intervals import Estimate, Word, told
+from fglight.report.scores import FULL, Scale, Score, Scores, accuracy, apart, by_seed, like, scale_in_words
 
-USUAL_STD = 0.6
-"""The median of the published standard deviations, in points."""
+Status = Word | Literal["missing", "alone"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of a table.
-
-    Attributes:
-        row: what the paper has.
-        span: number of columns that it covers.
-        ours: our score by the mark of its footnote; the mark is empty for a full-scale one, which is then the only one.
-    """
+    """One cell of a table: what the paper has, the columns that it covers, and ours of runs at the paper's setting."""
 
     row: Row
     span: int
-    ours: Mapping[str, Score]
-
-    @property
-    def full(self) -> Score | None:
-        """Our score from runs at the paper's own setting, if there are any."""
-        return self.ours.get("")
+    full: Score | None
 
     @property
     def printed(self) -> bool:
@@ -43,69 +34,130 @@ class Entry:
         """The paper's accuracy, or that it is not printed."""
         return accuracy(self.row.mean, self.row.std) if self.printed else "not printed"
 
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the paper's, in points; None unless ours are full-scale runs and the paper's is printed."""
-        return self.full.mean - self.row.mean if self.full and self.printed else None
+    @cached_property
+    def difference(self) -> Estimate | None:
+        """Ours less the paper's, in points (Welch); None unless we have one and the paper's is printed."""
+        if not self.full or not self.printed:
+            return None
+        return Estimate.apart(
+            [Estimate.of(self.full.values)], [Estimate.printed(self.row.mean, self.row.std, self.row.seeds)]
+        )
 
     @property
-    def status(self) -> str:
-        """Return ``missing``, ``scaled``, or how full-scale runs compare: ``near``, ``above``, ``below`` or ``alone``.
-
-        ``alone`` are those of a cell that the paper does not print. ``near`` is a difference of at most the two
-        standard deviations together, of which one that is not known counts as ``USUAL_STD``.
-        """
+    def status(self) -> Status:
+        """How ours compares; ``missing`` where there is none, ``alone`` where the paper does not print its own."""
         if not self.full:
-            return "scaled" if self.ours else "missing"
-        if not self.printed:
-            return "alone"
-        if abs(self.difference) <= sum(USUAL_STD if std is None else std for std in (self.full.std, self.row.std)):
-            return "near"
-        return "above" if self.difference > 0 else "below"
+            return "missing"
+        return told([self.difference])[0] if self.difference else "alone"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A filled layout; ``notes`` says what the marks of scaled-down scores stand for."""
+    """A filled layout."""
 
     layout: Layout
     rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
-    notes: Mapping[str, str]
 
     @property
     def entries(self) -> list[Entry]:
         """Every cell, row by row."""
         return [entry for _, entries in self.rows for entry in entries]
 
+    @property
+    def run(self) -> bool:
+        """Whether there is a number of ours in it."""
+        return any(entry.full for entry in self.entries)
+
 
 def fill(layout: Layout, scores: Scores) -> Table:
     """Put the paper's and our numbers into a layout."""
-    marks: dict[Setting, str] = {FULL: ""}
-
-    def mark(setting: Setting) -> str:
-        return marks.setdefault(setting, _letter(len(marks) - 1))
-
-    filled = tuple(
-        (
-            header.words,
-            tuple(
-                Entry(rows_by_cell()[cell], span, {mark(name): found for name, found in scores.shown(cell).items()})
-                for cell, span in layout.cells(header)
-            ),
-        )
-        for header in layout.rows
+    return Table(
+        layout,
+        tuple(
+            (
+                header.words,
+                tuple(Entry(rows_by_cell()[cell], span, scores.full.get(cell)) for cell, span in layout.cells(header)),
+            )
+            for header in layout.rows
+        ),
     )
-    return Table(layout, filled, {letter: setting_in_words(name) for name, letter in marks.items() if letter})
 
 
-def _letter(index: int) -> str:
-    """a, b, … z, aa, ab, …"""
-    more, last = divmod(index, 26)
-    return (_letter(more - 1) if more else "") + ascii_lowercase[last]
+_PARTS = ("guess", "auxiliary", "target", "blocks", "width")
 
 
-def as_frame(tables: Iterable[Table]) -> pd.DataFrame:
-    """A line for each cell and setting, the paper's number and ours; accuracies in percent."""
+def _parts(cell: Cell) -> tuple[str, ...]:
+    """``_PARTS`` of a cell, in words."""
+    return cell.guess, cell.aux, cell.target, str(cell.blocks), f"{cell.width:g}"
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Runs of the paper's cells at one scale that is not the paper's; no cell of them stands elsewhere."""
+
+    scale: Scale
+    scores: Mapping[Cell, Score]
+
+    @property
+    def in_words(self) -> str:
+        """What was trained, and how."""
+        return scale_in_words(self.scale)
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """What its cells differ in, the perturbation aside: a word for each of ``lines``."""
+        columns = zip(*(_parts(cell) for cell, _ in self.lines))
+        return {name: list(words) for name, words in zip(_PARTS, columns) if name == "guess" or len(set(words)) > 1}
+
+    @property
+    def shared(self) -> str:
+        """What they all have, in words."""
+        parts = zip(_PARTS, *(_parts(cell) for cell, _ in self.lines[:1]))
+        return ", ".join(f"{name} {word}" for name, word in parts if name not in self.columns and word)
+
+    @property
+    def seeds(self) -> list[int]:
+        """All seeds that occur."""
+        return sorted({seed for score in self.scores.values() for seed in score.seeds})
+
+    @property
+    def chance(self) -> float | None:
+        """The accuracy of guessing, in percent; None where it is not known."""
+        return next((score.chance for score in self.scores.values()), None)
+
+    @property
+    def perturbations(self) -> list[str]:
+        """Those that occur; empty for guesses without one."""
+        return list(dict.fromkeys(cell.perturb for cell in self.scores))
+
+    @property
+    def lines(self) -> list[tuple[Cell, list[Score | None]]]:
+        """For each cell, its perturbation aside, a score for each of ``perturbations``."""
+        cells = dict.fromkeys(replace(cell, perturb="") for cell in self.scores)
+        return [(cell, [self.scores.get(replace(cell, perturb=name)) for name in self.perturbations]) for cell in cells]
+
+
+def scaled(scores: Scores, tables: Iterable[int]) -> tuple[Scaled, ...]:
+    """The runs that are scaled down, of cells like those of some tables, by scale."""
+    numbers = set(tables)
+    order = list(rows_by_cell())
+
+    def place(cell: Cell) -> tuple[float, int]:
+        return cell.width, order.index(like(cell)[0].cell)
+
+    found = []
+    for scale, cells in scores.by_scale.items():
+        own = [cell for cell in sorted(cells, key=place) if numbers & {row.table for row in like(cell)}]
+        if scale != FULL and own:
+            found.append(Scaled(scale, {cell: cells[cell] for cell in own}))
+    return tuple(found)
+
+
+def as_frame(tables: Iterable[Table], others: Iterable[Scaled]) -> pd.DataFrame:
+    """A line for each cell of the tables, with the paper's number and ours, and for each one scaled down.
+
+    Accuracies are in percent, those of single runs by seed; differences are in points, with their 95 % intervals.
+    """
     lines = [
         {
             "table": table.layout.number,
@@ -114,14 +166,26 @@ def as_frame(tables: Iterable[Table]) -> pd.DataFrame:
             "paper_std": entry.row.std,
             "paper_seeds": entry.row.seeds,
             "status": entry.status,
-            "setting": table.notes.get(mark, "full scale") if score else None,
-            "mean": score and round(score.mean, 4),
-            "std": score and score.std and round(score.std, 4),
-            "seeds": score and len(score.seeds),
-            "difference": None if entry.difference is None else round(entry.difference, 4),
+            "scale": "full scale" if entry.full else None,
+            **_ours(entry.full),
+            **apart(entry.difference),
         }
         for table in tables
         for entry in table.entries
-        for mark, score in (entry.ours or {"": None}).items()
     ]
-    return pd.DataFrame(lines).astype({"seeds": "Int64", "table": "Int64"}) if lines else pd.DataFrame()
+    lines += [
+        {**vars(cell), "status": "scaled", "scale": scaled.in_words, **_ours(score)}
+        for scaled in others
+        for cell, score in scaled.scores.items()
+    ]
+    frame = pd.DataFrame(lines)
+    return frame.astype(dict.fromkeys(("seeds", "table", "paper_seeds"), "Int64"))
+
+
+def _ours(score: Score | None) -> dict[str, object]:
+    return {
+        "mean": score and score.mean,
+        "std": score and score.std,
+        "seeds": score and len(score.seeds),
+        "accuracies": score and by_seed(score),
+    }

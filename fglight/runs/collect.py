@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Run:
     ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a
     run of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known.
     ``probe`` is the auxiliary network that only logs, empty where none was recorded. ``seconds`` are a
-    step's, with its share of tests.
+    step's, with its share of tests. ``classes`` is how many there are of labels, None where nothing tells.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Run:
     probe: str = ""
     test_loss: float = math.nan
     seconds: float = math.nan
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
             probe=_probe(path.parent, words),
             test_loss=float(words.get("test_loss", math.nan)),
             seconds=float(words.get("time_s", math.nan)) / (words.get("steps") or math.nan),
+            classes=_classes(path.parent, words),
         )
     except KeyError as error:
         raise _Unreadable(path, f"no entry {error}") from error
@@ -174,7 +177,8 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
 
 def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
     if "differences" not in words:
-        return {**(words.get("options") or {}), "other settings": "not known"}
+        recipe = {RECIPE[name]: value for name, value in words["recipe"].items() if value is not None}
+        return {**recipe, **(words.get("options") or {}), "other settings": "not known"}
     found = {MOVED.get(name, name): value for name, value in words["differences"].items()}
     if words["cell"]["aux"] == "predsim":  # earlier versions took its thinned form for the paper's
         full = OmegaConf.select(_config(folder), "aux.full_conv")
@@ -189,6 +193,18 @@ def _probe(folder: Path, words: Mapping[str, Any]) -> str:
         return str(words["probe"])
     config = _config(folder)
     return str(OmegaConf.select(config, "aux.name")) if config.get("probe") else ""
+
+
+def _classes(folder: Path, words: Mapping[str, Any]) -> int | None:
+    if "classes" in words:
+        return int(words["classes"])
+    told = _shipped_classes().get(words["cell"]["data"]) or OmegaConf.select(_config(folder), "data.num_classes")
+    return told if isinstance(told, int) else None
+
+
+@cache
+def _shipped_classes() -> Mapping[str, int]:
+    return {name: data["num_classes"] for name, data in choices("data").items() if isinstance(data["num_classes"], int)}
 
 
 def _config(folder: Path) -> DictConfig:

@@ -64,6 +64,7 @@ def build_result(
         "epoch": epochs_done - 1,
         "steps": steps,
         "metric": names[0],
+        "classes": cfg.data.num_classes,
         **{f"{split}_{name}": metrics[f"{split}/{name}"] for split in ("test", "train") for name in names},
         "time_s": round(seconds, 2),
         "device": device,

@@ -15,7 +15,7 @@ from fglight.paper.figures import FIGURES
 from fglight.report.draw import STYLES, compose, draw
 from fglight.report.metrics import read_metrics
 from fglight.report.panels import plot
-from fglight.report.scores import FULL, score, setting_in_words
+from fglight.report.scores import FULL, scale_in_words, score
 from fglight.runs.collect import collect
 
 EPOCHS = 4
@@ -39,8 +39,7 @@ def write_figure(root, number, seeds=2, curve_indices=None, **changes):
 
 def plotted(root, number, problems=None):
     problems = [] if problems is None else problems
-    lines = score(collect([root]).finished).lines
-    return plot(FIGURES[number], lines, lambda run: read_metrics(run, problems))
+    return plot(FIGURES[number], score(collect([root]).finished), lambda run: read_metrics(run, problems))
 
 
 def ends(metrics, column):
@@ -145,27 +144,30 @@ def test_runs_of_one_setting_are_shown_and_full_scale_ones_first(tmp_path):
     write_figure(tmp_path, 3, curve_indices=(1, 2), epochs=4)
     write_figure(tmp_path, 3, curve_indices=(0, 1, 3), epochs=4, batch_size=32)
     drawn = plotted(tmp_path, 3)
-    assert setting_in_words(drawn.setting) == "batch_size 32, 4 epochs"  # the one with most curves
+    assert scale_in_words(drawn.scale) == "cifar10, 4 epochs, batch_size 32"  # the one with most curves
     assert drawn.missing == ("NTK guess: not run",)
     write_figure(tmp_path, 3, curve_indices=(2,))
     drawn = plotted(tmp_path, 3)
-    assert (drawn.setting, [line.label for line in drawn.rows[0][0].lines]) == (FULL, ["NTK guess"])
+    assert (drawn.scale, [line.label for line in drawn.rows[0][0].lines]) == (FULL, ["NTK guess"])
 
 
 def test_of_runs_that_cover_as_much_those_nearest_to_the_papers_are_shown(tmp_path):
     write_figure(tmp_path / "short", 3, epochs=1)
     write_figure(tmp_path / "longer", 3, epochs=10)
     write_figure(tmp_path / "small", 3, epochs=10, batch_size=32)
-    assert setting_in_words(plotted(tmp_path, 3).setting) == "10 epochs"
+    assert scale_in_words(plotted(tmp_path, 3).scale) == "cifar10, 10 epochs"
 
 
 def test_digits_stand_in_and_say_so(tmp_path):
     for index, curve in enumerate(FIGURES[4].curves):
-        run = write_run(tmp_path / str(index), result(replace(curve.cell, data="digits"), 0.9, like=curve.cell))
+        run = write_run(
+            tmp_path / str(index),
+            result(replace(curve.cell, data="digits"), 0.9, like=curve.cell, epochs=10, lr_step=4),
+        )
         write_metrics(run, curves(8, EPOCHS, index))
     drawn = plotted(tmp_path, 4)
-    assert (setting_in_words(drawn.setting), drawn.missing) == ("digits", ())
-    assert compose(drawn).get_suptitle() == "Scaled down: digits."
+    assert (scale_in_words(drawn.scale), drawn.missing) == ("digits, 10 epochs", ())
+    assert compose(drawn).get_suptitle() == "Scaled down: digits, 10 epochs."
 
 
 def test_damaged_metrics_are_reported_and_the_rest_is_drawn(tmp_path):

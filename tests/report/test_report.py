@@ -20,7 +20,7 @@ from fglight.report.__main__ import main
 def runs(tmp_path):
     """A sweep in the middle: complete, scaled down, unfinished, failed and damaged."""
     root = tmp_path / "multirun"
-    for seed, accuracy in enumerate((0.915, 0.925)):
+    for seed, accuracy in enumerate((0.915, 0.92, 0.925)):
         write_metrics(write_run(root / f"full{seed}", result(LOCAL, accuracy, seed)), curves(8, 4, seed))
     write_run(root / "scaled", result(replace(LOCAL, perturb="activity"), 0.5, settings={"aux.hidden": 8}))
     write_run(root / "unprinted", result(replace(LOCAL, guess="gaussian", aux=""), 0.5))
@@ -46,14 +46,21 @@ def test_a_report_is_written_at_any_stage_of_a_sweep(runs, tmp_path, capsys):
         "figures/figure3.pdf",
     }
     said = capsys.readouterr().out
-    assert "4 runs finished (3 at full scale, 1 scaled down), 1 unfinished, 1 failed" in said
-    assert "table 3: 2 of 34 cells, 1 more scaled down" in said
+    assert "5 runs finished (4 at full scale, 1 scaled down), 1 unfinished, 1 failed" in said
+    assert "table 3: 2 of 34 cells at full scale" in said
+    assert "scaled down, cifar10, 100 epochs, aux.hidden 8: 1 cell, 1 seed; claims: holds 0 times, does not" in said
     assert "figure 4: not drawn; missing: CNN: run without train/local_loss/block0; MLP: not run" in said
     assert f"skipped: {runs / 'damaged/result.json'}: not valid JSON" in said
     page = (out / "index.html").read_text()
-    for words in ("92.0 ± 0.7", "paper 92.0 ± 0.3", "≈ +0.0", "CUDA &lt;out&gt; of | memory", "not valid JSON"):
+    for words in (
+        "92.0 ± 0.5",
+        "paper 92.0 ± 0.3",
+        "≈ +0.0 [−1.0, 1.0]",
+        "CUDA &lt;out&gt; of | memory",
+        "not valid JSON",
+    ):
         assert words in page
-    assert "50.0<sup>a</sup>" in page
+    assert "Scaled down: cifar10, 100 epochs, aux.hidden 8</h2>" in page
     ((_, unprinted),) = re.findall(r'<td class="(alone)"(.*?)</td>', page, re.DOTALL)
     assert "not printed" in unprinted
     assert not re.search("difference|paper [0-9]", unprinted)
@@ -69,16 +76,17 @@ def test_markdown_has_ours_the_difference_and_the_papers(runs, tmp_path):
     assert lines[header + 2] == "| End-to-End | not run [94.5 ± 0.2] | ← | not run [54.6] | ← |"
     assert lines[header + 3] == "| **Guess** | **Activ.** | **Weight** | **Activ.** | **Weight** |"
     assert lines[header + 4] == (
-        "| Local, CNN | *50.0*<sup>a</sup> (1) [90.4 ± 0.2] | **92.0 ± 0.7** (2) ≈ +0.0 [92.0 ± 0.3] "
+        "| Local, CNN | not run [90.4 ± 0.2] | **92.0 ± 0.5** (3) ≈ +0.0 [−1.0, 1.0] [92.0 ± 0.3] "
         "| not run [33.1] | not run [38.3] |"
     )
     assert lines[header + 10] == (
         "| Gaussian | not run [not printed] | **50.0** (1) [not printed] | not run [not printed] "
         "| not run [not printed] |"
     )
-    assert "<sup>a</sup> Scaled down: aux.hidden 8." in lines
-    assert "4 runs finished (3 at full scale, 1 scaled down, 2 seeds)," in lines
-    assert "1 file skipped. Of the paper's 462 cells, 1 at full scale and 1" in lines
+    scaled = lines.index("## Scaled down: cifar10, 100 epochs, aux.hidden 8")
+    assert lines[scaled + 4 :][:3] == ["| guess | activity |", "| --- | :-: |", "| local | 50.0 (1) |"]
+    assert "5 runs finished (4 at full scale, 1 scaled down, 3 seeds)," in lines
+    assert "1 file skipped. Of the paper's 462 cells, 1 at full scale." in lines
     assert "- `" + str(runs / "failed") + "` (): CUDA &lt;out&gt; of \\| memory" in lines
 
 

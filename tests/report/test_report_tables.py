@@ -2,16 +2,15 @@
 
 from collections import Counter
 from dataclasses import replace
+from math import inf
 
-import pandas as pd
 import pytest
-from written_runs import LOCAL, cell, result, scores_of, write_run
+from written_runs import LOCAL, cell, result, scores_of
 
 from fglight.paper import TABLES, published, rows, unprinted
 from fglight.paper.layouts import LAYOUTS
-from fglight.report.scores import score, setting_in_words
-from fglight.report.tables import USUAL_STD, as_frame, fill
-from fglight.runs.collect import collect
+from fglight.report.scores import FULL, like
+from fglight.report.tables import as_frame, fill, scaled
 
 
 def entry_of(number, scores, wanted=LOCAL):
@@ -23,7 +22,6 @@ def test_the_462_published_rows_have_462_cells_and_1524_runs():
     assert sum(row.seeds for row in published()) == 1524
     assert len({row.cell for row in rows()}) == len(rows()) == 462 + len(unprinted())
     assert {(row.mean, row.std) for row in unprinted()} == {(None, None)}
-    assert pd.Series([row.std for row in published()]).median() == USUAL_STD
 
 
 @pytest.mark.parametrize("number", TABLES)
@@ -57,51 +55,92 @@ def test_full_scale_runs_are_averaged_over_seeds_and_compared(tmp_path):
     entry = entry_of(3, scores)
     assert entry.full.mean == pytest.approx(92.0)
     assert entry.full.std == pytest.approx(7**0.5)  # of 90, 91, 95, with n - 1
-    assert len(entry.full.seeds) == 3
-    assert entry.difference == pytest.approx(0.0)
-    assert entry.status == "near"
+    assert entry.full.seeds == (0, 1, 2)
+    assert entry.difference.mean == pytest.approx(0.0)
+    assert entry.status == "not told apart"
 
 
 @pytest.mark.parametrize(
     ("accuracies", "status"),
-    [
-        ((0.928,), "near"),  # paper 92.0 ± 0.3; one run has the usual deviation
-        ((0.930,), "above"),
-        ((0.910,), "below"),
-        ((0.9285, 0.9285), "above"),  # two runs that agree have no deviation
-        ((0.900, 0.930), "near"),
+    [  # the paper: 92.0 ± 0.3, four seeds
+        ((0.99,), "one run"),
+        ((0.99, 0.99), "two seeds"),
+        ((0.93, 0.935, 0.94), "more"),
+        ((0.90, 0.905, 0.91), "less"),
+        ((0.90, 0.93, 0.95), "not told apart"),
     ],
 )
-def test_a_difference_is_near_within_the_two_deviations(tmp_path, accuracies, status):
+def test_a_verdict_beside_the_papers_number_takes_three_seeds_and_an_interval(tmp_path, accuracies, status):
     scores = scores_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate(accuracies)))
     assert entry_of(3, scores).status == status
+
+
+def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):
+    there = replace(LOCAL, data="imagenet32")
+    scores = scores_of(tmp_path, *(result(there, accuracy, seed) for seed, accuracy in enumerate((0.1, 0.11, 0.12))))
+    entry = entry_of(3, scores, there)
+    assert (entry.status, entry.difference.interval()) == ("one run", (-inf, inf))
 
 
 @pytest.mark.parametrize(
     ("trained", "changes", "options", "words"),
     [
-        (LOCAL, {"epochs": 10}, {}, "10 epochs"),
-        (LOCAL, {"epochs": 1}, {}, "1 epoch"),
-        (LOCAL, {"lr": 0.1}, {}, "lr 0.1"),
-        (LOCAL, {"lr_step": 40}, {}, "lr_step 40"),
-        (LOCAL, {"epochs": 10, "lr_step": 30}, {}, "10 epochs, lr_step 30"),
-        (LOCAL, {"batch_size": 64}, {}, "batch_size 64"),
-        (LOCAL, {"momentum": 0.0}, {}, "momentum 0"),
-        (LOCAL, {"weight_decay": 0.0}, {}, "weight_decay 0"),
-        (LOCAL, {}, {"perturb.granularity": "block", "aux.hidden": 8}, "aux.hidden 8, perturb.granularity block"),
-        (LOCAL, {}, {"trainer.limit_train_batches": 3}, "trainer.limit_train_batches 3"),
-        (LOCAL, {}, {"trainer.max_time": {"hours": 8}}, "trainer.max_time.hours 8"),
-        (replace(LOCAL, width=0.25), {}, {}, "width 0.25"),
+        (LOCAL, {"epochs": 10}, {}, "cifar10, 10 epochs"),
+        (LOCAL, {"epochs": 1}, {}, "cifar10, 1 epoch"),
+        (LOCAL, {"lr": 0.1}, {}, "cifar10, 100 epochs, lr 0.1"),
+        (LOCAL, {"lr_step": 40}, {}, "cifar10, 100 epochs, lr_step 40"),
+        (LOCAL, {"epochs": 10, "lr_step": 30}, {}, "cifar10, 10 epochs, lr_step 30"),
+        (LOCAL, {"batch_size": 64}, {}, "cifar10, 100 epochs, batch_size 64"),
+        (LOCAL, {"momentum": 0.0}, {}, "cifar10, 100 epochs, momentum 0"),
+        (LOCAL, {"weight_decay": 0.0}, {}, "cifar10, 100 epochs, weight_decay 0"),
+        (
+            LOCAL,
+            {},
+            {"perturb.granularity": "block", "aux.hidden": 8},
+            "cifar10, 100 epochs, aux.hidden 8, perturb.granularity block",
+        ),
+        (LOCAL, {}, {"trainer.limit_train_batches": 3}, "cifar10, 100 epochs, trainer.limit_train_batches 3"),
+        (LOCAL, {}, {"trainer.max_time": {"hours": 8}}, "cifar10, 100 epochs, trainer.max_time.hours 8"),
+        (replace(LOCAL, width=0.25), {}, {}, "cifar10, 100 epochs"),
         (replace(LOCAL, data="digits"), {"epochs": 5}, {}, "digits, 5 epochs"),
     ],
 )
-def test_runs_away_from_the_papers_setting_are_marked_and_not_compared(tmp_path, trained, changes, options, words):
+def test_runs_away_from_the_papers_setting_stand_apart_under_what_was_trained(
+    tmp_path, trained, changes, options, words
+):
     scores = scores_of(tmp_path, result(trained, 0.8, like=LOCAL, settings=options, **changes))
-    table = fill(LAYOUTS[3], scores)
-    entry = entry_of(3, scores)
-    assert (entry.status, entry.full, entry.difference) == ("scaled", None, None)
-    assert entry.ours["a"].mean == pytest.approx(80.0)
-    assert table.notes == {"a": words}
+    assert not fill(LAYOUTS[3], scores).run
+    (apart,) = scaled(scores, [3])
+    assert (apart.in_words, list(apart.scores)) == (words, [trained])
+    assert apart.scores[trained].mean == pytest.approx(80.0)
+
+
+def test_a_run_on_other_data_stands_once(tmp_path):
+    runs = [result(replace(LOCAL, data="digits", aux=aux), 0.8, like=LOCAL, epochs=5) for aux in ("cnn", "mlp")]
+    scores = scores_of(tmp_path, *runs)
+    assert not any(fill(layout, scores).run for layout in LAYOUTS.values())
+    (apart,) = scaled(scores, TABLES)
+    assert [cell.aux for cell in apart.scores] == ["cnn", "mlp"]
+    assert apart.columns == {"guess": ["local", "local"], "auxiliary": ["cnn", "mlp"]}
+    assert apart.shared == "target global, blocks 8, width 1"
+    assert scaled(scores, [9]) == ()  # Table 9 has no cell like it
+
+
+def test_chance_is_one_of_the_classes_and_above_it_means_an_interval(tmp_path):
+    def above(*accuracies):
+        folder = tmp_path / str(accuracies)
+        runs = (
+            result(replace(LOCAL, width=0.25), accuracy, seed, like=LOCAL) for seed, accuracy in enumerate(accuracies)
+        )
+        ((apart,),) = [scaled(scores_of(folder, *runs), [3])]
+        (score,) = apart.scores.values()
+        assert apart.chance == score.chance == 10
+        return score.above_chance
+
+    assert above(0.2, 0.21, 0.22)
+    assert not above(0.9)  # one run has no interval
+    assert not above(0.08, 0.14, 0.2)
+    assert not above(0.01, 0.02, 0.03)
 
 
 def test_what_the_paper_does_not_print_is_compared_with_nothing(tmp_path):
@@ -114,53 +153,33 @@ def test_what_the_paper_does_not_print_is_compared_with_nothing(tmp_path):
         "alone",
         "not printed",
     )
-    scaled = entry_of(3, scores_of(tmp_path / "scaled", result(gaussian, 0.5, epochs=2)), gaussian)
-    assert (scaled.full, scaled.difference, scaled.status) == (None, None, "scaled")
-    (line,) = (line for _, line in as_frame([fill(LAYOUTS[3], scores)]).iterrows() if line["status"] == "alone")
+    (line,) = (line for _, line in as_frame([fill(LAYOUTS[3], scores)], []).iterrows() if line["status"] == "alone")
     assert line[["paper_mean", "paper_std", "difference"]].isna().all()
-    assert (line["mean"], line["seeds"], line["paper_seeds"]) == (55, 2, 4)
+    assert (line["mean"], line["seeds"], line["paper_seeds"]) == (pytest.approx(55), 2, 4)
 
 
 def test_a_run_stopped_early_is_scaled_down(tmp_path):
     scores = scores_of(tmp_path, {**result(LOCAL, 0.8), "epoch": 49})
-    assert [setting_in_words(name) for name in scores.shown(LOCAL)] == ["stopped after epoch 50"]
+    assert [one.in_words for one in scaled(scores, [3])] == ["cifar10, 100 epochs, stopped after epoch 50"]
 
 
-def test_full_scale_wins_and_different_settings_are_never_averaged(tmp_path):
+def test_different_settings_are_never_averaged(tmp_path):
     ten = [result(LOCAL, accuracy, seed, epochs=10) for seed, accuracy in enumerate((0.6, 0.8))]
-    twenty = result(LOCAL, 0.85, epochs=20)
-    scores = scores_of(tmp_path, *ten, twenty)
-    table = fill(LAYOUTS[3], scores)
-    shown = entry_of(3, scores).ours
-    assert table.notes == {"a": "10 epochs", "b": "20 epochs"}
-    assert {mark: (found.mean, len(found.seeds)) for mark, found in shown.items()} == {
-        "a": (pytest.approx(70), 2),
-        "b": (pytest.approx(85), 1),
-    }
-    write_run(tmp_path / "full", result(LOCAL, 0.93, seed=5))
-    entry = entry_of(3, score(collect([tmp_path]).finished))
-    assert (list(entry.ours), entry.full.seeds) == ([""], (5,))
-
-
-def test_other_data_stand_for_the_cells_whose_rate_they_have(tmp_path):
-    digits = replace(LOCAL, data="digits")
-    as_cifar = result(digits, 0.8, like=LOCAL, epochs=5)
-    as_imagenet = result(digits, 0.7, like=replace(LOCAL, data="imagenet32"), epochs=5)
-    scores = scores_of(tmp_path, as_cifar, as_imagenet)
-    found = {row.data: [s.mean for s in scores.by_cell[row].values()] for row in scores.by_cell}
-    eighty = [pytest.approx(80)]
-    assert found == {
-        "cifar10": eighty,
-        "cifar100": eighty,
-        "fashion_mnist": eighty,
-        "imagenette": eighty,
-        "imagenet32": [pytest.approx(70)],
+    full, twenty = result(LOCAL, 0.93, seed=5), result(LOCAL, 0.85, epochs=20)
+    scores = scores_of(tmp_path, *ten, twenty, full)
+    assert entry_of(3, scores).full.seeds == (5,)
+    assert {one.in_words: (one.scores[LOCAL].mean, one.seeds) for one in scaled(scores, [3])} == {
+        "cifar10, 10 epochs": (pytest.approx(70), [0, 1]),
+        "cifar10, 20 epochs": (pytest.approx(85), [0]),
     }
 
 
 def test_data_of_the_paper_stand_for_themselves_only(tmp_path):
-    scores = scores_of(tmp_path, result(replace(LOCAL, data="cifar100"), 0.6))
-    assert list(scores.by_cell) == [replace(LOCAL, data="cifar100")]
+    there = replace(LOCAL, data="cifar100")
+    scores = scores_of(tmp_path, result(there, 0.6))
+    assert list(scores.full) == [there]
+    assert {row.cell.data for row in like(there)} == {"cifar100"}
+    assert len({row.cell.data for row in like(replace(LOCAL, data="digits"))}) > 1
 
 
 def test_a_repeated_seed_counts_once_and_is_named(tmp_path):
@@ -171,16 +190,18 @@ def test_a_repeated_seed_counts_once_and_is_named(tmp_path):
 
 def test_cells_that_the_paper_does_not_have_are_kept_apart(tmp_path):
     scores = scores_of(tmp_path, result(cell("cifar10 8 1 local local cnn weight"), 0.9, like=LOCAL))
-    assert (scores.by_cell, len(scores.others)) == ({}, 1)
+    assert (scores.by_scale, len(scores.others)) == ({FULL: {}}, 1)
 
 
-def test_the_csv_has_a_line_for_each_cell_and_setting(tmp_path):
-    scores = scores_of(tmp_path, result(LOCAL, 0.93), result(replace(LOCAL, aux="mlp"), 0.5, epochs=2))
-    frame = as_frame([fill(LAYOUTS[3], scores)])
-    assert len(frame) == 34
-    assert frame["status"].value_counts().to_dict() == {"missing": 32, "above": 1, "scaled": 1}
-    full = frame[frame["status"] == "above"].iloc[0]
-    assert (full["mean"], full["difference"], full["paper_mean"], full["seeds"]) == (93.0, 1.0, 92.0, 1)
-    scaled = frame[frame["status"] == "scaled"].iloc[0]
-    assert (scaled["mean"], scaled["setting"]) == (50.0, "2 epochs")
-    assert pd.isna(scaled["difference"])
+def test_the_csv_has_a_line_for_each_cell_and_for_each_one_scaled_down(tmp_path):
+    full = (result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.93, 0.935, 0.9434567)))
+    scores = scores_of(tmp_path, *full, result(replace(LOCAL, aux="mlp"), 0.5, epochs=2))
+    frame = as_frame([fill(LAYOUTS[3], scores)], scaled(scores, [3]))
+    assert frame["status"].value_counts().to_dict() == {"missing": 33, "more": 1, "scaled": 1}
+    full = frame[frame["status"] == "more"].iloc[0]
+    assert (full["mean"], full["paper_mean"], full["seeds"]) == (pytest.approx(93.6152233), 92.0, 3)
+    assert full["accuracies"] == "0:93.00000 1:93.50000 2:94.34567"
+    assert full["low"] < full["difference"] < full["high"]
+    scaled_down = frame[frame["status"] == "scaled"].iloc[0]
+    assert (scaled_down["mean"], scaled_down["scale"]) == (50.0, "cifar10, 2 epochs")
+    assert scaled_down[["table", "paper_mean", "difference"]].isna().all()

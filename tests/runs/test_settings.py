@@ -138,12 +138,12 @@ def test_a_search_is_a_difference_and_its_accuracy_on_held_out_images_fills_no_c
 @pytest.mark.parametrize("override", WITHOUT)
 def test_a_setting_without_effect_on_the_result_is_none(override, tmp_path):
     assert differences(config(override)) == {}
-    assert statuses(config(override), tmp_path) == {"near"}
+    assert statuses(config(override), tmp_path) == {"one run"}
 
 
 def test_checkpointing_sets_runs_apart_and_is_compared_all_the_same(tmp_path):
     assert differences(config("checkpointing=true")) == {"checkpointing": True}
-    assert statuses(config("checkpointing=true"), tmp_path) == {"near"}
+    assert statuses(config("checkpointing=true"), tmp_path) == {"one run"}
     check_unchanged(config(), tmp_path / "run")  # an interrupted run may go on without
 
 
@@ -188,20 +188,20 @@ def statuses(cfg, folder, of=LOCAL):
 
 
 def reported(folder, of):
-    tables = build([folder], [ROWS[of].table], []).tables
-    return {entry.status for table in tables for entry in table.entries if entry.row.cell == of}
+    report = build([folder], [ROWS[of].table], [])
+    entries = (entry for table in report.tables for entry in table.entries if entry.row.cell == of)
+    return {"scaled" for scaled, _ in report.scaled if of in scaled.scores} or {entry.status for entry in entries}
 
 
 def test_a_result_without_a_record_of_its_differences_is_read_and_marked(tmp_path):
     cfg = config()
-    assert statuses(cfg, tmp_path) == {"near"}
+    assert statuses(cfg, tmp_path) == {"one run"}
     written = json.loads((tmp_path / "run/result.json").read_text())
     del written["differences"]
     (tmp_path / "run/result.json").write_text(json.dumps({**written, "options": {"aux.hidden": 8}}))
     report = build([tmp_path], [3], [])
-    (table,) = report.tables
-    assert {entry.status for entry in table.entries} == {"scaled", "missing"}
-    assert list(table.notes.values()) == ["aux.hidden 8, other settings not known"]
+    ((apart, _),) = report.scaled
+    assert {"aux.hidden": "8", "lr": "0.05", "other settings": "not known"}.items() <= dict(apart.scale).items()
 
 
 PREDSIM = replace(LOCAL, aux="predsim")
@@ -209,7 +209,7 @@ PREDSIM = replace(LOCAL, aux="predsim")
 
 def test_predsim_is_the_paper_s_with_all_channels_alone(tmp_path):
     assert differences(compose(data="cifar10", aux="predsim")) == {}
-    assert statuses(compose(data="cifar10", aux="predsim"), tmp_path, PREDSIM) == {"near"}
+    assert statuses(compose(data="cifar10", aux="predsim"), tmp_path, PREDSIM) == {"one run"}
     thinned = compose({"aux.full_conv": False}, data="cifar10", aux="predsim")
     assert differences(thinned) == {"aux.full_conv": False}
     assert statuses(thinned, tmp_path, PREDSIM) == {"scaled"}
@@ -221,7 +221,7 @@ def test_which_predsim_an_earlier_version_trained_its_configuration_tells(full_c
     statuses(compose({"aux.full_conv": full_conv}, data="cifar10", aux="predsim"), tmp_path, PREDSIM)
     written = json.loads((tmp_path / "run/result.json").read_text())
     (tmp_path / "run/result.json").write_text(json.dumps({**written, "differences": recorded}))
-    assert reported(tmp_path, PREDSIM) == {"near" if full_conv else "scaled"}
+    assert reported(tmp_path, PREDSIM) == {"one run" if full_conv else "scaled"}
     for unknown in ("seed: 0\n", "seed: [\n", None):
         (tmp_path / "run/config.yaml").unlink()
         if unknown is not None:

@@ -44,10 +44,19 @@ class Comparison:
         return self.plus + self.minus
 
     @property
-    def where(self) -> tuple[str, int]:
-        """The data set, and the number of blocks where all quantities have the same, else 0."""
+    def where(self) -> tuple[str, int, float]:
+        """The data set; the number of blocks, and the width, where all quantities have the same, else 0 and 1."""
         first, *_ = cells = [quantity.cell for quantity in self.quantities]
-        return first.data, first.blocks if len({cell.blocks for cell in cells}) == 1 else 0
+        blocks, widths = ({getattr(cell, part) for cell in cells} for part in ("blocks", "width"))
+        return first.data, first.blocks if len(blocks) == 1 else 0, first.width if len(widths) == 1 else 1.0
+
+    @property
+    def where_in_words(self) -> str:
+        """``where`` for people: ``cifar10, 8 blocks``."""
+        data, blocks, width = self.where
+        return ", ".join(
+            filter(None, (data, f"{blocks} blocks" if blocks else "", f"width {width:g}" if width != 1 else ""))
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class Claim:
     most: float = float("inf")
     of: Literal["all", "most", "some"] = "all"
     reading: str = ""
+
+    @property
+    def sized(self) -> bool:
+        """Whether it is of a size, which runs that are scaled down say nothing of."""
+        return (self.least, self.most) != (0, float("inf"))
 
 
 def leads(better: Parts, worse: Parts) -> tuple[Comparison, ...]:

@@ -37,8 +37,8 @@ TABLE_CLAIMS: tuple[Claim, ...] = (
         leads({**LOCAL_GUESS, "width": 1, "perturb": "weight"}, {"perturb": "activity"}),
     ),
     Claim(
-        "With 8 blocks on CIFAR-10, weight perturbation performs better for all guesses that are not random.",
-        "Caption of Table 3",
+        "With 8 blocks, weight perturbation performs better for all guesses that are not random.",
+        "Caption of Table 3 (CIFAR-10)",
         leads(
             {**GUESSES, "guess": ("local", "ntk"), "data": "cifar10", "blocks": 8, "perturb": "weight"},
             {"perturb": "activity"},

@@ -1,21 +1,16 @@
 """Which row of a study a run belongs to, and at which scale it was trained."""
 
 from functools import cache
-from math import isclose
 
 from omegaconf import OmegaConf
 
-from fglight.paper.recipes import nearest, recipe
-from fglight.report.scores import Setting
+from fglight.report.scores import Scale, described, with_width
 from fglight.runs.collect import Run
-from fglight.runs.settings import OF_COST, differences, in_short, settings_of, within
+from fglight.runs.settings import OF_COST, differences, settings_of
 from fglight.studies import STUDIES, Row, Study
 
 CHOSEN = ("optim.lr", "data.holdout")
 """Settings in which runs of an estimator differ that belong together: the search's, and those after it."""
-
-TOLD = ("trainer.max_epochs", "scheduler.step_size")
-"""Settings that a scale tells in other words."""
 
 
 def searched(run: Run) -> bool:
@@ -39,21 +34,11 @@ def told_better(row: Row, run: Run) -> bool:
     return any(other and len(_settings(other).keys() - OF_COST) > len(_settings(row)) for other in others)
 
 
-def scale_of(row: Row, run: Run) -> Setting:
-    """What sets a run apart, its row and its learning rate aside."""
-    rest = {name: value for name, value in run.differences.items() if name not in _settings(row)}
-    told = {name: str(value) for name, value in in_short(rest).items() if not within(name, (*CHOSEN, *TOLD, *OF_COST))}
-    told |= {"data": run.cell.data, "epochs": f"{run.recipe['epochs']:g}"}
+def scale_in_study(row: Row, run: Run) -> Scale:
+    """What a run was trained on and how, its row and its learning rate aside."""
+    told = dict(with_width(described(run, {*_settings(row), *CHOSEN}), run.cell.width))
     if run.cell.blocks != row.cell("").blocks:
         told["blocks"] = str(run.cell.blocks)
-    if run.cell.width != 1:
-        told["width"] = f"{run.cell.width:g}"
-    paper = recipe(nearest(run.cell, random=False))
-    shrunk = max(1, round(paper.lr_step * run.recipe["epochs"] / paper.epochs))
-    if not isclose(run.recipe.get("lr_step", shrunk), shrunk):
-        told["lr_step"] = f"{run.recipe['lr_step']:g}"
-    if run.epoch + 1 < run.recipe["epochs"]:
-        told["stopped after epoch"] = str(run.epoch + 1)
     return tuple(sorted(told.items()))
 
 

@@ -1,0 +1,58 @@
+"""The reports in docs/example, made anew from the runs that are kept there.
+
+python benchmarks/example_reports.py                          # make examples: NAME/ from runs/NAME.jsonl, for all
+python benchmarks/example_reports.py NAME multirun/cells      # keeps the finished runs of a folder first
+"""
+
+import json
+import sys
+import tempfile
+from contextlib import chdir
+from pathlib import Path
+
+import pandas as pd
+
+from fglight.report.__main__ import main
+from fglight.runs.collect import collect
+
+EXAMPLE = Path(__file__).parents[1] / "docs/example"
+ARGUMENTS = {
+    "table3": ["--table", "3", "--figure", "3", "4", "5"],
+    "study_digits": ["--study", "guesses", "continuum", "budget"],
+    "study_fashion_mnist": ["--study", "guesses"],
+}
+"""What ``fglight report`` is asked for, by the example."""
+
+UNUSED = ("device", "versions", "train_accuracy", "train_loss")
+"""What no report shows."""
+
+
+def keep(name: str, root: Path) -> None:
+    """Write the finished runs below a folder, and what they logged to five digits, into one file, a run a line."""
+    lines = []
+    for run in collect([root]).finished:
+        result = json.loads((run.path / "result.json").read_text())
+        kept = {key: value for key, value in result.items() if key not in UNUSED}
+        logged = run.path / "metrics/version_0/metrics.csv"
+        text = pd.read_csv(logged).to_csv(index=False, float_format="%.5g") if logged.exists() else ""
+        lines.append(json.dumps({"run": run.path.relative_to(root).as_posix(), "result": kept, "metrics": text}))
+    (EXAMPLE / "runs").mkdir(exist_ok=True)
+    (EXAMPLE / f"runs/{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def make(name: str, out: Path) -> int:
+    """Write the report of an example's runs, and return its exit status."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        for line in (EXAMPLE / f"runs/{name}.jsonl").read_text().splitlines():
+            kept = json.loads(line)
+            metrics = Path("multirun/cells", kept["run"], "metrics/version_0/metrics.csv")
+            metrics.parent.mkdir(parents=True)
+            metrics.write_text(kept["metrics"])
+            (metrics.parents[2] / "result.json").write_text(json.dumps(kept["result"]))
+        return main(["multirun/cells", *ARGUMENTS[name], "--out", str(out)])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        keep(sys.argv[1], Path(sys.argv[2]))
+    sys.exit(max(make(name, EXAMPLE / name) for name in ARGUMENTS))
