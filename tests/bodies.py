@@ -315,13 +315,13 @@ def energy():
 ORDINARY = (
     *(plain, no_layer, residual, normalized, convolution, padded_convolution, recurrent, attention, bilinear),
     *(shared, tied, functional, functional_and_layer, frozen_bias, frozen_weight, frozen, low_rank, unused),
-    *(without_effect, scaled, broadcast, spectral_norm, pruned, in_place, methods_in_place, view_in_place, time_first),
+    *(without_effect, scaled, broadcast, pruned, in_place, methods_in_place, view_in_place, time_first),
     *(time_in_the_batch, subclass, other_forward, forward_hook, pre_hook),
 )
 """Every engine has the gradients of these."""
 
 UNLIKE = (
-    *(kept_elsewhere, weight_norm, detached_branch, detached_norm, without_gradient, data_of_the_input),
+    *(kept_elsewhere, weight_norm, spectral_norm, detached_branch, detached_norm, without_gradient, data_of_the_input),
     *(straight_through, reversed_gradient, backward_hook, hook_on_a_tensor, energy),
 )
 """An engine that pushes tangents or moves weights may refuse these."""

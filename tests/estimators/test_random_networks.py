@@ -1,10 +1,8 @@
-"""Networks, batches and estimators at random: an estimate is the definition's, or refused in one line.
-
-What it found stands in ``test_found_at_random``.
-"""
+"""Networks, batches and estimators at random: an estimate is the definition's, or refused in one line."""
 
 from itertools import cycle
 
+import pytest
 import torch
 from bodies import ORDINARY, UNLIKE, WIDTH
 from definition import COEFFICIENTS, Definition
@@ -106,7 +104,8 @@ def cases(draw, bodies, engines):
     }
 
 
-def network(bodies, samples, strided, several):
+def network(bodies, samples, seed, strided, several):
+    torch.manual_seed(seed)
     blocks = [Block(body(), auxiliary(several)) for body in bodies]
     blocks.append(Block(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()), nn.Linear(WIDTH, CLASSES)))
     images, labels = torch.randn(samples, WIDTH, dtype=torch.float64), torch.randint(CLASSES, (samples,))
@@ -114,8 +113,8 @@ def network(bodies, samples, strided, several):
 
 
 def check(bodies, samples, seed, strided, target, guess, directions, combine, way, coefficient, engine, *, refusable):
-    torch.manual_seed(seed)
-    model, images, labels = network(bodies, samples, strided, guess == "several")
+    twins = [network(bodies, samples, seed, strided, guess == "several") for _ in range(2)]
+    (model, images, labels), twin = twins
     perturb, granularity = way.split()
     makers = {
         "local": LocalGuess,
@@ -130,7 +129,7 @@ def check(bodies, samples, seed, strided, target, guess, directions, combine, wa
         estimator = GradientEstimator(target, makers[guess](), perturbation, engine=engine())
     except ValueError:
         return  # parts that do not go together
-    definition, refused = Definition(model, images, labels), None
+    definition, refused = Definition(*twin, copied=False), None
     try:
         estimator.estimate(model, images, labels)
     except FglightError as error:
@@ -162,28 +161,47 @@ def assert_near(found, expected, engine):
             assert error < TOLERANCES[engine], f"block {j}: off by {error:.1e}"
 
 
-BUDGET = settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+EVERY, OTHER = list(TOLERANCES), [ForwardMode, FiniteDifferences]
 
 
-@BUDGET
-@given(case=cases(ORDINARY, list(TOLERANCES)))
+def budget(examples):
+    """The same examples each time; how long one takes on a busy machine says nothing."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+@budget(300)
+@given(case=cases(ORDINARY, EVERY))
 def test_ordinary_bodies_have_the_estimates_of_the_definition_in_every_engine(case):
     check(**case, refusable=False)
 
 
-@BUDGET
+@budget(300)
 @given(case=cases((*ORDINARY, *UNLIKE), [ReverseMode]))
 def test_in_reverse_mode_so_has_every_body(case):
     check(**case, refusable=False)
 
 
-@BUDGET
-@given(case=cases((*ORDINARY, *UNLIKE), [ForwardMode, FiniteDifferences]))
+@budget(200)
+@given(case=cases((*ORDINARY, *UNLIKE), OTHER))
 def test_other_engines_are_right_or_refuse(case):
     check(**case, refusable=True)
+
+
+@pytest.mark.slow
+@budget(2000)
+@given(case=cases(ORDINARY, EVERY))
+def test_many_more_ordinary_bodies(case):
+    check(**case, refusable=False)
+
+
+@pytest.mark.slow
+@budget(2000)
+@given(case=cases((*ORDINARY, *UNLIKE), EVERY))
+def test_many_more_of_all_bodies(case):
+    check(**case, refusable=case["engine"] is not ReverseMode)

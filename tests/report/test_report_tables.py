@@ -13,6 +13,8 @@ from fglight.report.scores import score, setting_in_words
 from fglight.report.tables import USUAL_STD, as_frame, fill
 from fglight.runs.collect import collect
 
+LOCAL_STEP = next(row.lr_step for row in published() if row.cell == LOCAL)
+
 
 def entry_of(number, scores, wanted=LOCAL):
     return next(entry for entry in fill(LAYOUTS[number], scores).entries if entry.row.cell == wanted)
@@ -84,6 +86,8 @@ def test_a_difference_is_near_within_the_two_deviations(tmp_path, accuracies, st
         (LOCAL, {"epochs": 1}, {}, "1 epoch"),
         (LOCAL, {"lr": 0.1}, {}, "lr 0.1"),
         (LOCAL, {"lr_step": 40}, {}, "lr_step 40"),
+        (LOCAL, {"lr_step": LOCAL_STEP + 1}, {}, f"lr_step {LOCAL_STEP + 1}"),
+        (LOCAL, {"lr_step": LOCAL_STEP - 1}, {}, f"lr_step {LOCAL_STEP - 1}"),
         (LOCAL, {"epochs": 10, "lr_step": 30}, {}, "10 epochs, lr_step 30"),
         (LOCAL, {"batch_size": 64}, {}, "batch_size 64"),
         (LOCAL, {"momentum": 0.0}, {}, "momentum 0"),
