@@ -257,7 +257,7 @@ def data_of_the_input():
     return with_layer(lambda s, x: torch.tanh(s.layer(x)) * torch.sigmoid(x.data))
 
 
-class _Rounded(torch.autograd.Function):
+class Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         return (4 * x).round() / 4
@@ -267,7 +267,7 @@ class _Rounded(torch.autograd.Function):
         return gradient
 
 
-class _Reversed(torch.autograd.Function):
+class Reversed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         return x.clone()
@@ -278,17 +278,17 @@ class _Reversed(torch.autograd.Function):
 
 
 def straight_through():
-    return with_layer(lambda s, x: _Rounded.apply(torch.tanh(s.layer(x))))
+    return with_layer(lambda s, x: Rounded.apply(torch.tanh(s.layer(x))))
 
 
 def reversed_gradient():
-    return with_layer(lambda s, x: torch.tanh(s.other(_Reversed.apply(torch.tanh(s.layer(x))))), other=linear())
+    return with_layer(lambda s, x: torch.tanh(s.other(Reversed.apply(torch.tanh(s.layer(x))))), other=linear())
 
 
 def backward_hook():
     layer = linear()
     layer.register_full_backward_hook(lambda module, inputs, outputs: tuple(g if g is None else g / 2 for g in inputs))
-    return nn.Sequential(layer, nn.Tanh())
+    return nn.Sequential(linear(), layer, nn.Tanh())
 
 
 def hook_on_a_tensor():
@@ -303,6 +303,16 @@ def hook_on_a_tensor():
 
 def energy():
     """The gradient of a function of the input."""
+
+    def function(self, x):
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        return torch.autograd.grad(torch.tanh(self.layer(x)).square().sum(), x, create_graph=True)[0]
+
+    return with_layer(function)
+
+
+def energy_whoever_calls():
+    """The same, with gradients turned on: tangents of the input are lost where it asks for none."""
 
     def function(self, x):
         x = x if x.requires_grad else x.detach().requires_grad_()

@@ -4,7 +4,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from bodies import ORDINARY, UNLIKE, WIDTH
+from bodies import ORDINARY, UNLIKE, WIDTH, energy_whoever_calls, plain
 from definition import COEFFICIENTS, Definition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -148,17 +148,18 @@ def check(bodies, samples, seed, strided, target, guess, directions, combine, wa
         target, perturb, granularity, directions_at.get(guess), **drawn, coefficient=coefficient, combine=combine
     )
     found = [[p.grad for p in block.body.parameters() if p.requires_grad] for block in model.blocks[:-1]]
-    assert_near(found, expected, engine)
+    spans = combine == "span" or perturb == "activity_span"  # of directions that may be next to parallel
+    assert_near(found, expected, max(TOLERANCES[engine], 1e-5 * spans), engine)
 
 
-def assert_near(found, expected, engine):
+def assert_near(found, expected, tolerance, engine):
     """Relative to a tensor's largest entry, or to a share of all tensors' where that is next to nothing."""
     largest = max([float(tensor.abs().max()) for tensors in expected for tensor in tensors] + [1e-8])
     least = largest * (0.1 if engine is FiniteDifferences else 1e-4)
     for j, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for a, b in zip(ours, theirs, strict=True):
             error = float((a - b).abs().max()) / max(float(b.abs().max()), least)
-            assert error < TOLERANCES[engine], f"block {j}: off by {error:.1e}"
+            assert error < tolerance, f"block {j}: off by {error:.1e}"
 
 
 EVERY, OTHER = list(TOLERANCES), [ForwardMode, FiniteDifferences]
@@ -173,6 +174,13 @@ def budget(examples):
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
+
+
+@pytest.mark.xfail(strict=True, reason="forward mode takes the target of the block below for zero")
+def test_a_body_that_turns_gradients_on_is_right_or_refused():
+    case = {"bodies": [plain, energy_whoever_calls], "samples": 3, "seed": 0, "strided": False, "directions": 1}
+    case |= {"target": GlobalTarget(), "guess": "local", "combine": "mean", "coefficient": "projection"}
+    check(**case, way="activity sample", engine=ForwardMode, refusable=True)
 
 
 @budget(300)
