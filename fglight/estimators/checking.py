@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fglight.errors import BlockError
-from fglight.estimators.batch import Batch
+from fglight.estimators.batch import Batch, in_several_processes
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import culprits
 from fglight.estimators.engines.base import Engine
@@ -18,6 +18,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import record_calls
 from fglight.estimators.passes import NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
 from fglight.estimators.step import Auxiliaries
 from fglight.models.blocks import Block, trainable
 
@@ -140,6 +141,37 @@ def check_apart(blocks: Sequence[Block]) -> None:
                         "bodies and auxiliary networks with parameters of their own"
                     )
                 owners[parameter] = index
+
+
+def check_processes(blocks: Sequence[Block], perturbation: Perturbation) -> None:
+    """Refuse what would be wrong without a word where several processes have parts of a batch.
+
+    Raises:
+        BlockError: naming the layer.
+    """
+    if not in_several_processes():
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel  # half a second that one process need not wait
+    from torch.distributed.tensor import DTensor
+    from torch.nn.parallel import DistributedDataParallel
+
+    for index, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            if isinstance(module, (DistributedDataParallel, FullyShardedDataParallel)):
+                raise BlockError(
+                    f"{name} of block {index} must be a module without {type(module).__name__} around it: "
+                    "estimates are of all processes' batches already"
+                )
+        for name, parameter in block.named_parameters():
+            if isinstance(parameter, DTensor):
+                raise BlockError(f"{name} of block {index} must be whole in every process, and is a DTensor's shard")
+        statistics = block is not blocks[-1] and isinstance(perturbation, WeightPerSamplePerturbation)
+        for name, module in block.body.named_modules(prefix="body") if statistics else ():
+            if isinstance(module, nn.SyncBatchNorm) and module.training:
+                raise BlockError(
+                    f"{name} of block {index} must be a batch norm of each process's own samples with "
+                    "perturb=weight_per_sample, and is a SyncBatchNorm"
+                )
 
 
 def check_counts(blocks: Sequence[Block], guess: Guess, perturbation: Perturbation) -> None:

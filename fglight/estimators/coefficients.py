@@ -101,7 +101,7 @@ class Positive(Coefficient):
 
     def scale(self, factors: Tensor, batch: Batch) -> Tensor:
         """See ``Coefficient``: n/n+ of the samples of all processes."""
-        share = batch.mean([factors.mean(0)])[0]
+        (share,) = batch.mean([factors])
         return torch.where(share > 0, share.reciprocal(), 0)
 
 

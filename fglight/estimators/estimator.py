@@ -128,8 +128,9 @@ class GradientEstimator:
         statistics move once, as in one ordinary forward pass.
 
         In a ``torch.distributed`` process group, estimates are those of one process with all processes' batches below
-        each other (but for layers that couple samples), the same in each. Every process has to take part, with the
-        same generator state where guess or coefficient is drawn (unless ``draws_by_sample``).
+        each other, whatever the loss, and the same in each. Layers, and auxiliary networks with a loss of their own,
+        that couple samples see those of one process. Every process has to take part, with the same generator state
+        where guess or coefficient is drawn (unless ``draws_by_sample``).
 
         Args:
             model: a ``BlockNetwork``, any module with a sequence ``blocks``, or the sequence of blocks itself.
@@ -138,7 +139,7 @@ class GradientEstimator:
             cosine: whether the cosine similarity of guess and target is computed as well.
 
         Returns:
-            Losses and logits of this process's batch and, where asked for, cosine similarities of the whole one.
+            Losses of the whole batch, logits of this process's and, where asked for, cosine similarities of the whole.
 
         Raises:
             BlockError: for a layer that the engine cannot differentiate, or cannot run several times, for blocks that
@@ -220,6 +221,7 @@ class GradientEstimator:
         checking.check_apart(blocks)
         if self.channels_last and images.device.type == "cpu":
             checking.check_kernels(blocks)
+        checking.check_processes(blocks, self.perturbation)
         checking.check_counts(blocks, self.guess, self.perturbation)
         if self.guess.projects:
             checking.check_real(blocks)
@@ -245,7 +247,7 @@ class GradientEstimator:
         """What the step computes, and the gradients."""
         self._check_parts()
         self._check_network(blocks, images)
-        batch = Batch.of(images, labels)
+        batch = Batch.of(images, labels, compiled=self.compiled)
         self.guess.set_up(blocks, batch)
         self.guess.prepare(blocks)
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
@@ -270,10 +272,13 @@ class GradientEstimator:
         # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
         alike = set() if self.perturbation.by_sample else {p for here in rest for p in here.parameters}
         own = {p: gradient for p, gradient in network.gradients.items() if p not in alike}
-        network.gradients.update(zip(own, batch.mean(list(own.values()))))
+        network.gradients.update(zip(own, batch.sum(list(own.values()))))
         network.gradients |= {p: hooked(p, network.gradients[p]) for p in parameters if p in network.gradients}
         for here in rest:
             self.guess.learn(here.block, {p: network.gradients[p] for p in here.parameters})
+        losses = [here.local for here in passes if here.local is not None]
+        for local, loss in zip(losses, batch.sum([local.loss for local in losses])):
+            local.loss = loss
         step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
         return step, {parameter: laid_out_as(parameter, gradient) for parameter, gradient in network.gradients.items()}
 

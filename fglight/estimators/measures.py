@@ -54,7 +54,7 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
                 hidden = block.body(hidden)
             outputs.append(hidden)
         with buffers.again(blocks[-1].aux):
-            loss, _ = blocks[-1].loss(hidden, labels)
+            loss, _ = batch.loss(blocks[-1], hidden)
         return [*outputs, loss]
 
     parameters = [trainable(block.body) for block in blocks[:-1]]
@@ -64,7 +64,7 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
             *outputs, loss = run(0, laid_out(images, channels_last), {})
             flat = [p for group in parameters for p in group]
             exact = torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True)
-        exact_of = dict(zip(flat, batch.mean(list(exact))))
+        exact_of = dict(zip(flat, batch.sum(exact)))
         targets = [[exact_of[p] for p in group] for group in parameters]
         inputs = [laid_out(images, channels_last), *(output.detach() for output in outputs)]
         losses = []
@@ -76,8 +76,9 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
     target, estimate = (
         torch.stack([_product(loss, ours, ours) for ours in groups]).sqrt() for groups in (targets, estimates)
     )
+    loss, *losses = batch.sum([loss.detach(), *losses])
     products = torch.stack([_product(loss, *groups) for groups in zip(targets, estimates)])
-    return Measures(target, estimate, products / (target * estimate), loss.detach() - torch.stack(losses))
+    return Measures(target, estimate, products / (target * estimate), loss - torch.stack(losses))
 
 
 def _product(like: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

@@ -100,7 +100,7 @@ class NetworkPass:
         version = version_of(outputs[0])
         try:
             with self.buffers.first(block.aux, outputs[0].device):
-                loss = block.loss_of(outputs, self.batch.labels)
+                loss = self.batch.loss(block, outputs)
         except RuntimeError:  # what has a gradient cannot be changed in place at all
             copies = [output.detach().clone() for output in outputs]
             version = version_of(copies[0])
@@ -165,7 +165,7 @@ class BlockPass:
     def finish(self) -> None:
         """The last block: take the exact gradients of the network's loss, and its input's where that takes one."""
         with self.network.buffers.first(self.block.aux, self.output.device):
-            loss, logits = self.block.loss(self.output, self.network.batch.labels)
+            loss, logits = self.network.batch.loss(self.block, self.output)
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
         if self.network.needs_error and loss.requires_grad:

@@ -31,7 +31,7 @@ class LocalLoss:
     """The loss L_j of a block's auxiliary network in one step.
 
     Attributes:
-        loss: L_j, a scalar without graph.
+        loss: L_j, a scalar without graph; until the end of the step, this process's part of it (``Batch.loss``).
         logits: outputs of the auxiliary network, ``(batch, classes)`` or as the loss takes them, without graph.
         gradients: of each auxiliary network's loss with respect to h_j, in h_j's shape; None where nobody asked for
             them.
@@ -52,7 +52,7 @@ class Step:
     """What one step computed besides the gradients; nothing here carries a graph.
 
     Attributes:
-        loss: the network's loss L, a scalar.
+        loss: the network's loss L on the whole batch, a scalar.
         logits: outputs of the head, ``(batch, classes)`` or as the loss takes them.
         local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
         cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was

@@ -245,3 +245,7 @@ class PredSimAuxiliary(nn.Module):
         one_hot = F.one_hot(labels, logits.shape[1]).to(features.dtype)
         matching = F.mse_loss(_similarity(features), _similarity(one_hot))
         return torch.lerp(prediction, matching, self.similarity_weight), logits
+
+    def divisor(self, labels: Tensor) -> int:
+        """The number of samples, see ``fglight.models.losses``; each process matches the similarities of its own."""
+        return len(labels)

@@ -14,6 +14,17 @@ from fglight.models.several import SeveralAuxiliaries
 
 _CROSS_ENTROPY = CrossEntropyLoss()
 
+Evaluate = Callable[[object, Callable[[Tensor, Tensor], Any], Tensor, Tensor], Any]
+"""Calls a loss with outputs and labels, in its own way.
+
+Before them it is given the loss twice; or the auxiliary network and its method ``loss``, which takes h_j in place of
+outputs and gives these with the loss.
+"""
+
+
+def _call(owner: object, loss: Callable[[Tensor, Tensor], Any], outputs: Tensor, labels: Tensor) -> Any:
+    return loss(outputs, labels)
+
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of ``module`` that take a gradient, in the order of ``module.parameters()``."""
@@ -30,7 +41,8 @@ class Block(nn.Module):
         body: the layers f_j, any module of one tensor.
         aux: the auxiliary network a_j, or the head for the last block. It maps h_j to outputs as the loss takes them:
             logits ``(batch, classes)``, or values in the labels' shape. An auxiliary with a method
-            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss. There may be ``SeveralAuxiliaries``.
+            ``loss(h, labels) -> (loss, outputs)`` defines its own local loss; on several processes it needs a method
+            ``divisor(labels)``, see ``fglight.models.losses``. There may be ``SeveralAuxiliaries``.
         loss: of outputs and labels, a mean over the batch: any function, or a module without parameters, whose buffers
             move with the block. None: the network's.
 
@@ -84,28 +96,33 @@ class Block(nn.Module):
         """The auxiliary networks, one or several."""
         return list(self.aux) if isinstance(self.aux, SeveralAuxiliaries) else [self.aux]
 
-    def loss_of(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(
+        self, outputs: Sequence[Tensor], labels: Tensor, evaluate: Evaluate | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As ``loss``, with a tensor of its own for each of ``auxiliaries``, so that their gradients can be told apart.
 
         Args:
             outputs: h_j as often as there are auxiliary networks.
             labels: as for ``loss``.
+            evaluate: see ``Evaluate``; None: calls the loss.
 
         Returns:
             As ``loss``.
         """
-        losses, logits = zip(*(self._loss(aux, output, labels) for aux, output in zip(self.auxiliaries, outputs)))
+        pairs = zip(self.auxiliaries, outputs)
+        losses, logits = zip(*(self._loss(aux, output, labels, evaluate or _call) for aux, output in pairs))
         if len(losses) == 1:
             return losses[0], logits[0]
         return torch.stack(losses).sum(), torch.stack(logits).mean(0)
 
-    def _loss(self, aux: nn.Module, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, aux: nn.Module, output: Tensor, labels: Tensor, evaluate: Evaluate) -> tuple[Tensor, Tensor]:
         """What ``loss`` gives, of one auxiliary network."""
         own: Any = getattr(aux, "loss", None)
         if own is not None:
-            return own(output, labels)
+            return evaluate(aux, own, output, labels)
         logits = aux(output)
-        loss = (self.criterion or _CROSS_ENTROPY)(logits, labels)
+        criterion = self.criterion or _CROSS_ENTROPY
+        loss = evaluate(criterion, criterion, logits, labels)
         if loss.dim() > 0:
             raise LabelError(f"the loss gives {tuple(loss.shape)} numbers: accepted is one, the mean over the batch")
         return loss, logits

@@ -2,16 +2,35 @@
 
 Any function of outputs and labels that gives a mean over the batch may be one, torch's among them. Those here are
 torch's with a check that outputs and labels go together, where torch would take labels for something else.
+
+A loss, or an auxiliary network with a loss of its own, may have a method ``divisor(labels)``: what the mean divides by,
+a sum over labels, such as their number or the sum of their weights; None where it is no such mean. Several processes
+weight the mean of each by it. A loss without is evaluated on the outputs of all processes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fglight.errors import LabelError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Gives the mean over the batch, a scalar, from outputs ``(batch, ...)`` and labels ``(batch, ...)``."""
+
+
+def divisor(owner: Any, labels: Tensor) -> Tensor | float | None:
+    """What ``owner.divisor(labels)`` gives, of a loss or of an auxiliary network with a method ``loss``.
+
+    None where it has no such method, or overrides or hooks into the loss that the method was written for.
+    """
+    methods = ("loss", "forward", "__call__")
+    places = [getattr(owner, "__dict__", {}), *(vars(kind) for kind in type(owner).__mro__)]
+    first: Any = next((place for place in places if any(name in place for name in methods)), {})
+    hooks = ("_forward_hooks", "_forward_pre_hooks")
+    hooked = not hasattr(owner, "loss") and any(getattr(owner, name, None) for name in hooks)
+    return owner.divisor(labels) if "divisor" in first and not hooked else None
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
@@ -24,14 +43,32 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         """The mean over the batch.
 
         Raises:
-            LabelError: for labels that are no class indices, and for a single class, whose cross-entropy is always 0.
+            LabelError: for labels that are no class indices of these outputs, and for a single class, whose
+                cross-entropy is always 0.
         """
-        if labels.is_floating_point() or output.shape[1] < 2:
+        fit = output.dim() > 1 and output.shape[1] > 1 and labels.shape == output.shape[:1] + output.shape[2:]
+        if labels.is_floating_point() or labels.is_complex() or not fit:
             raise LabelError(
-                f"cross-entropy is not possible of {_shown(output, labels)}: accepted are class indices (batch,) and "
-                "outputs of two classes or more, or another loss such as loss=mse"
+                "for cross-entropy, labels must be class indices (batch,) and outputs of two classes or more, got "
+                f"{_shown(output, labels)}: there is loss=mse for values, and loss=multi_label for several classes each"
             )
-        return super().forward(output, labels)
+        try:
+            return super().forward(output, labels.long())
+        except IndexError as error:  # on CPUs; a GPU tells it later, in its own way
+            of_classes = labels[labels != self.ignore_index]
+            raise LabelError(
+                f"labels must be from 0 to {output.shape[1] - 1}, one of {output.shape[1]} classes, got "
+                f"{int(of_classes.min())} to {int(of_classes.max())}"
+            ) from error
+
+    def divisor(self, labels: Tensor) -> Tensor | None:
+        """The sum of the weights of all labels that are not ignored; None of a sum."""
+        if self.reduction != "mean":
+            return None
+        counted = labels != self.ignore_index
+        if self.weight is None:
+            return counted.sum()
+        return (self.weight[labels.where(counted, 0).long()] * counted).sum(dtype=torch.float64)
 
 
 class MSELoss(nn.MSELoss):
@@ -45,6 +82,10 @@ class MSELoss(nn.MSELoss):
         """
         _check_alike("a mean squared error", output, labels)
         return super().forward(output, labels)
+
+    def divisor(self, labels: Tensor) -> int | None:
+        """The number of values; None of a sum."""
+        return labels.numel() if self.reduction == "mean" else None
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
@@ -61,6 +102,12 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         """
         _check_alike("a binary cross-entropy", output, labels)
         return super().forward(output, labels.to(output.dtype))
+
+    def divisor(self, labels: Tensor) -> int | None:
+        """The number of values; None of a sum, and with weights that are not simply of the classes."""
+        weights = [weight for weight in (self.weight, self.pos_weight) if weight is not None]
+        plain = self.reduction == "mean" and all(weight.shape == labels.shape[1:] for weight in weights)
+        return labels.numel() if plain else None
 
 
 def _check_alike(name: str, output: Tensor, labels: Tensor) -> None:

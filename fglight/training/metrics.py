@@ -66,7 +66,7 @@ class MeanLosses(Metric):
         self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, losses: Sequence[Tensor], samples: int) -> None:
-        """Add one batch: a scalar for each of the last ``len(losses)`` blocks, a mean over its samples."""
+        """Add one batch: scalars of the last ``len(losses)`` blocks, and the number of this process's samples."""
         self.loss_sum[-len(losses) :] += torch.stack(list(losses)).double() * samples
         self.samples += samples
 
@@ -102,7 +102,7 @@ class BlockMetrics(nn.Module):
         """Add one batch.
 
         Args:
-            losses: a scalar for each of the last ``len(losses)`` blocks, a mean over the batch.
+            losses: a scalar for each of the last ``len(losses)`` blocks, of the batch of all processes.
             outputs: ``(batch, ...)`` for each of them.
             labels: ``(batch, ...)``.
 

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.estimators.batch import Batch
 from fglight.estimators.costs import costs, forward_flops
 from fglight.estimators.counting import count_derivatives
 from fglight.estimators.measures import measure
@@ -139,7 +140,7 @@ class ForwardGradientModule(L.LightningModule):
         self.first_bad_step.copy_(torch.where(bad, number, self.first_bad_step))
         if report:
             self._stop_on_bad_loss()
-            self.log("loss", step.loss, prog_bar=True, logger=False, sync_dist=True)
+            self.log("loss", step.loss, prog_bar=True, logger=False)
             if step.cosine is not None:
                 self.log_dict({f"cosine/block{j}": value for j, value in enumerate(step.cosine)})
 
@@ -160,15 +161,16 @@ class ForwardGradientModule(L.LightningModule):
             batch_idx: its number.
         """
         images, labels = batch
+        whole = Batch.of(images, labels)
         losses, outputs = [], []
         hidden = laid_out(images, self.estimator.channels_last)
         for block in self.model.blocks:
             hidden = block.body(hidden)
             if self.estimator.evaluates_auxiliaries or block is self.model.blocks[-1]:
-                loss, output = block.loss(hidden, labels)
+                loss, output = whole.loss(block, hidden)
                 losses.append(loss)
                 outputs.append(output)
-        self.test_metrics.update(losses, outputs, labels)
+        self.test_metrics.update(whole.sum(losses), outputs, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's test metrics."""
@@ -199,14 +201,14 @@ class ForwardGradientModule(L.LightningModule):
     def _measure(self, images: Tensor, labels: Tensor, *, report: bool) -> None:
         blocks = self.model.blocks
         if "derivatives/taken" not in self.counts:
-            batch_size = len(images) * self.trainer.world_size
-            derivatives = count_derivatives(self.estimator, blocks, images[:2], batch_size)
+            (batch_size,) = Batch.of(images, labels).sum([torch.tensor(len(images), device=self.device)])
+            derivatives = count_derivatives(self.estimator, blocks, images[:2], int(batch_size))
             self.counts |= {f"derivatives/{name}": float(count) for name, count in vars(derivatives).items()}
         if not report:
             return
         measured = measure(blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
         for name, values in vars(measured).items():
-            self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)}, sync_dist=True)
+            self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)})
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
         (*local_losses, loss), (*local_scores, scores) = metrics.compute()
@@ -219,8 +221,7 @@ class ForwardGradientModule(L.LightningModule):
                 self.log_dict({f"{split}/local_{name}/block{j}": score for name, score in scores.items()})
 
     def _stop_on_bad_loss(self) -> None:
-        # The largest of all processes', so that all stop, or none.
-        step = int(self.trainer.strategy.reduce(self.first_bad_step.clone(), reduce_op="max"))
+        step = int(self.first_bad_step)  # losses are of the whole batch: all processes stop, or none
         if step >= 0:
             raise NonFiniteLossError(
                 f"the training loss is no longer finite since step {step} (epoch {self.current_epoch}): "

@@ -25,7 +25,6 @@ from fglight.estimators import (
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
-from fglight.estimators.batch import Batch
 from fglight.estimators.coefficients import COEFFICIENTS as ALL_COEFFICIENTS
 from fglight.estimators.coefficients import One, RandomSign
 
@@ -230,17 +229,3 @@ def test_with_an_exact_guess_it_plays_no_role():
         results.append(gradients(blocks))
     for other in results[1:]:
         assert_same_gradients(other, results[0], tolerance=0)
-
-
-def test_processes_draw_for_their_own_samples_and_stay_in_step(monkeypatch):
-    """From one generator state, different signs, and one state afterwards."""
-    signs, states = [], []
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    for rank in range(2):
-        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        torch.manual_seed(0)
-        batch = Batch(torch.zeros(50, 1), torch.zeros(50), torch.tensor(0.5))
-        signs.append(batch.own(lambda: RandomSign()(None, torch.zeros(50))))
-        states.append(torch.get_rng_state())
-    assert 10 < (signs[0] == signs[1]).sum() < 40
-    assert torch.equal(*states)

@@ -44,7 +44,7 @@ def curve(name):
     """The losses and the norms of all gradients of some steps of plain gradient descent, in double precision."""
     settings, choices = CURVES[name]
     model, estimator, (images, labels) = build({**NARROW, **settings}, batch=8, data="digits", **choices)
-    optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=0.02)
+    optimizer = torch.optim.SGD(estimator.trained_parameters(model), lr=2e-4)
     losses, norms = [], []
     for step in range(STEPS):
         torch.manual_seed(step)
@@ -54,6 +54,7 @@ def curve(name):
     return {"losses": losses, "norms": norms}
 
 
+@pytest.mark.skipif(made_with()["instructions"] not in ("AVX2", "AVX512"), reason="draws other random numbers")
 @pytest.mark.parametrize("name", CURVES)
 def test_training_goes_as_it_went(name):
     known, found = json.loads(FILE.read_text()), curve(name)

@@ -190,10 +190,13 @@ INDICES, VALUES = torch.tensor([0, 1, 0]), torch.rand(3, 1)
             CrossEntropyLoss(),
             1,
             VALUES,
-            r"labels \(3, 1\) of float32 with outputs \(3, 1\): accepted are class indices",
+            r"must be class indices .*, got labels \(3, 1\) of float32 with outputs \(3, 1\)",
         ),
-        (CrossEntropyLoss(), 4, torch.rand(3, 4), "cross-entropy is not possible of labels .* of float32"),
+        (CrossEntropyLoss(), 4, torch.rand(3, 4), "must be class indices .*, got labels .* of float32"),
         (CrossEntropyLoss(), 1, INDICES * 0, "outputs of two classes or more"),
+        (CrossEntropyLoss(), 3, INDICES.view(3, 1), r"got labels \(3, 1\) of int64"),
+        (CrossEntropyLoss(), 3, torch.tensor([0, 7, 1]), "labels must be from 0 to 2, one of 3 classes, got 0 to 7"),
+        (CrossEntropyLoss(), 3, torch.tensor([0, -1, 1]), "labels must be from 0 to 2, one of 3 classes, got -1 to 1"),
         (MSELoss(), 10, INDICES, r"labels \(3,\) of int64 with outputs \(3, 10\): accepted are labels of the outputs'"),
         (MSELoss(), 3, INDICES, "a mean squared error is not possible"),  # torch would multiply them out
         (MSELoss(), 1, VALUES[:, 0], r"labels \(3,\) of float32 with outputs \(3, 1\)"),
@@ -209,8 +212,15 @@ def test_what_does_not_go_together_is_one_line(loss, outputs, labels, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+def test_class_indices_may_have_any_integer_type(dtype):
+    labels = torch.tensor([0, 2, 1])
+    output = torch.randn(3, 3)
+    assert torch.equal(CrossEntropyLoss()(output, labels.to(dtype)), F.cross_entropy(output, labels))
+
+
 def test_similarity_matching_of_values_is_refused():
-    with pytest.raises(LabelError, match="accepted are class indices"):
+    with pytest.raises(LabelError, match="must be class indices"):
         PredSimAuxiliary(4, 2).loss(torch.rand(3, 4, 4, 4), torch.rand(3, 2))
 
 

@@ -130,7 +130,10 @@ def test_two_processes_measure_all_of_the_test_set(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "cross-entropy is not possible of labels (32, 1) of float32 with outputs (32, 1): accepted are class"),
+        (
+            (),
+            "for cross-entropy, labels must be class indices (batch,) and outputs of two classes or more, got labels ",
+        ),
         (("loss=mse", "loss.reduction=none"), "the loss gives (32, 1) numbers: accepted is one"),
         (("loss=mse", "loss.metrics.gone._target_=torchmetrics.Gone"), "loss.metrics.gone is not possible: "),
         (("loss=mse", "loss.metrics.r2._target_=torch.nn.ReLU"), "metric r2 of ReLU is not possible"),

@@ -121,7 +121,7 @@ class DirectionalStep:
                 # Of all coefficients there is the sum, and the first has it.
                 sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
         for group in groups:
-            known = self.network.batch.mean([sums[here.index] for here in group]) if sums else None
+            known = self.network.batch.sum([sums[here.index] for here in group]) if sums else None
             own = [guesses.pop(here.index) for here in group]
             for here, gradients in zip(group, self.perturbation.from_sums(group, own, known, self.guess)):
                 here.take(gradients)

@@ -198,7 +198,7 @@ class _FiniteStep(DirectionalStep):
                 with self.network.buffers.again(block.body):
                     x = _run_moved(block.body, x, move, step) if move else block.body(x)
             with self.network.buffers.again(block.aux):
-                return block.loss(x, self.network.batch.labels)[0]
+                return self.network.batch.loss(block, x)[0]
 
     @cached_property
     def _relative(self) -> float:

@@ -52,8 +52,6 @@ class Guess(ABC):
             classes)``. Forward mode then runs the network once more.
         draws_samples: whether random numbers are drawn for every sample in any space, which processes must not draw
             alike.
-        of_mean: whether the directions of n samples have a factor 1/n, as gradients of L and L_j have. That of all
-            processes' weights is then the mean of theirs, else the sum.
         alike: whether ``weight`` gives the same in all processes by itself.
         only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``).
         keeps: names of tensors that last from step to step, as buffers of the blocks 0..J-2; see ``begin``.
@@ -76,7 +74,6 @@ class Guess(ABC):
     needs_next_block = False
     needs_error = False
     draws_samples = False
-    of_mean = True
     alike = False
     only_weight = False
     keeps: tuple[str, ...] = ()

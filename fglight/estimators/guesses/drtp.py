@@ -20,7 +20,6 @@ class DRTPGuess(DFAGuess):
     """
 
     needs_error = False
-    of_mean = False
 
     def signal(self, here: BlockPass) -> Tensor:
         """See ``DFAGuess``: onehot(y).

@@ -49,7 +49,7 @@ class GuidedGuess(LocalGuess):
 
     def weight(self, here: BlockPass) -> list[Tensor]:
         """See ``Guess``."""
-        return [self._around(guide, 1) for guide in here.network.batch.mean(super().weight(here))]
+        return [self._around(guide, 1) for guide in here.network.batch.sum(super().weight(here))]
 
     def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
         """See ``Guess``."""

@@ -20,14 +20,13 @@ class MixingGuess(Guess):
     """
 
     draws_samples = True
-    of_mean = False
     several = True
 
     def activity(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         h = here.output.detach()
         weights = stack([self.sample(h.new_empty(len(h))) for _ in range(self.directions)])
-        mixed = here.network.batch.sum(torch.tensordot(weights, h, 1))  # (k, ...)
+        (mixed,) = here.network.batch.sum([torch.tensordot(weights, h, 1)])  # (k, ...)
         return mixed.to(h.dtype).unsqueeze(1) * (h != 0)
 
     def sample(self, like: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ class NextBlockGuess(Guess):
 
     needs_next_block = True
     draws_samples = True
-    of_mean = False
     several = True
 
     def activity(self, here: BlockPass) -> Tensor:

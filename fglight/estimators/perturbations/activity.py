@@ -94,7 +94,7 @@ class ActivityPerturbation(Perturbation):
         by_sample = (len(here.output), -1)
         squares = linalg.products(target, target.unsqueeze(1)).view(by_sample).sum(1)
         products, gram, coefficients = (x.view(*by_sample, *x.shape[1:]) for x in (products, gram, coefficients))
-        return here.network.batch.mean([linalg.cosine(products, gram, coefficients, squares).mean()])[0]
+        return here.network.batch.mean([linalg.cosine(products, gram, coefficients, squares)])[0]
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):

@@ -73,7 +73,7 @@ class Perturbation(ABC):
         """
         coefficient, batch = self.coefficient_of(guess), here.network.batch
         if self.by_sample and coefficient.random:
-            return batch.own(lambda: coefficient(product, square))
+            return batch.rows(coefficient, product, square)
         factors = coefficient(product, square)
         return batch.first(factors) if coefficient.random and guess.draws_samples else factors
 

@@ -104,9 +104,9 @@ class WeightPerturbation(Perturbation):
                 local = [linalg.products(self.units.cut(t.unsqueeze(0))[:, 0], d) for t, d in zip(exact, g)]
             else:
                 local = self._products_by_layer(here, target, g)
-            products.append(here.network.batch.mean(local))
+            products.append(here.network.batch.sum(local))
             if cosine:
-                squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.network.batch.mean(exact)])
+                squares.append([linalg.gram(t.reshape(1, 1, -1)).sum() for t in here.network.batch.sum(exact)])
             target.release()
         if not blocks:
             return []
@@ -122,9 +122,7 @@ class WeightPerturbation(Perturbation):
         directions, batch = self.directions(here, guess), here.network.batch
         if not guess.pulled:
             directions = here.without_padding(directions)
-        if not guess.alike:
-            directions = batch.mean(directions) if guess.of_mean else [batch.sum(g) for g in directions]
-        return [self.units.cut(g) for g in directions]
+        return [self.units.cut(g) for g in (directions if guess.alike else batch.sum(directions))]
 
     def _coefficients(
         self,
@@ -202,7 +200,7 @@ class WeightPerturbation(Perturbation):
                 moved[torch.arange(len(index), device=g.device), index // g.shape[1]] = rows[index]
                 parts.append(derivative(here.jvp({name: moved.view(-1, *parameter.shape)})).sum(1))
             products.append(torch.cat(parts).view(-1, g.shape[1]))
-        products = here.network.batch.mean(products)
+        products = here.network.batch.sum(products)
         grams = [linalg.gram(g) for g in guesses]
         coefficients = self._coefficients(here, [products] if products else [], [grams], [guesses], guess)[0]
         return _combine(here, coefficients, guesses)

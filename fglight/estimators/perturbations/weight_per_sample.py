@@ -74,7 +74,7 @@ class WeightPerSamplePerturbation(Perturbation):
                 gradients[use.parameter], of_tensor = self._project(here, use, cosine=cosine)
                 cosines.append(of_tensor)
             estimates = [gradients[parameter] for parameter in here.parameters]
-            similarity = here.network.batch.mean([torch.stack(cosines).mean()])[0] if cosine else None
+            similarity = torch.stack(here.network.batch.mean(cosines)).mean() if cosine else None
         if constant is not None:  # the gradient of the whole batch
             estimates = here.to_parameters(constant * reduce(torch.add, directions) / len(directions), keep=False)
         return Estimate(estimates, similarity)
@@ -108,7 +108,7 @@ class WeightPerSamplePerturbation(Perturbation):
             cosine: whether the cosine similarity is wanted, for which a target is needed.
 
         Returns:
-            The estimate in the parameter's shape, and the mean over samples of the cosine similarity of t_i and g_i.
+            The estimate in the parameter's shape, and the cosine similarities of t_i and g_i, ``(batch,)``.
         """
         estimates: list[Tensor] = []  # by direction
         raw, coefficients, cosines = [], [], []
@@ -117,7 +117,9 @@ class WeightPerSamplePerturbation(Perturbation):
             raw.append(self.factors(here, use.guess, product, square))
             return raw[-1]
 
-        for samples, part in use.chunks():
+        batch, drawn = here.network.batch, self.coefficient_of(use.guess).random
+        # Processes draw for all of their samples together.
+        for samples, part in [(slice(None), use)] if drawn and batch.several else use.chunks():
             if use.by_gram:
                 inner = InnerProducts.by_gram(part, lengths=cosine)
             else:
@@ -134,12 +136,12 @@ class WeightPerSamplePerturbation(Perturbation):
                 estimates = [a + b for a, b in zip(estimates, sums)] if estimates else sums
             if cosine:
                 cosines.append(inner.cosines(c))
-        scale = self.coefficient_of(use.guess).scale(torch.cat(raw), here.network.batch) if raw else 1.0
+        scale = self.coefficient_of(use.guess).scale(torch.cat(raw), batch) if raw else 1.0
         if use.by_gram:
             estimate = use.pull_back(torch.cat(coefficients) * scale)
         else:
             estimate = (torch.stack(estimates).mT * scale).sum(1).view_as(use.parameter)
-        return estimate.to(use.parameter.dtype), torch.cat(cosines).mean() if cosines else None
+        return estimate.to(use.parameter.dtype), torch.cat(cosines) if cosines else None
 
 
 def whole_block(here: BlockPass) -> LayerCall:
