@@ -257,7 +257,7 @@ def data_of_the_input():
     return with_layer(lambda s, x: torch.tanh(s.layer(x)) * torch.sigmoid(x.data))
 
 
-class _Rounded(torch.autograd.Function):
+class Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         return (4 * x).round() / 4
@@ -267,7 +267,7 @@ class _Rounded(torch.autograd.Function):
         return gradient
 
 
-class _Reversed(torch.autograd.Function):
+class Reversed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         return x.clone()
@@ -278,17 +278,17 @@ class _Reversed(torch.autograd.Function):
 
 
 def straight_through():
-    return with_layer(lambda s, x: _Rounded.apply(torch.tanh(s.layer(x))))
+    return with_layer(lambda s, x: Rounded.apply(torch.tanh(s.layer(x))))
 
 
 def reversed_gradient():
-    return with_layer(lambda s, x: torch.tanh(s.other(_Reversed.apply(torch.tanh(s.layer(x))))), other=linear())
+    return with_layer(lambda s, x: torch.tanh(s.other(Reversed.apply(torch.tanh(s.layer(x))))), other=linear())
 
 
 def backward_hook():
     layer = linear()
     layer.register_full_backward_hook(lambda module, inputs, outputs: tuple(g if g is None else g / 2 for g in inputs))
-    return nn.Sequential(layer, nn.Tanh())
+    return nn.Sequential(linear(), layer, nn.Tanh())
 
 
 def hook_on_a_tensor():
@@ -306,6 +306,16 @@ def energy():
 
     def function(self, x):
         x = x if x.requires_grad else x.detach().requires_grad_()
+        return torch.autograd.grad(torch.tanh(self.layer(x)).square().sum(), x, create_graph=True)[0]
+
+    return with_layer(function)
+
+
+def energy_whoever_calls():
+    """The same, with gradients turned on: tangents of the input are lost where it asks for none."""
+
+    def function(self, x):
+        x = x if x.requires_grad else x.detach().requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(torch.tanh(self.layer(x)).square().sum(), x, create_graph=True)[0]
 
@@ -315,13 +325,13 @@ def energy():
 ORDINARY = (
     *(plain, no_layer, residual, normalized, convolution, padded_convolution, recurrent, attention, bilinear),
     *(shared, tied, functional, functional_and_layer, frozen_bias, frozen_weight, frozen, low_rank, unused),
-    *(without_effect, scaled, broadcast, spectral_norm, pruned, in_place, methods_in_place, view_in_place, time_first),
+    *(without_effect, scaled, broadcast, pruned, in_place, methods_in_place, view_in_place, time_first),
     *(time_in_the_batch, subclass, other_forward, forward_hook, pre_hook),
 )
 """Every engine has the gradients of these."""
 
 UNLIKE = (
-    *(kept_elsewhere, weight_norm, detached_branch, detached_norm, without_gradient, data_of_the_input),
+    *(kept_elsewhere, weight_norm, spectral_norm, detached_branch, detached_norm, without_gradient, data_of_the_input),
     *(straight_through, reversed_gradient, backward_hook, hook_on_a_tensor, energy),
 )
 """An engine that pushes tangents or moves weights may refuse these."""

@@ -25,7 +25,9 @@ COEFFICIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "projection": lambda products, squares: products / (squares + EPS),
     "inner": lambda products, squares: products,
     "sign": lambda products, squares: products.sign(),
-    "positive": lambda products, squares: (products > 0).to(products) * (len(products) / max(1, (products > 0).sum())),
+    "positive": lambda products, squares: (
+        (products > 0).to(products) * len(products) / (products > 0).to(products).sum().clamp_min(1)
+    ),
     "one": lambda products, squares: torch.ones_like(products),
 }
 """c of the products ⟨t_i, g_i⟩ and the squares ‖g_i‖² of all samples i."""
@@ -62,8 +64,9 @@ def on_span(target: Tensor, guesses: Tensor) -> Tensor:
 
 
 def best_aligned(target: Tensor, guesses: Tensor) -> int:
-    """Which vector of ``(k, features)`` has the largest cosine with the target, up to its sign."""
-    return max(range(len(guesses)), key=lambda m: float((target @ guesses[m]).abs() / (guesses[m].norm() + EPS)))
+    """The first vector of ``(k, features)`` with the largest cosine, up to its sign; in one dimension all are alike."""
+    cosines = [float((target @ g).abs() / (g.norm() + EPS)) for g in guesses]
+    return next(m for m, cosine in enumerate(cosines) if cosine >= (1 - 1e-8) * max(cosines))
 
 
 def project(target: Tensor, guess: Tensor) -> Tensor:
@@ -76,10 +79,9 @@ def units(granularity: str, blocks: Sequence[Sequence[Tensor]]) -> list[list[tup
     every = slice(None)
     by_block = [[(j, i, (every,)) for i in range(len(tensors))] for j, tensors in enumerate(blocks)]
     tensors = [[part] for parts in by_block for part in parts]
-    if granularity == "network":
-        return [[part for parts in by_block for part in parts]]
-    if granularity == "block":
-        return [parts for parts in by_block if parts]
+    if granularity in ("network", "block"):
+        together = by_block if granularity == "block" else [[part for parts in by_block for part in parts]]
+        return [parts for parts in together if parts]
     if granularity in ("filter", "channel"):
         return [
             [(j, i, (every, channel))] if blocks[j][i].dim() > 1 else [(j, i, (every,))]

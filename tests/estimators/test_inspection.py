@@ -2,12 +2,23 @@
 
 import random
 from itertools import cycle
-from types import MethodType
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from bodies import WIDTH as SIZE
+from bodies import (
+    Body,
+    backward_hook,
+    detached_norm,
+    energy,
+    forward_hook,
+    hook_on_a_tensor,
+    linear,
+    other_forward,
+    shared,
+    straight_through,
+)
 from definition import Definition
 from helpers import assert_all_close, assert_close, body_gradients
 from torch import nn
@@ -28,26 +39,9 @@ from fglight.estimators import (
 )
 from fglight.models import Block
 
-SIZE, CLASSES = 4, 3
+CLASSES = 3
 ENGINES = {ReverseMode: 1e-9, ForwardMode: 1e-9, FiniteDifferences: 1e-4}
 """With how close each comes to the definition."""
-
-
-class Body(nn.Module):
-    """A function of itself and its input."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def linear():
-    return nn.Linear(SIZE, SIZE)
 
 
 def network(make, seed=0):
@@ -64,37 +58,6 @@ def estimate(blocks, batch, guess=LocalGuess, perturbation=WeightPerturbation, e
     return body_gradients(blocks)
 
 
-class Rounded(torch.autograd.Function):
-    """Rounds, and hands the gradient straight through."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return (4 * x).round() / 4
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
-
-
-def shared_layer():
-    layer = linear()
-    return nn.Sequential(layer, nn.Tanh(), layer)
-
-
-def energy():
-    """The gradient of a function of the input: its weight goes into the function and into the gradient."""
-
-    def gradient(self, x):
-        x = x if x.requires_grad else x.detach().requires_grad_()
-        return torch.autograd.grad(torch.tanh(self.layer(x)).square().sum(), x, create_graph=True)[0]
-
-    return Body(gradient, layer=linear())
-
-
-def detached_norm():
-    return Body(lambda s, x: s.layer(x) / (1 + s.layer(x).detach().norm(dim=1, keepdim=True)), layer=linear())
-
-
 def detached_statistics():
     """Stops a gradient that no output depends on."""
 
@@ -106,38 +69,6 @@ def detached_statistics():
     body = Body(function, layer=linear())
     body.register_buffer("mean", torch.zeros(SIZE))
     return body
-
-
-def straight_through():
-    return Body(lambda s, x: Rounded.apply(torch.tanh(s.layer(x))), layer=linear())
-
-
-def hook_on_a_tensor():
-    def function(self, x):
-        h = self.layer(x)
-        if h.requires_grad:
-            h.register_hook(lambda gradient: 0.3 * gradient)
-        return torch.tanh(h)
-
-    return Body(function, layer=linear())
-
-
-def backward_hook():
-    layer = linear()
-    layer.register_full_backward_hook(lambda module, inputs, outputs: tuple(g if g is None else g / 2 for g in inputs))
-    return nn.Sequential(nn.Linear(SIZE, SIZE), layer, nn.Tanh())
-
-
-def forward_hook():
-    layer = linear()
-    layer.register_forward_hook(lambda module, inputs, output: torch.tanh(2 * output))
-    return nn.Sequential(layer, linear())
-
-
-def other_forward():
-    layer = linear()
-    layer.forward = MethodType(lambda self, x: F.linear(x, 2 * self.weight, self.bias), layer)
-    return nn.Sequential(layer, nn.Tanh())
 
 
 def masked():
@@ -164,7 +95,7 @@ def as_many_steps_as_samples():
     return Body(function, layer=linear())
 
 
-RIGHT_EVERYWHERE = (shared_layer, forward_hook, other_forward, detached_statistics, as_many_steps_as_samples)
+RIGHT_EVERYWHERE = (shared, forward_hook, other_forward, detached_statistics, as_many_steps_as_samples)
 REFUSED = {
     energy: {ForwardMode: "cannot run without gradients", FiniteDifferences: "cannot run without gradients"},
     detached_norm: {FiniteDifferences: "stops or changes gradients"},

@@ -1,12 +1,10 @@
-"""Networks, batches and estimators at random: an estimate is the definition's, or refused in one line.
-
-What it found stands in ``test_found_at_random``.
-"""
+"""Networks, batches and estimators at random: an estimate is the definition's, or refused in one line."""
 
 from itertools import cycle
 
+import pytest
 import torch
-from bodies import ORDINARY, UNLIKE, WIDTH
+from bodies import ORDINARY, UNLIKE, WIDTH, energy_whoever_calls, plain
 from definition import COEFFICIENTS, Definition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -106,7 +104,8 @@ def cases(draw, bodies, engines):
     }
 
 
-def network(bodies, samples, strided, several):
+def network(bodies, samples, seed, strided, several):
+    torch.manual_seed(seed)
     blocks = [Block(body(), auxiliary(several)) for body in bodies]
     blocks.append(Block(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()), nn.Linear(WIDTH, CLASSES)))
     images, labels = torch.randn(samples, WIDTH, dtype=torch.float64), torch.randint(CLASSES, (samples,))
@@ -114,8 +113,8 @@ def network(bodies, samples, strided, several):
 
 
 def check(bodies, samples, seed, strided, target, guess, directions, combine, way, coefficient, engine, *, refusable):
-    torch.manual_seed(seed)
-    model, images, labels = network(bodies, samples, strided, guess == "several")
+    twins = [network(bodies, samples, seed, strided, guess == "several") for _ in range(2)]
+    (model, images, labels), twin = twins
     perturb, granularity = way.split()
     makers = {
         "local": LocalGuess,
@@ -130,7 +129,7 @@ def check(bodies, samples, seed, strided, target, guess, directions, combine, wa
         estimator = GradientEstimator(target, makers[guess](), perturbation, engine=engine())
     except ValueError:
         return  # parts that do not go together
-    definition, refused = Definition(model, images, labels), None
+    definition, refused = Definition(*twin, copied=False), None
     try:
         estimator.estimate(model, images, labels)
     except FglightError as error:
@@ -149,41 +148,68 @@ def check(bodies, samples, seed, strided, target, guess, directions, combine, wa
         target, perturb, granularity, directions_at.get(guess), **drawn, coefficient=coefficient, combine=combine
     )
     found = [[p.grad for p in block.body.parameters() if p.requires_grad] for block in model.blocks[:-1]]
-    assert_near(found, expected, engine)
+    spans = combine == "span" or perturb == "activity_span"  # of directions that may be next to parallel
+    assert_near(found, expected, max(TOLERANCES[engine], 1e-5 * spans), engine)
 
 
-def assert_near(found, expected, engine):
+def assert_near(found, expected, tolerance, engine):
     """Relative to a tensor's largest entry, or to a share of all tensors' where that is next to nothing."""
     largest = max([float(tensor.abs().max()) for tensors in expected for tensor in tensors] + [1e-8])
     least = largest * (0.1 if engine is FiniteDifferences else 1e-4)
     for j, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for a, b in zip(ours, theirs, strict=True):
             error = float((a - b).abs().max()) / max(float(b.abs().max()), least)
-            assert error < TOLERANCES[engine], f"block {j}: off by {error:.1e}"
+            assert error < tolerance, f"block {j}: off by {error:.1e}"
 
 
-BUDGET = settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+EVERY, OTHER = list(TOLERANCES), [ForwardMode, FiniteDifferences]
 
 
-@BUDGET
-@given(case=cases(ORDINARY, list(TOLERANCES)))
+def budget(examples):
+    """The same examples each time; how long one takes on a busy machine says nothing."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="forward mode takes the target of the block below for zero")
+def test_a_body_that_turns_gradients_on_is_right_or_refused():
+    case = {"bodies": [plain, energy_whoever_calls], "samples": 3, "seed": 0, "strided": False, "directions": 1}
+    case |= {"target": GlobalTarget(), "guess": "local", "combine": "mean", "coefficient": "projection"}
+    check(**case, way="activity sample", engine=ForwardMode, refusable=True)
+
+
+@budget(300)
+@given(case=cases(ORDINARY, EVERY))
 def test_ordinary_bodies_have_the_estimates_of_the_definition_in_every_engine(case):
     check(**case, refusable=False)
 
 
-@BUDGET
+@budget(300)
 @given(case=cases((*ORDINARY, *UNLIKE), [ReverseMode]))
 def test_in_reverse_mode_so_has_every_body(case):
     check(**case, refusable=False)
 
 
-@BUDGET
-@given(case=cases((*ORDINARY, *UNLIKE), [ForwardMode, FiniteDifferences]))
+@budget(200)
+@given(case=cases((*ORDINARY, *UNLIKE), OTHER))
 def test_other_engines_are_right_or_refuse(case):
     check(**case, refusable=True)
+
+
+@pytest.mark.slow
+@budget(2000)
+@given(case=cases(ORDINARY, EVERY))
+def test_many_more_ordinary_bodies(case):
+    check(**case, refusable=False)
+
+
+@pytest.mark.slow
+@budget(2000)
+@given(case=cases((*ORDINARY, *UNLIKE), EVERY))
+def test_many_more_of_all_bodies(case):
+    check(**case, refusable=case["engine"] is not ReverseMode)

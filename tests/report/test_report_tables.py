@@ -12,6 +12,8 @@ from fglight.paper.layouts import LAYOUTS
 from fglight.report.scores import FULL, like
 from fglight.report.tables import as_frame, fill, scaled
 
+LOCAL_STEP = next(row.lr_step for row in published() if row.cell == LOCAL)
+
 
 def entry_of(number, scores, wanted=LOCAL):
     return next(entry for entry in fill(LAYOUTS[number], scores).entries if entry.row.cell == wanted)
@@ -89,6 +91,8 @@ def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):
         (LOCAL, {"epochs": 1}, {}, "cifar10, 1 epoch"),
         (LOCAL, {"lr": 0.1}, {}, "cifar10, 100 epochs, lr 0.1"),
         (LOCAL, {"lr_step": 40}, {}, "cifar10, 100 epochs, lr_step 40"),
+        (LOCAL, {"lr_step": LOCAL_STEP + 1}, {}, f"cifar10, 100 epochs, lr_step {LOCAL_STEP + 1}"),
+        (LOCAL, {"lr_step": LOCAL_STEP - 1}, {}, f"cifar10, 100 epochs, lr_step {LOCAL_STEP - 1}"),
         (LOCAL, {"epochs": 10, "lr_step": 30}, {}, "cifar10, 10 epochs, lr_step 30"),
         (LOCAL, {"batch_size": 64}, {}, "cifar10, 100 epochs, batch_size 64"),
         (LOCAL, {"momentum": 0.0}, {}, "cifar10, 100 epochs, momentum 0"),

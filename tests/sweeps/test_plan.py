@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fglight import build_estimator, build_model, load_config
+from fglight import build_estimator, build_model
 from fglight.cell import Cell
 from fglight.config import check_config
+from fglight.config import compose as config_of
 from fglight.config.settings import CONFIG_DIR
 from fglight.errors import ConfigError
 from fglight.estimators import GaussianGuess, LocalGuess
@@ -46,6 +47,16 @@ def plan(*overrides: str) -> list[Job]:
     asked = request(*overrides)
     assert asked is not None
     return plan_jobs(asked)
+
+
+COMPOSER = Composer(config_of)
+
+
+def configured(overrides: list[str]) -> DictConfig:
+    """The configuration of a run, checked; much of it is composed once for all."""
+    cfg = COMPOSER(overrides)
+    check_config(cfg)
+    return cfg
 
 
 def runs(jobs: list[Job]) -> Counter[tuple[Cell, int]]:
@@ -77,7 +88,7 @@ def test_table_3_has_the_random_guesses_that_its_caption_speaks_of():
 def test_planned_runs_are_trained_as_their_row_says():
     for row in rows()[::23]:
         job = next(job for job in plan(f"table={row.table}") if job.cell == row.cell)
-        cfg = load_config(job.overrides)
+        cfg = configured(job.overrides)
         assert Cell.from_config(cfg) == row.cell
         assert (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma) == (row.lr, row.lr_step, row.lr_gamma)
         assert cfg.trainer.max_epochs == row.epochs
@@ -98,7 +109,7 @@ def test_a_figure_has_its_curves_with_the_probes_they_need(figure):
     for job, curve in zip(jobs, curves):
         settings = {"probe": "true", "aux": curve.probe} if curve.probe else {}
         assert dict(job.settings) == settings
-        load_config(job.overrides)
+        configured(job.overrides)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +143,7 @@ def test_other_data_takes_the_paper_s_place_and_duplicates_run_once():
     assert {cell.data for cell in cells} == {"digits"}
     assert len(cells) == 17  # 34 rows on two data sets
     assert len(jobs) == 17 * 4
-    cfg = load_config(jobs[0].overrides)
+    cfg = configured(jobs[0].overrides)
     assert (cfg.data.num_classes, cfg.data.in_channels, cfg.trainer.max_epochs) == (10, 1, recipe(jobs[0].cell).epochs)
     assert {job.cell.data for job in plan("table=3", "data=digits,fashion_mnist")} == {"digits", "fashion_mnist"}
 
@@ -140,13 +151,13 @@ def test_other_data_takes_the_paper_s_place_and_duplicates_run_once():
 @pytest.mark.parametrize(("epochs", "lr_step"), [(3, 1), (10, 3), (50, 15), (200, 60), (1, 1)])
 def test_the_schedule_shrinks_with_the_epochs(epochs, lr_step):
     (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", f"trainer.max_epochs={epochs}")
-    cfg = load_config(job.overrides)
+    cfg = configured(job.overrides)
     assert (cfg.trainer.max_epochs, cfg.scheduler.step_size, cfg.scheduler.gamma) == (epochs, lr_step, 0.2)
 
 
 def test_a_schedule_that_is_given_is_kept():
     (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", "trainer.max_epochs=10", "scheduler.step_size=7")
-    assert load_config(job.overrides).scheduler.step_size == 7
+    assert configured(job.overrides).scheduler.step_size == 7
 
 
 def test_a_width_scales_every_cell_s_own():
@@ -178,7 +189,7 @@ def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test
     jobs = plan("search=lr", "table=3", "guess=exact", "seeds=1")
     grids = {data: [] for data in ("cifar10", "imagenet32")}
     for job in jobs:
-        cfg = load_config(job.overrides)
+        cfg = configured(job.overrides)
         grids[job.cell.data].append((cfg.optim.lr, cfg.scheduler.step_size))
         assert cfg.data.holdout > 0
     assert grids == {
@@ -207,19 +218,19 @@ def test_a_search_has_the_axes_given_and_shrinks_the_others(overrides, grid):
     jobs = plan("search=lr", "table=3", "guess=exact", "data=imagenet32", *overrides)
     assert [(dict(job.settings)["optim.lr"], dict(job.settings)["scheduler.step_size"]) for job in jobs] == grid
     for job in jobs:
-        assert str(load_config(job.overrides).scheduler.step_size) == dict(job.settings)["scheduler.step_size"]
+        assert str(configured(job.overrides).scheduler.step_size) == dict(job.settings)["scheduler.step_size"]
 
 
 def test_the_search_for_auxiliary_sizes():
     jobs = plan("search=aux_size")
     assert Counter(job.cell.aux for job in jobs) == {"mlp": 8 * 7, "cnn": 8 * 5}
-    cfg = load_config(jobs[0].overrides)
+    cfg = configured(jobs[0].overrides)
     assert (cfg.target.name, cfg.guess.name, cfg.model.blocks, cfg.data.name) == ("local", "exact", 8, "cifar10")
     assert (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma) == (0.1, 30, 0.2)
     assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (256, 90)
     assert cfg.data.holdout > 0
     scaled = plan("search=aux_size", "aux=cnn", "trainer.max_epochs=9", "model.width=0.5")
-    cfg = load_config(scaled[-1].overrides)
+    cfg = configured(scaled[-1].overrides)
     assert (cfg.scheduler.step_size, cfg.aux.hidden, cfg.aux.depth) == (3, 32, 8)
 
 
@@ -228,7 +239,7 @@ def test_the_sizes_that_the_paper_chose_cost_less_than_a_tenth():
         chosen = {"mlp": "1024", "cnn": "32"}[cell.aux]
         if settings["aux.depth"] == "3" and settings["aux.hidden"] in (chosen, str(4 * int(chosen))):
             sizes = [f"aux={cell.aux}", "aux.depth=3", f"aux.hidden={settings['aux.hidden']}", "data=cifar10"]
-            share = aux_share(load_config(["target=local", "guess=exact", *sizes]))
+            share = aux_share(configured(["target=local", "guess=exact", *sizes]))
             assert (share < 0.1) == (settings["aux.hidden"] == chosen)
 
 
@@ -619,8 +630,8 @@ def test_the_plan_of_an_ordinary_sweep_has_a_line_for_each_configuration(machine
 
 def test_another_schedule_has_no_step_size():
     jobs = plan("table=3", "guess=exact", "data=cifar10", "seeds=1", "trainer.max_epochs=10", "scheduler=cosine")
-    (cfg,) = (load_config(job.overrides) for job in jobs)
+    (cfg,) = (configured(job.overrides) for job in jobs)
     assert (cfg.scheduler.name, cfg.scheduler.T_max) == ("cosine", 10)
     searched = plan("search=lr", "table=3", "guess=exact", "data=imagenet32", "seeds=1", "scheduler=cosine")
     assert len(searched) == 6
-    assert all(load_config(job.overrides).scheduler.name == "cosine" for job in searched)
+    assert all(configured(job.overrides).scheduler.name == "cosine" for job in searched)

@@ -100,6 +100,26 @@ def test_a_rate_that_is_given_needs_no_search(tmp_path):
     assert machine(*FEW, "guess=exact", "seeds=1", "optim.lr=0.3,0.1")[-1] == ("exact", "0.1", False, "0")
 
 
+@pytest.mark.parametrize(
+    ("study", "table"),
+    [
+        ("study=budget guess=gaussian perturb=weight", "table=3 guess=gaussian perturb=weight"),
+        ("study=budget guess=local aux=cnn perturb=activity", "table=3 guess=local aux=cnn perturb=activity"),
+        ("study=controls guess=exact target=global", "table=3 guess=exact"),
+    ],
+)
+def test_the_same_settings_are_the_same_folder_whatever_asks_for_them(study, table, tmp_path):
+    """A study names settings that a table leaves at their defaults."""
+
+    def folders(words):
+        settings = ("data=digits", "seeds=1", "trainer.max_epochs=3")
+        sweep = Sweep(asked(*words.split(), *settings), tmp_path, COMPOSER, pytest.fail, serial=True)
+        return {job.folder for job in sweep.jobs}
+
+    (of_table,) = folders(table)
+    assert of_table in folders(study)
+
+
 def test_what_cannot_be_is_told(tmp_path):
     for overrides, words in (
         (["study=nothing"], f"study=nothing is not possible: accepted are {', '.join(STUDIES)}, several with commas"),

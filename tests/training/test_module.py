@@ -172,6 +172,25 @@ def test_logged_metrics_are_what_a_plain_computation_gives(guess, settings, auxi
     assert len(logged(rows, "train/local_loss/block0")) == auxiliaries
 
 
+@pytest.mark.parametrize(
+    ("guess", "auxiliaries", "cosine"), [("local", True, True), ("exact", False, False), ("gaussian", False, True)]
+)
+def test_what_is_logged_has_these_columns_and_no_others(guess, auxiliaries, cosine, tmp_path):
+    model, estimator, _ = build(TINY, guess=guess, dtype=torch.float32)
+    columns = set().union(*fit(module_of(model, estimator), tmp_path))
+    expected = {
+        "epoch",
+        "step",
+        "lr",
+        *(f"{part}/{name}" for part in ("train", "test") for name in ("loss", "accuracy")),
+    }
+    for j in range(7):
+        expected |= {f"cosine/block{j}"} if cosine else set()
+        names = ("local_loss", "local_accuracy") if auxiliaries else ()
+        expected |= {f"{part}/{name}/block{j}" for part in ("train", "test") for name in names}
+    assert columns == expected
+
+
 def test_cosines_are_logged_as_often_as_asked(tmp_path):
     def points(name, every, **settings):
         model, estimator, _ = build(TINY, dtype=torch.float32)
