@@ -123,7 +123,7 @@ class ForwardGradientModule(L.LightningModule):
         """
         if self.trainer.fit_loop._skip_backward:  # StochasticWeightAveraging's last epoch is for statistics alone
             with torch.no_grad():
-                self._evaluate(batch, self.train_metrics)
+                self._evaluate(*batch, self.train_metrics)
             return
         images, labels = batch
         number = self.global_step
@@ -169,14 +169,13 @@ class ForwardGradientModule(L.LightningModule):
             batch: as for ``training_step``.
             batch_idx: its number.
         """
-        self._evaluate(batch, self.test_metrics)
+        self._evaluate(*batch, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's test metrics."""
         self._log_metrics("test", self.test_metrics)
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], metrics: BlockMetrics) -> None:
-        images, labels = batch
+    def _evaluate(self, images: Tensor, labels: Tensor, metrics: BlockMetrics) -> None:
         whole = Batch.of(images, labels)
         losses, outputs = [], []
         hidden = laid_out(images, self.estimator.channels_last)
