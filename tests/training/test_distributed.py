@@ -384,7 +384,9 @@ def work(rank, folder, cases):
 def parts(tmp_path_factory):
     """What every process found."""
     folder = tmp_path_factory.mktemp("processes")
-    processes = [PROCESSES.Process(target=work, args=(rank, folder, chosen())) for rank in range(len(PARTS))]
+    processes = [
+        PROCESSES.Process(target=work, args=(rank, folder, chosen()), daemon=True) for rank in range(len(PARTS))
+    ]
     for process in processes:
         process.start()
     for process in processes:
