@@ -210,7 +210,13 @@ LAYOUTS: dict[int, Layout] = {
             title="Fixed NTK guess of the global target, on CIFAR-10",
             corner=(("Model", "Gradient Guesses"),),
             columns=_cross(BLOCKS_8_16, PERTURB),
-            rows=_with_aux("Fixed NTK", "fixed_ntk"),
+            rows=(
+                *_with_aux("Fixed NTK", "fixed_ntk"),
+                *(
+                    _row(f"Local learning, fixed {aux.words[0]}", target="local", perturb="weight", **fixed.parts)
+                    for aux, fixed in zip(AUX, _with_aux("", "fixed_ntk"))
+                ),
+            ),
             fixed={**_CIFAR10_WIDTH_1, "target": "global"},
         ),
         Layout(

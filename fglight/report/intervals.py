@@ -113,7 +113,8 @@ class Estimate:
         if not self.lack:
             low, high = (_number(bound, form) for bound in self.interval())
             return f"{_number(self.mean, f'+{form}')} [{low}, {high}]"
-        return ", ".join(_number(value, f"+{form}") for value in self.values or (self.mean,))
+        both = self.values if len(self.values) == 2 else (self.mean,)
+        return ", ".join(_number(value, f"+{form}") for value in both)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -24,7 +24,8 @@ def row_of(study: Study, run: Run) -> Row | None:
     parts = (cell.target, cell.guess, cell.aux, cell.perturb)
     if (cell.network, run.metric) != ("resnet18", "accuracy"):
         return None
-    alike = [row for row in study.rows if parts == _parts(row) and _settings(row).items() <= _hashable(run).items()]
+    differing = {name: str(value) for name, value in run.differences.items()}.items()
+    alike = [row for row in study.rows if parts == _parts(row) and _settings(row).items() <= differing]
     return max(alike, key=lambda row: len(_settings(row)), default=None)
 
 
@@ -53,7 +54,3 @@ def _settings(row: Row) -> dict[str, str]:
     chosen = OmegaConf.from_dotlist([f"{name}={value}" for name, value in row.settings.items()])
     cfg = OmegaConf.merge(settings_of(row.cell("digits")), chosen)
     return {name: str(value) for name, value in differences(cfg).items()}
-
-
-def _hashable(run: Run) -> dict[str, str]:
-    return {name: str(value) for name, value in run.differences.items()}

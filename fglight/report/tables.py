@@ -39,9 +39,9 @@ class Entry:
         """Ours less the paper's, in points (Welch); None unless we have one and the paper's is printed."""
         if not self.full or not self.printed:
             return None
-        return Estimate.apart(
-            [Estimate.of(self.full.values)], [Estimate.printed(self.row.mean, self.row.std, self.row.seeds)]
-        )
+        ours, printed = Estimate.of(self.full.values), Estimate.printed(self.row.mean, self.row.std, self.row.seeds)
+        of_seeds = tuple(value - self.row.mean for value in self.full.values)
+        return replace(Estimate.apart([ours], [printed]), values=of_seeds)
 
     @property
     def status(self) -> Status:

@@ -95,7 +95,7 @@ def test_everything_is_in_a_report_of_no_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 0
     frame = pd.read_csv("report/tables.csv", keep_default_na=False)
-    assert (len(frame), set(frame["status"])) == (470, {"missing"})
+    assert (len(frame), set(frame["status"])) == (476, {"missing"})
     page = (tmp_path / "report/index.html").read_text()
     assert all(f'id="table{number}"' in page for number in TABLES)
     assert page.count("Not drawn") == 8

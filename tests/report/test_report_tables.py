@@ -77,6 +77,11 @@ def test_a_verdict_beside_the_papers_number_takes_three_seeds_and_an_interval(tm
     assert entry_of(3, scores).status == status
 
 
+def test_of_two_seeds_both_differences_are_told(tmp_path):
+    scores = scores_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.93, 0.90))))
+    assert entry_of(3, scores).difference.text() == "+1.0, −2.0"
+
+
 def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):
     there = replace(LOCAL, data="imagenet32")
     scores = scores_of(tmp_path, *(result(there, accuracy, seed) for seed, accuracy in enumerate((0.1, 0.11, 0.12))))

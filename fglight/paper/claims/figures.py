@@ -1,5 +1,6 @@
 """What the figures show: losses by depth and in training, and how far guess and target agree."""
 
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
@@ -59,6 +60,40 @@ def _by_block(metric: str, period: tuple[float, float] | None, *, space: str = "
     }
 
 
+def _by_depth(quantities: dict[tuple, Quantity], *numbers: int) -> list[tuple[Quantity, Quantity]]:
+    """Each quantity of some figures with that of the next block drawn."""
+    return [
+        (quantities[number, curve.label, block], quantities[number, curve.label, deeper])
+        for number in numbers
+        for curve in FIGURES[number].curves
+        for block, deeper in pairwise(FIGURES[number].blocks)
+    ]
+
+
+def _rise_beside_intermediate() -> tuple[Comparison, ...]:
+    """By how much more the cosine rises from the first block drawn to the last with the global target."""
+    found = []
+    for number in _DYNAMICS:
+        for curve in FIGURES[number].curves:
+            low, *_, high = (_COSINES[number, curve.label, block] for block in FIGURES[number].blocks)
+            nearer = [replace(one, cell=replace(one.cell, target="intermediate")) for one in (low, high)]
+            found.append(Comparison((high, nearer[0]), (low, nearer[1])))
+    return tuple(found)
+
+
+def _growth_of_gap() -> tuple[Comparison, ...]:
+    """By how much more test less train loss grows in the space of activities, from the first quarter to the last."""
+    losses = (_in_both_spaces(period, f"{split}/local_loss") for split in ("test", "train") for period in (EARLY, LATE))
+    weight, activity = 0, 1
+    return tuple(
+        Comparison(
+            (test_late[activity], train_early[activity], test_early[weight], train_late[weight]),
+            (test_early[activity], train_late[activity], test_late[weight], train_early[weight]),
+        )
+        for test_early, test_late, train_early, train_late in zip(*losses)
+    )
+
+
 def _others(quantities: dict[tuple, Quantity]) -> list[tuple[Quantity, Quantity]]:
     """Each quantity of the CNN auxiliary with the same of the MLP's and the linear one's."""
     return [
@@ -69,17 +104,18 @@ def _others(quantities: dict[tuple, Quantity]) -> list[tuple[Quantity, Quantity]
     ]
 
 
-def _in_both_spaces(period: tuple[float, float]) -> list[tuple[Quantity, Quantity]]:
-    """Each cosine in the space of weights with the same one in the space of activities."""
+def _in_both_spaces(period: tuple[float, float], metric: str = "cosine") -> list[tuple[Quantity, Quantity]]:
+    """Each of a metric in the space of weights with the same one in the space of activities."""
     activity = {4: 5, 8: 9}
-    weight = _by_block("cosine", period, space="weight")
+    weight = _by_block(metric, period, space="weight")
     return [
-        (weight[activity[number], label, j], cosine)
-        for (number, label, j), cosine in _by_block("cosine", period, space="activity").items()
+        (weight[activity[number], label, j], same)
+        for (number, label, j), same in _by_block(metric, period, space="activity").items()
     ]
 
 
 _COSINES = _by_block("cosine", ALWAYS)
+_DYNAMICS = [number for number, figure in FIGURES.items() if figure.kind == "dynamics"]
 
 FIGURE_CLAIMS: tuple[Claim, ...] = (
     *(
@@ -101,11 +137,13 @@ FIGURE_CLAIMS: tuple[Claim, ...] = (
         "With random guesses, the local target converges better than the global one at the first block.",
         "Caption of Fig. 2 (and Fig. 7)",
         tuple(Comparison((of_global,), (of_local,)) for of_global, of_local in _random_by_target(block=0)),
+        reading="The first auxiliary network's train loss at the end. With the global target this network only logs.",
     ),
     Claim(
         "With random guesses, the local target converges worse than the global one for the whole network.",
         "Caption of Fig. 2 (and Fig. 7)",
         tuple(Comparison((of_local,), (of_global,)) for of_global, of_local in _random_by_target(block=-1)),
+        reading="The network's own train loss at the end.",
     ),
     Claim(
         "Local guesses let the global loss converge.",
@@ -147,14 +185,26 @@ FIGURE_CLAIMS: tuple[Claim, ...] = (
     Claim(
         "The cosine similarity of local guess and global target rises with depth.",
         "Sec. 4.4, Figs. 4 and 5 (and 8 and 9)",
-        tuple(
-            Comparison((_COSINES[number, curve.label, deeper],), (_COSINES[number, curve.label, block],))
-            for number, figure in FIGURES.items()
-            if figure.kind == "dynamics"
-            for curve in figure.curves
-            for block, deeper in pairwise(figure.blocks)
-        ),
+        tuple(Comparison((deeper,), (block,)) for block, deeper in _by_depth(_COSINES, *_DYNAMICS)),
         reading="The mean over training, of each block drawn against the one drawn before.",
+    ),
+    Claim(
+        "Learning improves with depth, with every auxiliary network.",
+        "Caption of Fig. 4",
+        tuple(Comparison((block,), (deeper,)) for block, deeper in _by_depth(_by_block("train/local_loss", None), 4)),
+        reading="The local train loss at the end, of each block drawn against the one drawn before.",
+    ),
+    Claim(
+        "Guesses align with the intermediate target more evenly across blocks than with the global one.",
+        "Sec. 4.3",
+        _rise_beside_intermediate(),
+        reading="The mean over training rises less from the first block drawn to the last. Table 5 needs cosine=true.",
+    ),
+    Claim(
+        "The generalization gap is more consistent during training in the space of weights than in that of activities.",
+        "Captions of Figs. 5 and 9 (against Figs. 4 and 8)",
+        _growth_of_gap(),
+        reading="Local test less train loss grows less from the first quarter to the last, of each block drawn.",
     ),
     Claim(
         "Most of the time the CNN auxiliary has the highest cosine similarity.",
