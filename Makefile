@@ -95,4 +95,4 @@ docs-serve: $(READY)  ## show the documentation at http://localhost:8000, and wh
 	$(VENV)/bin/zensical serve $(ARGS)
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .cache dist site
+	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .mypy_cache .cache dist site

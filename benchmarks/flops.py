@@ -61,8 +61,10 @@ def count(step: Callable[[], object], model: nn.Module) -> Flops:
         model: whose layers it runs.
     """
     counter = _Counter()
-    with _layer_calls(model, counter), counter:
-        step()
+    with _layer_calls(model, counter):
+        step()  # an engine looks at a network before its first step, and again once layers have other hooks
+        with counter:
+            step()
     return counter.flops
 
 

@@ -30,24 +30,24 @@ CHECKPOINTS_HAVE_TANGENTS = not hasattr(torch.utils.checkpoint, "_NoopSaveInputs
 """Checkpoints of torch 2.11 go through a function without a forward-mode derivative."""
 
 
-def pairs(*axes):
-    """A few tuples with a value of each axis, in which any two values of two axes meet at least once.
+def pairwise(cases):
+    """Some of many combinations, in which any two values that go together do so at least once.
 
     An error shows, as a rule, where two settings meet: nearly all that a full product finds, in a fraction of its time.
     """
-    rows = list(product(*(range(len(axis)) for axis in axes)))
-    meetings = {row: set(combinations(enumerate(row), 2)) for row in rows}
-    missing, chosen = set().union(*meetings.values()), []
-    while missing:
-        best = max(rows, key=lambda row: len(meetings[row] & missing))
-        missing -= meetings[best]
-        chosen.append(tuple(axis[i] for axis, i in zip(axes, best)))
-    return sorted(chosen, key=lambda values: [axis.index(value) for axis, value in zip(axes, values)])
+    bits = {}
+    left = {case: sum({1 << bits.setdefault(p, len(bits)) for p in combinations(enumerate(case), 2)}) for case in cases}
+    covered, chosen = 0, []
+    while covered != (1 << len(bits)) - 1:
+        best = max(left, key=lambda case: (left[case] & ~covered).bit_count())
+        covered |= left[best]
+        chosen.append(best)
+    return chosen
 
 
 def every_pair(**axes):
-    """Runs a test once for each of ``pairs``; ``way`` stands for a perturbation with a granularity."""
-    return pytest.mark.parametrize(list(axes), pairs(*(list(axis) for axis in axes.values())), ids=_name)
+    """Runs a test for ``pairwise`` combinations; ``way`` stands for a perturbation with a granularity."""
+    return pytest.mark.parametrize(list(axes), pairwise(product(*axes.values())), ids=_name)
 
 
 def _name(value):

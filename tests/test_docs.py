@@ -46,9 +46,15 @@ def commands() -> dict[Path, list[str]]:
     return found
 
 
-def on_pages(found: dict[Path, list[str]]) -> pytest.MarkDecorator:
-    """A test for every page, of what is found there."""
-    cases = [pytest.param(page, texts, id=str(page.relative_to(ROOT))) for page, texts in found.items() if texts]
+def on_pages(found: dict[Path, list[str]], slow: bool = False) -> pytest.MarkDecorator:
+    """A test for every page, of what is found there; where it is slow, only the README's is not marked so."""
+    cases = [
+        pytest.param(
+            page, texts, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (slow and page != PAGES[0])
+        )
+        for page, texts in found.items()
+        if texts
+    ]
     return pytest.mark.parametrize(("page", "texts"), cases)
 
 
@@ -70,7 +76,7 @@ def test_the_code_of_a_page_runs(page, texts, tmp_path, monkeypatch):
             assert str(eval(expression, names)) == printed
 
 
-@on_pages(commands())
+@on_pages(commands(), slow=True)
 def test_the_commands_of_a_page_are_accepted(page, texts, tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()

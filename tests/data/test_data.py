@@ -624,7 +624,6 @@ def fit(tmp_path, module, epochs, checkpoint=None, reload=1):
     return recorder, saver.last_model_path
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec.*")
 @pytest.mark.parametrize(("name", "workers"), [("digits", None), ("imagenette", 0), ("imagenette", 2)])
 def test_a_resumed_run_sees_the_batches_of_an_unbroken_one(tmp_path, name, workers):
     write_imagenette(tmp_path)
@@ -642,7 +641,6 @@ def test_a_resumed_run_sees_the_batches_of_an_unbroken_one(tmp_path, name, worke
     assert resumed.seen == {2: unbroken.seen[2]}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec.*")
 def test_a_trainer_that_would_repeat_an_epoch_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"trainer\.reload_dataloaders_every_n_epochs=0 is not possible: accepted is 1"

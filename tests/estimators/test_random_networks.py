@@ -4,7 +4,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from bodies import ORDINARY, UNLIKE, WIDTH, energy_whoever_calls, plain
+from bodies import ORDINARY, UNLIKE, WIDTH, energy, energy_whoever_calls, plain
 from definition import COEFFICIENTS, Definition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -89,6 +89,8 @@ def cases(draw, bodies, engines):
     way, guess = draw(st.sampled_from(sorted(WAYS))), draw(st.sampled_from(GUESSES))
     combine = draw(st.sampled_from(["mean", "span", "max"])) if guess in ("several", "random") else "mean"
     spans = combine == "span" or "span" in way
+    if guess in ("dfa", "drtp"):  # see FOUND
+        bodies = [body for body in bodies if body is not energy]
     return {
         "bodies": draw(st.lists(st.sampled_from(bodies), min_size=2, max_size=4)),
         "samples": draw(st.integers(1, 6)),
@@ -176,11 +178,27 @@ def budget(examples):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="forward mode takes the target of the block below for zero")
-def test_a_body_that_turns_gradients_on_is_right_or_refused():
-    case = {"bodies": [plain, energy_whoever_calls], "samples": 3, "seed": 0, "strided": False, "directions": 1}
-    case |= {"target": GlobalTarget(), "guess": "local", "combine": "mean", "coefficient": "projection"}
-    check(**case, way="activity sample", engine=ForwardMode, refusable=True)
+FOUND = {
+    "forward mode takes the target of the block below for zero": {
+        "bodies": [plain, energy_whoever_calls],
+        "guess": "local",
+        "way": "activity sample",
+        "engine": ForwardMode,
+    },
+    "drawing the feedback runs the body without gradients": {
+        "bodies": [plain, energy],
+        "guess": "dfa",
+        "way": "activity sample",
+        "engine": ReverseMode,
+    },
+}
+"""What is neither right nor refused, by what goes wrong; whoever mends it takes the mark away."""
+
+
+@pytest.mark.parametrize("found", [pytest.param(found, marks=pytest.mark.xfail(strict=True)) for found in FOUND])
+def test_found_at_random(found):
+    case = {"samples": 3, "seed": 0, "strided": False, "directions": 1, "combine": "mean", "coefficient": "projection"}
+    check(**case, **FOUND[found], target=GlobalTarget(), refusable=FOUND[found]["engine"] is not ReverseMode)
 
 
 @budget(300)

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from functools import cache, partial
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from forked import PROCESSES, ROOT
-from helpers import ALL_PERTURBATIONS, assert_same_gradients, gradients, snapshot
+from helpers import ALL_PERTURBATIONS, assert_same_gradients, gradients, pairwise, snapshot
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -62,6 +63,8 @@ from fglight.models import (
 )
 from fglight.runs.folder import read_result
 from fglight.training.module import ForwardGradientModule
+
+pytestmark = pytest.mark.timeout(180)  # one fixture has the numbers of all tests
 
 PARTS = (5, 3)
 """Samples of each process: uneven, as a last batch may be."""
@@ -143,18 +146,6 @@ def possible(engine, guess, space, coefficient):
     except ValueError:
         return False
     return guess != "exact" or (space[1], coefficient) == ("tensor", None)
-
-
-def pairwise(cases):
-    """Some of many combinations, in which any two values that go together do so at least once."""
-    bits = {}
-    left = {case: sum({1 << bits.setdefault(p, len(bits)) for p in combinations(enumerate(case), 2)}) for case in cases}
-    covered, chosen = 0, []
-    while covered != (1 << len(bits)) - 1:
-        best = max(left, key=lambda case: (left[case] & ~covered).bit_count())
-        covered |= left[best]
-        chosen.append(best)
-    return chosen
 
 
 COMPILED = (
@@ -384,14 +375,16 @@ def work(rank, folder, cases):
 def parts(tmp_path_factory):
     """What every process found."""
     folder = tmp_path_factory.mktemp("processes")
-    processes = [
-        PROCESSES.Process(target=work, args=(rank, folder, chosen()), daemon=True) for rank in range(len(PARTS))
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        assert process.exitcode == 0
+    processes = [PROCESSES.Process(target=work, args=(rank, folder, chosen())) for rank in range(len(PARTS))]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
     return [torch.load(folder / f"{rank}.pt") for rank in range(len(PARTS))]
 
 
@@ -459,13 +452,14 @@ def test_what_would_be_wrong_is_refused_in_one_line(name, parts):
 # A run on two devices
 
 
-def start(folder, epochs="trainer.max_epochs=8"):
-    """Start ``train.py`` on two processes; its output goes to ``folder / "log"``."""
+@contextmanager
+def started(folder, epochs="trainer.max_epochs=8"):
+    """``train.py`` on two processes, which end with the block; its output goes to ``folder / "log"``."""
     settings = ["model.width=0.03125", epochs, "logger.mode=disabled", f"hydra.run.dir={folder / 'run'}"]
     devices = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
     choices = ["guess=gaussian", "perturb=activity"]
     with (folder / "log").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *choices, *settings, *devices],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -473,6 +467,17 @@ def start(folder, epochs="trainer.max_epochs=8"):
             stderr=log,
             start_new_session=True,
         )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_to_the_end(folder):
+    with started(folder) as process:
+        assert process.wait() == 0, (folder / "log").read_text()
 
 
 def weights(folder):
@@ -481,7 +486,7 @@ def weights(folder):
 
 def child_of(process):
     """The process that another one has started, once it is there."""
-    for _ in range(600):
+    while process.poll() is None:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in map(int, children):
             if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -497,41 +502,38 @@ def wait_for_an_epoch(process, folder):
         time.sleep(0.05)
 
 
-def wait_for_the_end(other, process):
-    for _ in range(600):
-        if not Path(f"/proc/{other}").exists() or "Z (zombie)" in Path(f"/proc/{other}/status").read_text():
-            break
+def wait_for_the_end(other):
+    while Path(f"/proc/{other}").exists() and "Z (zombie)" not in Path(f"/proc/{other}/status").read_text():
         time.sleep(0.1)
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError("the second process went on")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_sigterm_ends_both_processes(tmp_path):
-    process = start(tmp_path, "trainer.max_epochs=1000")
-    other = child_of(process)
-    wait_for_an_epoch(process, tmp_path)
-    os.killpg(process.pid, signal.SIGTERM)  # the second one waits for the first one to end it
-    assert process.wait(60) == 143
-    wait_for_the_end(other, process)
+    with started(tmp_path, "trainer.max_epochs=1000") as process:
+        other = child_of(process)
+        wait_for_an_epoch(process, tmp_path)
+        os.killpg(process.pid, signal.SIGTERM)  # the second one waits for the first one to end it
+        assert process.wait() == 143
+        wait_for_the_end(other)
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     assert log.count("Terminated") == 1
     assert log.endswith("; last checkpoint: run/checkpoints/last.ckpt\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 @pytest.mark.parametrize("victim", ["first", "second"])
 def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, tmp_path, whole_run):
-    process = start(tmp_path)
-    other = child_of(process)
-    wait_for_an_epoch(process, tmp_path)
-    os.kill(process.pid if victim == "first" else other, signal.SIGKILL)
-    assert process.wait(60) != 0
-    wait_for_the_end(other, process)
+    with started(tmp_path) as process:
+        other = child_of(process)
+        wait_for_an_epoch(process, tmp_path)
+        os.kill(process.pid if victim == "first" else other, signal.SIGKILL)
+        assert process.wait() != 0
+        wait_for_the_end(other)
     assert read_result(tmp_path / "run") is None
-    assert start(tmp_path).wait(120) == 0, (tmp_path / "log").read_text()
+    run_to_the_end(tmp_path)
     expected, actual = weights(whole_run), weights(tmp_path / "run")
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
@@ -539,10 +541,11 @@ def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, t
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    assert start(folder).wait(120) == 0, (folder / "log").read_text()
+    run_to_the_end(folder)
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_ends_with_a_result(whole_run):
     result = read_result(whole_run)
     assert 0 < result["test_accuracy"] < 1

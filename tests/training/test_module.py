@@ -68,13 +68,6 @@ def logged(rows, name):
     return [row[name] for row in rows if name in row]
 
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # Lightning's advice on workers and intervals
-    pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*treespec:DeprecationWarning"),
-]
-
-
 # Metrics
 
 

@@ -151,7 +151,7 @@ def metrics(folder: Path) -> dict:
     rows: list[dict[str, str]] = []
     versions = sorted(folder.glob("metrics/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
     for path in versions:
-        new = list(csv.DictReader(path.open()))
+        new = list(csv.DictReader(path.read_text().splitlines()))
         if new:
             rows = [row for row in rows if int(row["step"]) < int(new[0]["step"])] + new
     return {(row["step"], key): value for row in rows for key, value in row.items() if value}

@@ -85,7 +85,7 @@ def test_a_run_s_result_is_its_first_metric(finished):
     assert f"{result['test_r2']:.4g}" in printed
     assert "test r2" in printed
     (metrics,) = folder.glob("run/metrics/version_0/metrics.csv")
-    rows = list(csv.DictReader(metrics.open()))
+    rows = list(csv.DictReader(metrics.read_text().splitlines()))
     logged = {name: value for row in rows for name, value in row.items() if value}  # the last there is
     for j, output in enumerate(local):
         assert float(logged[f"test/local_r2/block{j}"]) == pytest.approx(r2_score(labels, output), rel=1e-3)
