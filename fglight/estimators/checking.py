@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -45,9 +44,15 @@ class LayerCheck:
     why: str = ""
 
 
-def differentiation(engine: Engine, perturbation: Perturbation) -> Callable[..., None]:
+def differentiation(guess: Guess, perturbation: Perturbation, engine: Engine) -> Callable[..., None]:
     """What does to a body what a step does, for ``culprits``."""
-    return partial(engine.differentiate, parameters=perturbation.in_parameters)
+
+    def differentiate(body: nn.Module, x: Tensor, *, last: bool) -> None:
+        engine.differentiate(body, x, last=last, parameters=perturbation.in_parameters)
+        if perturbation.reuses_graph(guess) and not engine.has_targets:  # directions are pulled back through it
+            Engine.differentiate(engine, body, x, last=last, parameters=perturbation.in_parameters)
+
+    return differentiate
 
 
 def check_layers(
@@ -59,7 +64,7 @@ def check_layers(
     with generators_kept(images.device):
         refused = {
             index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
-            for index, name, kind, why in culprits(blocks, images, differentiation(engine, perturbation))
+            for index, name, kind, why in culprits(blocks, images, differentiation(guess, perturbation, engine))
             if guess.trains_blocks or index == len(blocks) - 1
         }
         labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -85,7 +90,7 @@ def check_layers(
                         "" if exact else perturbation.slow(here, parameter, guess, aims=aims)
                     )
             for layer, why in slow.items():
-                kind = type(block.body.get_submodule(layer)).__name__
+                kind = type(dict(block.body.named_modules())[layer]).__name__
                 found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))
             hidden = here.output
             here.release()

@@ -153,8 +153,9 @@ def _watched(body: nn.Module) -> Iterator[_Calls]:
         if isinstance(output, Tensor) and torch.is_grad_enabled():  # inside of a checkpoint, they are off
             calls.outputs.append((module, output))
 
-    hooks = [module.register_forward_pre_hook(begin) for module in body.modules()]
-    hooks += [module.register_forward_hook(end) for module in body.modules()]
+    modules = [module for module in body.modules() if not isinstance(module, torch.jit.ScriptModule)]  # without hooks
+    hooks = [module.register_forward_pre_hook(begin) for module in modules]
+    hooks += [module.register_forward_hook(end) for module in modules]
     try:
         yield calls
     finally:

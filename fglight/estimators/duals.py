@@ -1,7 +1,7 @@
 """Forward-mode automatic differentiation of one block: tangents of its output from tangents of what goes in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -74,7 +74,8 @@ def pushforward_all(
 ) -> tuple[Tensor, Tensor]:
     """Jacobian-vector products of the output of a block that has run, with several directions.
 
-    One run carries them all, unless it moves buffers other than the statistics of normalisation layers.
+    One run carries them all, unless it moves buffers other than the statistics of normalisation layers, or does what no
+    batching rule is for (reads numbers from tensors, say).
 
     Args:
         body: the block's layers.
@@ -90,7 +91,8 @@ def pushforward_all(
     if count > 1:  # batching rules cost more than they save for one
         with again() as at_once:
             if at_once:
-                return _pushforward_at_once(body, x, tangents)
+                with suppress(RuntimeError):  # what is not possible one by one either, is told below
+                    return _pushforward_at_once(body, x, tangents)
     outputs = []
     for m in range(count):
         with again():

@@ -157,7 +157,7 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(blocks, images, checking.differentiation(self.engine, self.perturbation))
+            culprit = name_culprit(blocks, images, checking.differentiation(self.guess, self.perturbation, self.engine))
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error

@@ -74,9 +74,10 @@ class ForwardMode(DirectionalEngine):
         terms = [(dense(g) * xi).double() for g, xi in zip(gradients, [*directions, *moving.values()])]
         found, square = sum(term.sum() for term in terms), tangent.double().square().sum()
         scale = sum(term.abs().sum() for term in terms) + square
-        if (found - square).abs() <= torch.finfo(output.dtype).eps ** 0.5 * scale:
-            return ""
-        return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
+        precision = max(torch.finfo(dtype).eps for dtype in {output.dtype, *Graph.of(output).dtypes()}) ** 0.5
+        if (found - square).abs() > precision * scale:  # not where one of them is not finite
+            return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
+        return ""
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``.
@@ -107,7 +108,7 @@ class ForwardMode(DirectionalEngine):
         if last:
             return super().differentiate(body, x, last=last, parameters=parameters)
         buffers = Buffers([body])
-        body(x)  # which buffers it moves tells how many tangents it takes at once
+        self.run_as_inspected(body, x)  # which buffers it moves tells how many tangents it takes at once
         again = partial(buffers.again, body)
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
