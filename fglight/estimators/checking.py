@@ -114,6 +114,21 @@ def check_inputs(blocks: Sequence[Block], images: object, labels: object) -> Non
         )
 
 
+def check_initialized(blocks: Sequence[Block]) -> None:
+    """Refuse parameters that have no shape yet.
+
+    Raises:
+        BlockError: naming the parameter.
+    """
+    for index, block in enumerate(blocks):
+        for name, tensor in (*block.named_parameters(), *block.named_buffers()):
+            if nn.parameter.is_lazy(tensor):
+                raise BlockError(
+                    f"{name} of block {index} must have a shape, and gets one when its layer runs: run the network "
+                    "once before the first step, and before its optimizer is made"
+                )
+
+
 def check_real(blocks: Sequence[Block]) -> None:
     """Refuse complex parameters where something is projected.
 

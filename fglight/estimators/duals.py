@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from fglight.estimators.parameters import replaced
 
 TANGENTS = 8
 """How many tangents one run of a block carries where there are many; each takes as much memory as a whole batch."""
+
+_ONE_THREAD = RLock()
 
 Again = Callable[[], AbstractContextManager[bool]]
 """A context in which a block runs once more; its value is whether it moves nothing but statistics."""
@@ -144,14 +147,16 @@ def plain_attention() -> Iterator[None]:
     """Keep ``nn.MultiheadAttention`` from its fast path for evaluation without gradients.
 
     It has no forward-mode derivative, and its output lies in memory in another order, in which random directions would
-    be drawn.
+    be drawn. One thread at a time: this setting, torch's level of dual numbers and the default generators are those of
+    all threads.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with _ONE_THREAD:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class _Tangents(TorchFunctionMode):

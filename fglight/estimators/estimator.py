@@ -146,6 +146,7 @@ class GradientEstimator:
                 share parameters, and for convolutions that CPUs cannot compute with channels last.
         """
         blocks = _blocks(model)
+        checking.check_initialized(blocks)
         checking.check_inputs(blocks, images, labels)
         images = laid_out(images, self.channels_last)
         for block in blocks:
@@ -181,6 +182,7 @@ class GradientEstimator:
         """
         blocks, images = _blocks(model), laid_out(images, self.channels_last)
         try:
+            checking.check_initialized(blocks)
             with uncached(images.device):
                 with suppress(RuntimeError):  # it is told below, with its layer
                     self._check_network(blocks, images)

@@ -1,5 +1,9 @@
 """What is told of a batch or a network that no step can be taken with: the real cause, in one line."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -105,3 +109,39 @@ def test_an_auxiliary_network_that_works_in_place_is_refused(engine, perturbatio
     with pytest.raises(BlockError, match=r"auxiliary network of block 0, a Sequential, must leave its input as it is"):
         estimator.estimate(model, *batch())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_without_a_shape_yet_are_told(engine):
+    model, (images, labels) = network(nn.LazyLinear(4), nn.Linear(4, 4)), batch()
+    with pytest.raises(BlockError, match=r"body\.weight of block 0 must have a shape"):
+        local(engine).estimate(model, images, labels)
+    assert [layer.path for layer in local(engine).check(model, images)] == ["refused"]
+    model(images)
+    local(engine).estimate(model, images, labels)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_copy_of_an_estimator_takes_the_same_steps_and_no_network_along(engine):
+    model, (images, labels) = network(), batch()
+    estimator = local(engine)
+    before = len(pickle.dumps(estimator))
+    estimator.estimate(model, images, labels)
+    expected = [p.grad for p in model.parameters()]
+    assert len(pickle.dumps(estimator)) == before
+    deepcopy(estimator).estimate(model, images, labels)
+    assert all(a is b or torch.equal(a, b) for a, b in zip(expected, (p.grad for p in model.parameters())))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_threads_take_steps_at_once(engine):
+    models, (images, labels) = [network(), network()], batch()
+
+    def steps(model):
+        for _ in range(5):
+            local(engine).estimate(model, images, labels)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(steps, models))  # which raises what a thread did
+    for a, b in zip(*(model.parameters() for model in models)):
+        assert a.grad is b.grad or torch.equal(a.grad, b.grad)
