@@ -47,10 +47,10 @@ class LayerCheck:
 def differentiation(guess: Guess, perturbation: Perturbation, engine: Engine) -> Callable[..., None]:
     """What does to a body what a step does, for ``culprits``."""
 
-    def differentiate(body: nn.Module, x: Tensor, *, last: bool) -> None:
-        engine.differentiate(body, x, last=last, parameters=perturbation.in_parameters)
+    def differentiate(body: nn.Module, x: Tensor, **place: bool) -> None:
+        engine.differentiate(body, x, **place, parameters=perturbation.in_parameters)
         if perturbation.reuses_graph(guess) and not engine.has_targets:  # directions are pulled back through it
-            Engine.differentiate(engine, body, x, last=last, parameters=perturbation.in_parameters)
+            Engine.differentiate(engine, body, x, **place, parameters=perturbation.in_parameters)
 
     return differentiate
 

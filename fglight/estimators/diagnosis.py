@@ -46,7 +46,8 @@ def culprits(
     Args:
         blocks: the network.
         inputs: of block 0.
-        differentiate: does with a body and its input what the engine does, and is told whether it is the ``last``.
+        differentiate: does with a body and its input what the engine does, and is told whether it is the ``last`` and
+            whether it is ``crossed``, see ``Engine``.
 
     Yields:
         For the first such layer of each block: the block, the layer's name in its body, its class and the reason. None
@@ -62,7 +63,7 @@ def culprits(
                 return
             try:
                 with buffers.again(block.body), _watched(block.body) as calls:
-                    differentiate(block.body, inputs, last=block is blocks[-1])
+                    differentiate(block.body, inputs, last=block is blocks[-1], crossed=index > 0)
             except RuntimeError as error:
                 layer = calls.running[-1] if calls.running else _without_gradient(calls)
                 names = {module: name for name, module in block.body.named_modules()}

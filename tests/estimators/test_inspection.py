@@ -437,3 +437,19 @@ def test_autocast_inside_of_a_body(engine, perturbation):
     for found, expected in zip(estimated(True)[:2], estimated(False)[:2]):
         for a, b in zip(found, expected):
             assert (a - b).norm() < 0.15 * b.norm()
+
+
+def test_tangents_are_not_pushed_through_the_first_block():
+    """A body with dual numbers of its own, which are not possible inside of others."""
+
+    def function(self, x):
+        return torch.func.jvp(lambda z: torch.tanh(self.layer(z)), (x,), (torch.ones_like(x),))[1]
+
+    blocks, batch = network(linear)
+    blocks[0].body = Body(function, layer=linear().double())
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), ActivityPerturbation(), engine=ForwardMode())
+    assert {layer.path for layer in estimator.check(blocks, batch[0])} == {"fast"}
+    estimator.estimate(blocks, *batch)
+    found = body_gradients(blocks)
+    GradientEstimator(GlobalTarget(), LocalGuess(), ActivityPerturbation()).estimate(blocks, *batch)
+    assert_all_close(found, body_gradients(blocks))

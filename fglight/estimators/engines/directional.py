@@ -46,13 +46,13 @@ class DirectionalEngine(Engine):
             self.known = kind, State(blocks, tuple), found
 
     @torch.enable_grad()
-    def run_as_inspected(self, body: nn.Module, x: Tensor) -> None:
+    def run_as_inspected(self, body: nn.Module, x: Tensor, *, crossed: bool) -> None:
         """Run a body as it is inspected.
 
         Raises:
             RuntimeError: it cannot be done.
         """
-        x = x.detach().requires_grad_(x.is_floating_point())
+        x = x.detach().requires_grad_(crossed and x.is_floating_point())
         checked_output(body(x), x, body, trainable(body))
 
     @property

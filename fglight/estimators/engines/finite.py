@@ -94,11 +94,11 @@ class FiniteDifferences(DirectionalEngine):
 
     @torch.no_grad()
     @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """See ``Engine``: run it on other tensors, unless it is the last."""
         if last:
-            return super().differentiate(body, x, last=last, parameters=parameters)
-        self.run_as_inspected(body, x)
+            return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
+        self.run_as_inspected(body, x, crossed=crossed)
         _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
 
 

@@ -103,18 +103,20 @@ class ForwardMode(DirectionalEngine):
 
     @torch.no_grad()
     @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """See ``Engine``: push tangents through it, one and several, unless it is the last."""
         if last:
-            return super().differentiate(body, x, last=last, parameters=parameters)
+            return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
         buffers = Buffers([body])
-        self.run_as_inspected(body, x)  # which buffers it moves tells how many tangents it takes at once
+        self.run_as_inspected(
+            body, x, crossed=crossed
+        )  # which buffers it moves tells how many tangents it takes at once
         again = partial(buffers.again, body)
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
             if moves and parameters:
                 pushforward_all(body, x, moves, again)
-            if x.is_floating_point():
+            if crossed and x.is_floating_point():
                 pushforward_all(body, x, torch.ones_like(x).expand(count, *x.shape), again)
 
 
