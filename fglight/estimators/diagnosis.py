@@ -35,6 +35,31 @@ def name_culprit(blocks: Sequence[Block], inputs: Tensor, differentiate: Callabl
     for index, name, kind, why in culprits(blocks, inputs, differentiate):
         where = f"{name} of block {index}" if name else f"the body of block {index}"
         return f"{where}, a {kind} ({why})"
+    return _auxiliary_culprit(blocks, inputs)
+
+
+def _auxiliary_culprit(blocks: Sequence[Block], inputs: Tensor) -> str | None:
+    """The first auxiliary network, or the head, that cannot be differentiated on an output that has a gradient."""
+    buffers = Buffers(blocks)
+    with generators_kept(inputs.device):
+        for index, block in enumerate(blocks):
+            try:
+                with torch.no_grad(), buffers.again(block.body):
+                    inputs = block.body(inputs)
+            except RuntimeError:
+                return None
+            for aux in block.auxiliaries:
+                given = inputs.detach().requires_grad_(inputs.is_floating_point())
+                try:
+                    with torch.enable_grad(), buffers.again(block.aux):
+                        output = checked_output(aux(given), given, aux, [*aux.parameters()])
+                        leaves = Graph.of(output).uses
+                        if not leaves:
+                            raise RuntimeError("its output has no graph")
+                        torch.autograd.grad(output.sum(), list(leaves))
+                except RuntimeError as error:
+                    part = "head" if block is blocks[-1] else f"auxiliary network of block {index}"
+                    return f"the {part}, a {type(aux).__name__} ({first_sentence(error)})"
     return None
 
 

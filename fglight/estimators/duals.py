@@ -159,20 +159,25 @@ def plain_attention() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
+_NORMS = {F.batch_norm: 3, F.instance_norm: 3, F.layer_norm: 2, F.group_norm: 2}
+"""Which argument of them the weight is."""
+
+
 class _Tangents(TorchFunctionMode):
     """Has ``torch.no_grad()`` stop tangents as it stops gradients, and normalisation keep their dtype.
 
-    Batch norm of bfloat16 numbers by float32 parameters, as under autocast, would give float32 tangents of a bfloat16
-    output.
+    Normalisation of bfloat16 numbers by float32 parameters, as under autocast, would give float32 tangents of a
+    bfloat16 output.
     """
 
     def __torch_function__(
         self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function in (F.batch_norm, F.instance_norm):
-            x, weight = args[0], args[3] if len(args) > 3 else kwargs.get("weight")
-            if weight is not None and weight.dtype != x.dtype:
+        if (position := _NORMS.get(function)) is not None:
+            x, weight = args[0], args[position] if len(args) > position else kwargs.get("weight")
+            casts = position == 2 and x.device.type != "cpu"  # there, autocast has them give out float32
+            if weight is not None and weight.dtype != x.dtype and not casts:
                 return function(x.to(weight.dtype), *args[1:], **kwargs).to(x.dtype)
         result = function(*args, **kwargs)
         if function is torch._C._set_grad_enabled:

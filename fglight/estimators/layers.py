@@ -87,7 +87,8 @@ class LayerCall:
 def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     """Record every use of a layer of ``body`` that owns trained parameters while the context is open.
 
-    Layers that do not map one tensor to one tensor, or not by the method of their class, are passed over.
+    Layers that do not map one tensor to one tensor, or not by the method of their class, are passed over; and all of a
+    body that puts hooks on tensors, which change gradients on their way.
     """
     calls: list[LayerCall] = []
     around = _autocasts()
@@ -116,7 +117,10 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     # Before hooks of the user's own, which may change the output.
     hooks = [module.register_forward_hook(record, prepend=True) for module in owners]
     try:
-        yield calls
+        with _TensorHooks() as noticing:
+            yield calls
+        if noticing.noticed:
+            calls.clear()
     finally:
         for hook in hooks:
             hook.remove()
@@ -129,12 +133,10 @@ class Traits:
     Attributes:
         seen: what it was found for.
         by_sample: which of them have samples in front, in what they take in and give out.
-        exact: whether the body's own operations alone make the gradients at their outputs: no hook on a tensor.
     """
 
     seen: tuple
     by_sample: Sequence[bool]
-    exact: bool
 
 
 _TRAITS: WeakKeyDictionary[nn.Module, Traits] = WeakKeyDictionary()
@@ -160,9 +162,9 @@ def traits_of(
     seen = (x.shape, x.dtype, body.training, *(id(call.layer) for call in calls))
     if body in _TRAITS and _TRAITS[body].seen == seen:
         return _TRAITS[body]
-    batch, by_sample, hooks = len(x), [True] * len(calls), _TensorHooks()
+    batch, by_sample = len(x), [True] * len(calls)
     for given in (torch.cat([x[:1], x, x[:1]]).detach(), x.detach()):
-        with suppress(Exception), torch.enable_grad(), again(), generators_kept(x.device), hooks:
+        with suppress(Exception), torch.enable_grad(), again(), generators_kept(x.device):
             generators = Generators(x.device)
             with record_calls(body) as found:
                 body(given.requires_grad_(x.requires_grad))
@@ -172,7 +174,7 @@ def traits_of(
                 by_sample = [alike and call.by_sample(batch + 2) and (drawn or _in_order(call.input)) for call in found]
             break
     by_sample = [follows and call.by_sample(batch) for call, follows in zip(calls, by_sample)]
-    _TRAITS[body] = Traits(seen, by_sample, not hooks.noticed)
+    _TRAITS[body] = Traits(seen, by_sample)
     return _TRAITS[body]
 
 

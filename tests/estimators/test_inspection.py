@@ -453,3 +453,36 @@ def test_tangents_are_not_pushed_through_the_first_block():
     found = body_gradients(blocks)
     GradientEstimator(GlobalTarget(), LocalGuess(), ActivityPerturbation()).estimate(blocks, *batch)
     assert_all_close(found, body_gradients(blocks))
+
+
+@pytest.mark.parametrize("perturbation", [WeightPerturbation, WeightPerSamplePerturbation])
+@pytest.mark.parametrize("make", [hook_on_a_tensor, hook_on_an_operation])
+def test_hooks_that_come_between_two_steps_are_seen(make, perturbation):
+    """A body that changes gradients from some step on."""
+    blocks, batch = network(make)
+    expected = estimate(blocks, batch, perturbation=perturbation)
+    changing = False
+    for block in blocks[:2]:
+        changes = block.body.function
+        block.body.function = lambda s, x, changes=changes: changes(s, x) if changing else torch.tanh(s.layer(x))
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), perturbation())
+    estimator.estimate(blocks, *batch)
+    assert any((a - b).abs().max() > 1e-6 for a, b in zip(body_gradients(blocks)[0], expected[0]))
+    changing = True
+    estimator.estimate(blocks, *batch)
+    assert_all_close(body_gradients(blocks), expected)
+
+
+def test_rounding_is_no_reason_to_refuse():
+    """Normalisation of two features has almost no gradient, beside what that is the difference of."""
+
+    def encoder():
+        layer = nn.TransformerEncoderLayer(2, 1, 4, dropout=0.0, batch_first=True)
+        return nn.Sequential(nn.Unflatten(1, (2, 2)), layer, nn.Flatten())
+
+    blocks, (images, labels) = network(encoder)
+    blocks = [block.float() for block in blocks]
+    estimate(blocks, (images.float(), labels), engine=ForwardMode)
+    blocks[1].body.append(hook_on_a_tensor())
+    with pytest.raises(BlockError, match="not its gradient"):
+        estimate(blocks, (images.float(), labels), engine=ForwardMode)
