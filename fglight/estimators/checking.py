@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -45,9 +44,15 @@ class LayerCheck:
     why: str = ""
 
 
-def differentiation(engine: Engine, perturbation: Perturbation) -> Callable[..., None]:
+def differentiation(guess: Guess, perturbation: Perturbation, engine: Engine) -> Callable[..., None]:
     """What does to a body what a step does, for ``culprits``."""
-    return partial(engine.differentiate, parameters=perturbation.in_parameters)
+
+    def differentiate(body: nn.Module, x: Tensor, **place: bool) -> None:
+        engine.differentiate(body, x, **place, parameters=perturbation.in_parameters)
+        if perturbation.reuses_graph(guess) and not engine.has_targets:  # directions are pulled back through it
+            Engine.differentiate(engine, body, x, **place, parameters=perturbation.in_parameters)
+
+    return differentiate
 
 
 def check_layers(
@@ -59,7 +64,7 @@ def check_layers(
     with generators_kept(images.device):
         refused = {
             index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
-            for index, name, kind, why in culprits(blocks, images, differentiation(engine, perturbation))
+            for index, name, kind, why in culprits(blocks, images, differentiation(guess, perturbation, engine))
             if guess.trains_blocks or index == len(blocks) - 1
         }
         labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -85,7 +90,7 @@ def check_layers(
                         "" if exact else perturbation.slow(here, parameter, guess, aims=aims)
                     )
             for layer, why in slow.items():
-                kind = type(block.body.get_submodule(layer)).__name__
+                kind = type(dict(block.body.named_modules())[layer]).__name__
                 found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))
             hidden = here.output
             here.release()
@@ -107,6 +112,21 @@ def check_inputs(blocks: Sequence[Block], images: object, labels: object) -> Non
             "an estimate needs gradients, which torch.inference_mode() rules out: make the network, and take the step, "
             "outside of that mode"
         )
+
+
+def check_initialized(blocks: Sequence[Block]) -> None:
+    """Refuse parameters that have no shape yet.
+
+    Raises:
+        BlockError: naming the parameter.
+    """
+    for index, block in enumerate(blocks):
+        for name, tensor in (*block.named_parameters(), *block.named_buffers()):
+            if nn.parameter.is_lazy(tensor):
+                raise BlockError(
+                    f"{name} of block {index} must have a shape, and gets one when its layer runs: run the network "
+                    "once before the first step, and before its optimizer is made"
+                )
 
 
 def check_real(blocks: Sequence[Block]) -> None:

@@ -35,6 +35,31 @@ def name_culprit(blocks: Sequence[Block], inputs: Tensor, differentiate: Callabl
     for index, name, kind, why in culprits(blocks, inputs, differentiate):
         where = f"{name} of block {index}" if name else f"the body of block {index}"
         return f"{where}, a {kind} ({why})"
+    return _auxiliary_culprit(blocks, inputs)
+
+
+def _auxiliary_culprit(blocks: Sequence[Block], inputs: Tensor) -> str | None:
+    """The first auxiliary network, or the head, that cannot be differentiated on an output that has a gradient."""
+    buffers = Buffers(blocks)
+    with generators_kept(inputs.device):
+        for index, block in enumerate(blocks):
+            try:
+                with torch.no_grad(), buffers.again(block.body):
+                    inputs = block.body(inputs)
+            except RuntimeError:
+                return None
+            for aux in block.auxiliaries:
+                given = inputs.detach().requires_grad_(inputs.is_floating_point())
+                try:
+                    with torch.enable_grad(), buffers.again(block.aux):
+                        output = checked_output(aux(given), given, aux, [*aux.parameters()])
+                        leaves = Graph.of(output).uses
+                        if not leaves:
+                            raise RuntimeError("its output has no graph")
+                        torch.autograd.grad(output.sum(), list(leaves))
+                except RuntimeError as error:
+                    part = "head" if block is blocks[-1] else f"auxiliary network of block {index}"
+                    return f"the {part}, a {type(aux).__name__} ({first_sentence(error)})"
     return None
 
 
@@ -46,7 +71,8 @@ def culprits(
     Args:
         blocks: the network.
         inputs: of block 0.
-        differentiate: does with a body and its input what the engine does, and is told whether it is the ``last``.
+        differentiate: does with a body and its input what the engine does, and is told whether it is the ``last`` and
+            whether it is ``crossed``, see ``Engine``.
 
     Yields:
         For the first such layer of each block: the block, the layer's name in its body, its class and the reason. None
@@ -62,7 +88,7 @@ def culprits(
                 return
             try:
                 with buffers.again(block.body), _watched(block.body) as calls:
-                    differentiate(block.body, inputs, last=block is blocks[-1])
+                    differentiate(block.body, inputs, last=block is blocks[-1], crossed=index > 0)
             except RuntimeError as error:
                 layer = calls.running[-1] if calls.running else _without_gradient(calls)
                 names = {module: name for name, module in block.body.named_modules()}
@@ -153,8 +179,9 @@ def _watched(body: nn.Module) -> Iterator[_Calls]:
         if isinstance(output, Tensor) and torch.is_grad_enabled():  # inside of a checkpoint, they are off
             calls.outputs.append((module, output))
 
-    hooks = [module.register_forward_pre_hook(begin) for module in body.modules()]
-    hooks += [module.register_forward_hook(end) for module in body.modules()]
+    modules = [module for module in body.modules() if not isinstance(module, torch.jit.ScriptModule)]  # without hooks
+    hooks = [module.register_forward_pre_hook(begin) for module in modules]
+    hooks += [module.register_forward_hook(end) for module in modules]
     try:
         yield calls
     finally:

@@ -1,7 +1,8 @@
 """Forward-mode automatic differentiation of one block: tangents of its output from tangents of what goes in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from fglight.estimators.parameters import replaced
 
 TANGENTS = 8
 """How many tangents one run of a block carries where there are many; each takes as much memory as a whole batch."""
+
+_ONE_THREAD = RLock()
 
 Again = Callable[[], AbstractContextManager[bool]]
 """A context in which a block runs once more; its value is whether it moves nothing but statistics."""
@@ -74,7 +77,8 @@ def pushforward_all(
 ) -> tuple[Tensor, Tensor]:
     """Jacobian-vector products of the output of a block that has run, with several directions.
 
-    One run carries them all, unless it moves buffers other than the statistics of normalisation layers.
+    One run carries them all, unless it moves buffers other than the statistics of normalisation layers, or does what no
+    batching rule is for (reads numbers from tensors, say).
 
     Args:
         body: the block's layers.
@@ -90,7 +94,8 @@ def pushforward_all(
     if count > 1:  # batching rules cost more than they save for one
         with again() as at_once:
             if at_once:
-                return _pushforward_at_once(body, x, tangents)
+                with suppress(RuntimeError):  # what is not possible one by one either, is told below
+                    return _pushforward_at_once(body, x, tangents)
     outputs = []
     for m in range(count):
         with again():
@@ -142,30 +147,37 @@ def plain_attention() -> Iterator[None]:
     """Keep ``nn.MultiheadAttention`` from its fast path for evaluation without gradients.
 
     It has no forward-mode derivative, and its output lies in memory in another order, in which random directions would
-    be drawn.
+    be drawn. One thread at a time: this setting, torch's level of dual numbers and the default generators are those of
+    all threads.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with _ONE_THREAD:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+_NORMS = {F.batch_norm: 3, F.instance_norm: 3, F.layer_norm: 2, F.group_norm: 2}
+"""Which argument of them the weight is."""
 
 
 class _Tangents(TorchFunctionMode):
     """Has ``torch.no_grad()`` stop tangents as it stops gradients, and normalisation keep their dtype.
 
-    Batch norm of bfloat16 numbers by float32 parameters, as under autocast, would give float32 tangents of a bfloat16
-    output.
+    Normalisation of bfloat16 numbers by float32 parameters, as under autocast, would give float32 tangents of a
+    bfloat16 output.
     """
 
     def __torch_function__(
         self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function in (F.batch_norm, F.instance_norm):
-            x, weight = args[0], args[3] if len(args) > 3 else kwargs.get("weight")
-            if weight is not None and weight.dtype != x.dtype:
+        if (position := _NORMS.get(function)) is not None:
+            x, weight = args[0], args[position] if len(args) > position else kwargs.get("weight")
+            casts = position == 2 and x.device.type != "cpu"  # there, autocast has them give out float32
+            if weight is not None and weight.dtype != x.dtype and not casts:
                 return function(x.to(weight.dtype), *args[1:], **kwargs).to(x.dtype)
         result = function(*args, **kwargs)
         if function is torch._C._set_grad_enabled:

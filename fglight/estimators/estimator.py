@@ -146,6 +146,7 @@ class GradientEstimator:
                 share parameters, and for convolutions that CPUs cannot compute with channels last.
         """
         blocks = _blocks(model)
+        checking.check_initialized(blocks)
         checking.check_inputs(blocks, images, labels)
         images = laid_out(images, self.channels_last)
         for block in blocks:
@@ -157,7 +158,7 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(blocks, images, checking.differentiation(self.engine, self.perturbation))
+            culprit = name_culprit(blocks, images, checking.differentiation(self.guess, self.perturbation, self.engine))
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
@@ -181,6 +182,7 @@ class GradientEstimator:
         """
         blocks, images = _blocks(model), laid_out(images, self.channels_last)
         try:
+            checking.check_initialized(blocks)
             with uncached(images.device):
                 with suppress(RuntimeError):  # it is told below, with its layer
                     self._check_network(blocks, images)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
@@ -70,6 +71,11 @@ class Graph:
             leaf = getattr(node.next_functions[0][0], "variable", None) if row != NO_ROW else None
             if leaf is not None:
                 yield leaf, row
+
+    def dtypes(self) -> set[torch.dtype]:
+        """Those of the floating-point numbers that the operations give out."""
+        given = {data.dtype for node in self.nodes for data in getattr(node, "_input_metadata", ())}
+        return {dtype for dtype in given if dtype.is_floating_point}
 
     def has(self, name: str) -> bool:
         """Whether there is an operation whose name begins like this."""

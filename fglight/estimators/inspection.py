@@ -20,6 +20,7 @@ from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import checked_output, first_sentence
 from fglight.estimators.generators import Generators, generators_kept
 from fglight.estimators.graph import Graph
+from fglight.estimators.layers import GRAD_FN
 from fglight.estimators.parameters import without_hooks
 from fglight.models.blocks import Block, trainable
 
@@ -41,10 +42,12 @@ class Inspection:
     Attributes:
         padding: rows of embeddings that no gradient reaches, by their parameters.
         draws: whether anything draws random numbers.
+        dtypes: of the floating-point numbers that bodies compute with.
     """
 
     padding: dict[Tensor, int] = field(default_factory=dict)
     draws: bool = False
+    dtypes: set[torch.dtype] = field(default_factory=set)
 
 
 def inspect(
@@ -64,7 +67,20 @@ def inspect(
         BlockError: an estimate would be wrong, naming the block and the reason.
         RuntimeError: a body cannot be run, or be differentiated.
     """
-    found, buffers, hidden = Inspection(), Buffers(blocks), images[:SAMPLES].detach()
+    look = partial(_inspect, blocks, compare=compare, name=name, moves=moves, pulled=pulled)
+    try:
+        return look(images[:SAMPLES])
+    except Exception as error:
+        if len(images) <= SAMPLES or isinstance(error, BlockError | torch.OutOfMemoryError):
+            raise
+        return look(images)  # a body may be made for one size of batch
+
+
+def _inspect(
+    blocks: Sequence[Block], images: Tensor, *, compare: Compare, name: str, moves: bool, pulled: bool
+) -> Inspection:
+    """See ``inspect``."""
+    found, buffers, hidden = Inspection(), Buffers(blocks), images.detach()
     with generators_kept(images.device):
         generators = Generators(images.device)
         for index, block in enumerate(blocks[:-1]):
@@ -111,7 +127,9 @@ def _look(
             return "changes its parameters when it runs, as an embedding with max_norm does"
         if not _alike(output, again):
             return "gives another output each time it runs"
-        found.padding.update(Graph.of(output).padding())
+        graph = Graph.of(output)
+        found.padding.update(graph.padding())
+        found.dtypes |= graph.dtypes()
         if not output.requires_grad:
             return ""
         with generators_kept(x.device):
@@ -141,25 +159,29 @@ def gradients_are_derivatives(
         if getattr(node, "_saved_scale_grad_by_freq", False):
             return "has an embedding that scales its gradient by frequency (scale_grad_by_freq)"
     inputs = [*([x] if x.requires_grad else []), *parameters]
-    cotangent = torch.randn_like(output)
 
     def taken(output: Tensor) -> Sequence[Tensor]:
         with again():
             return torch.autograd.grad(output, inputs, cotangent, allow_unused=True, materialize_grads=True)
 
-    why = "stops or changes gradients (detach, torch.no_grad, or a hook on a tensor)"
+    why = "stops or changes gradients (detach, torch.no_grad, item, or a hook on a tensor)"
     with _Through() as through, again():
         try:
             whole = body(x)
-        except RuntimeError:
+        except Exception:  # of whatever kind, on what stands in the place of an operation
             return why
     if not through.noticed:
         return ""
-    return "" if all(map(_alike, taken(output), taken(whole))) else why
+    cotangent = torch.randn_like(output)  # not before the body has drawn what it drew
+    gradients = taken(output)
+    try:
+        return "" if _alike(output, whole) and all(map(_alike, gradients, taken(whole))) else why
+    except RuntimeError:
+        return why
 
 
 class _Through(TorchFunctionMode):
-    """Lets gradients through where a body stops them.
+    """Lets gradients through where a body stops them, and changes a little the numbers that it reads from tensors.
 
     Attributes:
         noticed: whether it does so at all.
@@ -176,17 +198,34 @@ class _Through(TorchFunctionMode):
         if function is Tensor.register_hook:
             self.noticed = True
             return _Handle()
+        if function == GRAD_FN:
+            self.noticed = True
+            return _Handle()
         if function is torch._C._set_grad_enabled and not args[0]:
             self.noticed = True
             return None
-        return function(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if function is torch.autograd.grad:
+            self.noticed = True
+            kwargs["create_graph"] = True
+        if function in _READS and args[0].requires_grad:
+            self.noticed = True
+            return function(args[0].detach() + (1 + args[0].detach().abs()) / 100, *args[1:], **kwargs)
+        return function(*args, **kwargs)
 
 
+_READS = (Tensor.item, Tensor.__float__, Tensor.tolist)
 _STOPS = (Tensor.detach, torch.detach, Tensor.detach_, torch.detach_, Tensor.data.__get__)  # type: ignore[attr-defined]
 
 
 class _Handle:
-    """Stands for the handle of a hook that was left out."""
+    """Stands for an operation whose hooks are left out, and for the handle of such a hook."""
+
+    def register_hook(self, hook: Callable) -> "_Handle":
+        """Leave a hook out."""
+        return self
+
+    register_prehook = register_hook
 
     def remove(self) -> None:
         """Nothing is there."""

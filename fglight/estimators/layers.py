@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from fglight.estimators import linalg
-from fglight.estimators.generators import generators_kept
+from fglight.estimators.generators import Generators, generators_kept
 from fglight.estimators.parameters import dense
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,6 +34,9 @@ NO_SINGLE_USE = (
 )
 """Why a parameter is treated as one of the whole block."""
 
+GRAD_FN = Tensor.grad_fn.__get__  # type: ignore[attr-defined]
+"""What looks up the operation that made a tensor, as is needed to put a hook on it."""
+
 
 @dataclass(eq=False)
 class LayerCall:
@@ -45,7 +48,8 @@ class LayerCall:
         output: its output, in the graph's terms (an edge survives in-place operations on the output).
         shape: of its output.
         source: what made the input, in the graph; None for an input without graph.
-        plain: whether the ``forward`` of the layer's class alone made the output, on tensors that are nothing else.
+        plain: whether the ``forward`` of the layer's class alone made the output, of the layer's own parameters and
+            tensors that are nothing else, with autocast as it is around the body.
         version: ``version_of`` the input when the layer took it in.
         again: a context in which the layer's block may run once more, as one does that keeps checkpoints only.
     """
@@ -83,9 +87,11 @@ class LayerCall:
 def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
     """Record every use of a layer of ``body`` that owns trained parameters while the context is open.
 
-    Layers that do not map one tensor to one tensor, or not by the method of their class, are passed over.
+    Layers that do not map one tensor to one tensor, or not by the method of their class, are passed over; and all of a
+    body that puts hooks on tensors, which change gradients on their way.
     """
     calls: list[LayerCall] = []
+    around = _autocasts()
 
     def record(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         one = isinstance(output, Tensor) and len(inputs) == 1 and isinstance(inputs[0], Tensor)
@@ -93,18 +99,28 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
             if output._is_view():  # an in-place operation on a view would move it elsewhere in the graph
                 output = output.clone()
             x = inputs[0].detach()
-            source = get_gradient_edge(inputs[0]).node if inputs[0].requires_grad else None
+            with torch._C.DisableTorchFunction():  # `_TensorHooks` is to see what the body does
+                source = get_gradient_edge(inputs[0]).node if inputs[0].requires_grad else None
+                edge = get_gradient_edge(output)
             others = any(hook is not record for hook in layer._forward_hooks.values())
             plain = not others and _has_own_forward(layer) and type(inputs[0]) in (Tensor, nn.Parameter)
-            edge = get_gradient_edge(output)
+            plain = plain and _autocasts() == around
             calls.append(LayerCall(layer, x, edge, output.shape, source, plain, version_of(x)))
         return output
 
-    owners = [module for module in body.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
+    owners = [
+        module
+        for module in body.modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+        and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+    ]
     # Before hooks of the user's own, which may change the output.
     hooks = [module.register_forward_hook(record, prepend=True) for module in owners]
     try:
-        yield calls
+        with _TensorHooks() as noticing:
+            yield calls
+        if noticing.noticed:
+            calls.clear()
     finally:
         for hook in hooks:
             hook.remove()
@@ -117,12 +133,10 @@ class Traits:
     Attributes:
         seen: what it was found for.
         by_sample: which of them have samples in front, in what they take in and give out.
-        exact: whether the body's own operations alone make the gradients at their outputs: no hook on a tensor.
     """
 
     seen: tuple
     by_sample: Sequence[bool]
-    exact: bool
 
 
 _TRAITS: WeakKeyDictionary[nn.Module, Traits] = WeakKeyDictionary()
@@ -134,8 +148,10 @@ def traits_of(
 ) -> Traits:
     """Look closer at the uses of layers in a body, the first time that it runs on tensors of a shape.
 
-    Sizes alone do not tell which dimension is the sample: there may be as many time steps as samples. So the body runs
-    on one sample more. One that takes no other number of samples is known by sizes.
+    Sizes alone do not tell which dimension is the sample: there may be as many time steps as samples, and samples may
+    be sorted. So the body runs with the first sample two times more, in front and at the end: where a layer takes in
+    samples in their order, it takes in the same in these places, unless random numbers are drawn. A body that takes no
+    other number of samples is known by sizes.
 
     Args:
         body: the body, which has run on ``x``.
@@ -146,29 +162,38 @@ def traits_of(
     seen = (x.shape, x.dtype, body.training, *(id(call.layer) for call in calls))
     if body in _TRAITS and _TRAITS[body].seen == seen:
         return _TRAITS[body]
-    batch, by_sample, hooks = len(x), [True] * len(calls), _TensorHooks()
-    for given in (torch.cat([x, x[:1]]).detach(), x.detach()):
-        with suppress(Exception), torch.enable_grad(), again(), generators_kept(x.device), hooks:
+    batch, by_sample = len(x), [True] * len(calls)
+    for given in (torch.cat([x[:1], x, x[:1]]).detach(), x.detach()):
+        with suppress(Exception), torch.enable_grad(), again(), generators_kept(x.device):
+            generators = Generators(x.device)
             with record_calls(body) as found:
                 body(given.requires_grad_(x.requires_grad))
             if len(given) > batch:
+                drawn = generators.have_moved()
                 alike = [call.layer for call in found] == [call.layer for call in calls]
-                by_sample = [alike and call.by_sample(batch + 1) for call in found]
+                by_sample = [alike and call.by_sample(batch + 2) and (drawn or _in_order(call.input)) for call in found]
             break
     by_sample = [follows and call.by_sample(batch) for call, follows in zip(calls, by_sample)]
-    _TRAITS[body] = Traits(seen, by_sample, not hooks.noticed)
+    _TRAITS[body] = Traits(seen, by_sample)
     return _TRAITS[body]
 
 
+def _in_order(x: Tensor) -> bool:
+    """Whether the first two rows of a layer's input and the last one are the same, but for rounding."""
+    rows = x[[0, 1, -1]].detach().to(torch.promote_types(x.dtype, torch.float32)).nan_to_num()
+    precision = torch.finfo(x.dtype).eps ** 0.5 if x.is_floating_point() else 0
+    return bool(((rows - rows[0]).abs() <= precision * rows.abs().max()).all()) if rows.numel() else True
+
+
 class _TensorHooks(TorchFunctionMode):
-    """Notices hooks that are put on tensors."""
+    """Notices hooks that are put on tensors, or on the operations that made them."""
 
     noticed = False
 
     def __torch_function__(
         self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        self.noticed = self.noticed or function is Tensor.register_hook
+        self.noticed = self.noticed or function in (Tensor.register_hook, GRAD_FN)
         return function(*args, **(kwargs or {}))
 
 
@@ -189,8 +214,14 @@ def _has_own_forward(layer: nn.Module) -> bool:
         FORWARDS.get(type(layer)) is type(layer).forward
         and "_conv_forward" not in vars(layer)
         and not any(hooks)
+        and all(isinstance(p, nn.Parameter) for p in layer._parameters.values() if p is not None)  # no functional_call
         and not torch.nn.modules.module._has_any_global_hook()
     )
+
+
+def _autocasts() -> list:
+    """What autocast is set to."""
+    return [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")]
 
 
 def has_closed_form(call: LayerCall, name: str, parameter: Tensor) -> bool:

@@ -158,7 +158,8 @@ class BlockPass:
             body = partial(checkpoint, self.block.body, use_reentrant=False)
         first = self.network.buffers.first(self.block.body, self.network.batch.images.device)
         with first, self.network.recording(self.block.body) as self.calls:
-            self.output = checked_output(body(self.input), self.input, self.block.body, self.parameters)
+            output = body(self.input)
+        self.output = checked_output(output, self.input, self.block.body, self.parameters)
         for call in self.calls:
             call.again = partial(self.again, on_graph=False)
 
@@ -218,7 +219,7 @@ class BlockPass:
         of a layer whose input was modified in place after it was used.
         """
         found = {}
-        for call in self.calls if self.traits.exact else ():
+        for call in self.calls:
             owned = self.graph.owned(call.output.node, call.source) if version_of(call.input) == call.version else ()
             for name, parameter in call.layer.named_parameters(recurse=False):
                 if parameter in owned:

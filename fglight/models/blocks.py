@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fglight.errors import LabelError
+from fglight.errors import BlockError, LabelError
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.losses import CrossEntropyLoss, Loss
 from fglight.models.several import SeveralAuxiliaries
@@ -121,6 +121,11 @@ class Block(nn.Module):
         if own is not None:
             return evaluate(aux, own, output, labels)
         logits = aux(output)
+        if not isinstance(logits, Tensor):
+            raise BlockError(
+                f"the auxiliary network of a block, and the head, must give one tensor, and a {type(aux).__name__} "
+                f"gives a {type(logits).__name__}: wrap it in a module that hands on the tensor that the loss takes"
+            )
         criterion = self.criterion or _CROSS_ENTROPY
         loss = evaluate(criterion, criterion, logits, labels)
         if loss.dim() > 0:

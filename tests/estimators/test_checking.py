@@ -1,9 +1,14 @@
 """What is told of a batch or a network that no step can be taken with: the real cause, in one line."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from fglight.errors import BlockError
 from fglight.estimators import (
@@ -105,3 +110,76 @@ def test_an_auxiliary_network_that_works_in_place_is_refused(engine, perturbatio
     with pytest.raises(BlockError, match=r"auxiliary network of block 0, a Sequential, must leave its input as it is"):
         estimator.estimate(model, *batch())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_without_a_shape_yet_are_told(engine):
+    model, (images, labels) = network(nn.LazyLinear(4), nn.Linear(4, 4)), batch()
+    with pytest.raises(BlockError, match=r"body\.weight of block 0 must have a shape"):
+        local(engine).estimate(model, images, labels)
+    assert [layer.path for layer in local(engine).check(model, images)] == ["refused"]
+    model(images)
+    local(engine).estimate(model, images, labels)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_copy_of_an_estimator_takes_the_same_steps_and_no_network_along(engine):
+    model, (images, labels) = network(), batch()
+    estimator = local(engine)
+    before = len(pickle.dumps(estimator))
+    estimator.estimate(model, images, labels)
+    expected = [p.grad for p in model.parameters()]
+    assert len(pickle.dumps(estimator)) == before
+    deepcopy(estimator).estimate(model, images, labels)
+    assert all(a is b or torch.equal(a, b) for a, b in zip(expected, (p.grad for p in model.parameters())))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_threads_take_steps_at_once(engine):
+    models, (images, labels) = [network(), network()], batch()
+
+    def steps(model):
+        for _ in range(5):
+            local(engine).estimate(model, images, labels)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(steps, models))  # which raises what a thread did
+    for a, b in zip(*(model.parameters() for model in models)):
+        assert a.grad is b.grad or torch.equal(a.grad, b.grad)
+
+
+class Part(nn.Module):
+    """An auxiliary network, or a head, with a use of its layer of its own."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.layer, self.use = nn.Linear(4, 3), use
+
+    def forward(self, h):
+        return self.use(self.layer, h)
+
+
+ODD_PARTS = {
+    "must give one tensor, and a Part gives a tuple": lambda layer, h: (layer(h),),
+    "a Part .*its output no graph": lambda layer, h: layer(h).detach(),
+    "a Part .*needs use_reentrant=False": lambda layer, h: checkpoint(layer, h, use_reentrant=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("said", ODD_PARTS)
+@pytest.mark.parametrize("block", [0, -1])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_part_without_gradient_is_named(engine, block, said):
+    model, (images, labels) = network(), batch()
+    model.blocks[block].aux = Part(ODD_PARTS[said]).double()
+    where = "head" if block else "auxiliary network"
+    with pytest.raises(BlockError, match=f"the {where}.*{said}|and the head, {said}"):
+        local(engine).estimate(model, images, labels)
+
+
+def test_a_head_that_works_in_place_is_named():
+    model, (images, labels) = network(nn.Linear(4, 4), nn.Identity()), batch()
+    model.blocks[1].aux = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)).double()
+    with pytest.raises(BlockError, match=r"the head, a Sequential .*in-place"):
+        local().estimate(model, images, labels)

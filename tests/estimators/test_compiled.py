@@ -258,6 +258,23 @@ def test_a_network_that_changes_in_every_step_is_never_compiled():
     assert len(set(losses)) == 4
 
 
+def test_tensors_of_a_class_of_their_own_are_refused():
+    class Own(torch.Tensor):
+        pass
+
+    class Wrap(nn.Module):
+        def forward(self, x):
+            return torch.tanh(x.as_subclass(Own)).as_subclass(torch.Tensor)
+
+    blocks, batch = tapped()
+    blocks[0].body.append(Wrap())
+    estimator = estimator_of()
+    estimator.compile(operations)
+    estimator.estimate(blocks, *batch)
+    with pytest.raises(BlockError, match="compile=false"):
+        estimator.estimate(blocks, *batch)
+
+
 def test_numbers_read_from_tensors_are_refused():
     blocks, batch = tapped()
     blocks[0].body.append(nn.BatchNorm2d(4, momentum=None).double())

@@ -163,6 +163,18 @@ def test_a_head_of_one_number_a_sample(guess):
         assert model.blocks[0].body.weight.grad.any()
 
 
+@pytest.mark.parametrize("guess", ["dfa", "drtp"])
+def test_a_block_of_one_number_a_sample(guess):
+    body, aux = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0)), nn.Unflatten(0, (-1, 1))
+    blocks = [Block(body, aux), Block(nn.Tanh(), nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 3)))]
+    images, labels = torch.randn(6, 5), torch.arange(6) % 3
+    estimator_of({"perturb.coefficient": "one"}, guess=guess).estimate(blocks, images, labels)
+    logits = blocks[1].aux(torch.tanh(body(images)))
+    error = torch.autograd.grad(nn.functional.cross_entropy(logits, labels), logits)[0]
+    fed_back = (error if guess == "dfa" else nn.functional.one_hot(labels, 3).float()) @ blocks[0].feedback
+    assert_close(blocks[0].body[0].weight.grad, (fed_back @ images).unsqueeze(0))
+
+
 def test_a_block_with_a_parameter_of_its_own_is_loaded():
     class Scaled(Block):
         def __init__(self):

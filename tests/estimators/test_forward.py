@@ -21,7 +21,7 @@ from helpers import (
 from torch import nn
 
 from fglight.errors import ConfigError
-from fglight.estimators import ForwardMode
+from fglight.estimators import ForwardMode, GlobalTarget, GradientEstimator, LocalGuess, ReverseMode, WeightPerturbation
 from fglight.models import Block, BlockNetwork
 
 OF_WEIGHTS = GRANULARITIES["weight"]
@@ -216,3 +216,17 @@ def test_autocast(perturb, granularity):
             estimator.estimate(model.to(dtype), images.to(dtype), labels)
         results.append(torch.cat([gradient.double().flatten() for gradient in gradients(model).values()]))
     assert torch.cosine_similarity(*results, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.BatchNorm1d(8)])
+def test_autocast_between_normalisation_and_a_linear_layer(norm):
+    results = []
+    for engine in (ReverseMode(), ForwardMode()):
+        torch.manual_seed(0)
+        bodies = [nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), deepcopy(norm), nn.Linear(8, 8)), nn.Identity()]
+        blocks = [Block(body, nn.Linear(8, 3)) for body in bodies]
+        estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=engine)
+        with torch.autocast("cpu", torch.bfloat16):
+            estimator.estimate(blocks, torch.randn(6, 8), torch.arange(6) % 3)
+        results.append(torch.cat([p.grad.flatten() for block in blocks for p in block.body.parameters()]))
+    assert torch.cosine_similarity(*results, dim=0) > 0.99

@@ -1,6 +1,7 @@
 """What differs from autograd is computed right, or refused by the engines that cannot."""
 
 import random
+import warnings
 from itertools import cycle
 
 import numpy as np
@@ -95,12 +96,85 @@ def as_many_steps_as_samples():
     return Body(function, layer=linear())
 
 
-RIGHT_EVERYWHERE = (shared, forward_hook, other_forward, detached_statistics, as_many_steps_as_samples)
+def sorted_samples():
+    """As many rows as samples, in another order."""
+
+    def function(self, x):
+        order = x[:, 0].argsort()
+        return torch.tanh(self.layer(x[order]))[order.argsort()]
+
+    return Body(function, layer=linear())
+
+
+def other_weights():
+    """A layer's own ``forward``, on tensors that are made of its parameters."""
+
+    def function(self, x):
+        weights = {"weight": 2 * self.layer.weight, "bias": self.layer.bias}
+        return torch.tanh(torch.func.functional_call(self.layer, weights, (x,)))
+
+    return Body(function, layer=linear())
+
+
+def scripted():
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated, and there
+        return nn.Sequential(torch.jit.script(nn.Sequential(linear(), nn.Tanh())), linear())
+
+
+def hook_on_an_operation():
+    def function(self, x):
+        h = self.layer(x)
+        if h.grad_fn is not None:
+            h.grad_fn.register_hook(lambda inputs, outputs: tuple(g if g is None else g / 2 for g in inputs))
+        return torch.tanh(h)
+
+    return Body(function, layer=linear())
+
+
+def number_from_a_tensor():
+    return Body(lambda s, x: torch.tanh(s.layer(x)) / s.layer(x).abs().max().item(), layer=linear())
+
+
+def logged_number():
+    """A number that no output depends on."""
+
+    def function(self, x):
+        h = torch.tanh(self.layer(x))
+        self.largest = h.abs().max().item()
+        return h
+
+    return Body(function, layer=linear())
+
+
+def gradient_as_a_constant():
+    def function(self, x):
+        z = torch.zeros_like(x).requires_grad_()
+        with torch.enable_grad():
+            (inner,) = torch.autograd.grad(torch.tanh(self.layer(z)).square().sum(), z)
+        return torch.tanh(self.layer(x)) - inner
+
+    return Body(function, layer=linear())
+
+
+RIGHT_EVERYWHERE = (
+    shared,
+    forward_hook,
+    other_forward,
+    other_weights,
+    detached_statistics,
+    as_many_steps_as_samples,
+    sorted_samples,
+    scripted,
+    logged_number,
+)
 REFUSED = {
     energy: {ForwardMode: "cannot run without gradients", FiniteDifferences: "cannot run without gradients"},
     detached_norm: {FiniteDifferences: "stops or changes gradients"},
     straight_through: {ForwardMode: "jvp", FiniteDifferences: r"a backward pass of its own \(Rounded\)"},
     hook_on_a_tensor: {ForwardMode: "not its gradient", FiniteDifferences: "stops or changes gradients"},
+    hook_on_an_operation: {ForwardMode: "not its gradient", FiniteDifferences: "stops or changes gradients"},
+    number_from_a_tensor: {FiniteDifferences: "stops or changes gradients"},
+    gradient_as_a_constant: {ForwardMode: "not its gradient", FiniteDifferences: "stops or changes gradients"},
     backward_hook: {ForwardMode: ".", FiniteDifferences: "a backward pass of its own"},
     masked: {ForwardMode: "a parameter with a hook", FiniteDifferences: "a parameter with a hook"},
     scaled: {ForwardMode: "a parameter with a hook", FiniteDifferences: "a parameter with a hook"},
@@ -126,6 +200,33 @@ def test_a_body_is_right_or_refused(make, engine, perturb):
     found = estimate(blocks, batch, perturbation=perturbation, engine=engine)
     assert_all_close(found[:2], expected, ENGINES[engine])
     assert all(a is b for a, b in zip(before, nn.ModuleList(blocks).parameters()))
+
+
+def reentrant_checkpoint():
+    return Body(lambda s, x: torch.utils.checkpoint.checkpoint(s.layer, x, use_reentrant=True), layer=linear())
+
+
+def changed_input():
+    return Body(lambda s, x: s.layer(x.mul_(2)), layer=linear())
+
+
+def scripted_whole():
+    return scripted()[0]
+
+
+@pytest.mark.parametrize("guess", [LocalGuess, GaussianGuess])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("make", [*RIGHT_EVERYWHERE, *REFUSED, reentrant_checkpoint, changed_input, scripted_whole])
+def test_check_tells_what_a_step_does(make, engine, guess):
+    blocks, batch = network(make)
+    estimator = GradientEstimator(GlobalTarget(), guess(), WeightPerturbation(), engine=engine())
+    told = estimator.check(blocks, batch[0])
+    try:
+        estimator.estimate(blocks, *batch)
+        refused = False
+    except BlockError:
+        refused = True
+    assert any(layer.path == "refused" for layer in told) == refused
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -301,3 +402,87 @@ def test_complex_parameters_are_refused_where_something_is_projected():
     blocks[1].body = nn.Tanh()
     with pytest.raises(BlockError, match=r"w of block 0 must be real to be projected, and is torch.complex128"):
         estimate(blocks, batch)
+
+
+@pytest.mark.parametrize("engine", [ForwardMode, FiniteDifferences])
+def test_a_body_made_for_one_size_of_batch_is_right(engine):
+    blocks, _ = network(lambda: Body(lambda s, x: torch.tanh(s.layer(x)).view(12, SIZE), layer=linear()))
+    batch = torch.randn(12, SIZE, dtype=torch.float64), torch.arange(12) % CLASSES
+    expected = estimate(blocks, batch)
+    assert_all_close(estimate(blocks, batch, engine=engine), expected, ENGINES[engine])
+
+
+def test_numbers_that_are_not_finite_are_no_reason_to_refuse():
+    blocks, batch = network(lambda: Body(lambda s, x: s.layer(x).log(), layer=linear()))
+    assert any(g.isnan().any() for part in estimate(blocks, batch, engine=ForwardMode) for g in part)
+
+
+@pytest.mark.parametrize("perturbation", [WeightPerturbation, WeightPerSamplePerturbation])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_autocast_inside_of_a_body(engine, perturbation):
+    """Estimates are those without, as well as bfloat16 can tell."""
+    if engine is FiniteDifferences and perturbation is WeightPerSamplePerturbation:
+        pytest.skip("means nothing")
+
+    def estimated(enabled):
+        def function(self, x):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                h = self.layer(x)
+            return torch.tanh(h.float())
+
+        blocks, (images, labels) = network(lambda: Body(function, layer=linear()))
+        blocks = [block.float() for block in blocks]
+        return estimate(blocks, (images.float(), labels), perturbation=perturbation, engine=engine)
+
+    for found, expected in zip(estimated(True)[:2], estimated(False)[:2]):
+        for a, b in zip(found, expected):
+            assert (a - b).norm() < 0.15 * b.norm()
+
+
+def test_tangents_are_not_pushed_through_the_first_block():
+    """A body with dual numbers of its own, which are not possible inside of others."""
+
+    def function(self, x):
+        return torch.func.jvp(lambda z: torch.tanh(self.layer(z)), (x,), (torch.ones_like(x),))[1]
+
+    blocks, batch = network(linear)
+    blocks[0].body = Body(function, layer=linear().double())
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), ActivityPerturbation(), engine=ForwardMode())
+    assert {layer.path for layer in estimator.check(blocks, batch[0])} == {"fast"}
+    estimator.estimate(blocks, *batch)
+    found = body_gradients(blocks)
+    GradientEstimator(GlobalTarget(), LocalGuess(), ActivityPerturbation()).estimate(blocks, *batch)
+    assert_all_close(found, body_gradients(blocks))
+
+
+@pytest.mark.parametrize("perturbation", [WeightPerturbation, WeightPerSamplePerturbation])
+@pytest.mark.parametrize("make", [hook_on_a_tensor, hook_on_an_operation])
+def test_hooks_that_come_between_two_steps_are_seen(make, perturbation):
+    """A body that changes gradients from some step on."""
+    blocks, batch = network(make)
+    expected = estimate(blocks, batch, perturbation=perturbation)
+    changing = False
+    for block in blocks[:2]:
+        changes = block.body.function
+        block.body.function = lambda s, x, changes=changes: changes(s, x) if changing else torch.tanh(s.layer(x))
+    estimator = GradientEstimator(GlobalTarget(), LocalGuess(), perturbation())
+    estimator.estimate(blocks, *batch)
+    assert any((a - b).abs().max() > 1e-6 for a, b in zip(body_gradients(blocks)[0], expected[0]))
+    changing = True
+    estimator.estimate(blocks, *batch)
+    assert_all_close(body_gradients(blocks), expected)
+
+
+def test_rounding_is_no_reason_to_refuse():
+    """Normalisation of two features has almost no gradient, beside what that is the difference of."""
+
+    def encoder():
+        layer = nn.TransformerEncoderLayer(2, 1, 4, dropout=0.0, batch_first=True)
+        return nn.Sequential(nn.Unflatten(1, (2, 2)), layer, nn.Flatten())
+
+    blocks, (images, labels) = network(encoder)
+    blocks = [block.float() for block in blocks]
+    estimate(blocks, (images.float(), labels), engine=ForwardMode)
+    blocks[1].body.append(hook_on_a_tensor())
+    with pytest.raises(BlockError, match="not its gradient"):
+        estimate(blocks, (images.float(), labels), engine=ForwardMode)

@@ -81,19 +81,20 @@ class Engine(ABC):
         """
 
     @torch.enable_grad()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """Do to a body what a step does: here, take gradients of its output.
 
         Args:
             body: a block's layers, which may run once more.
             x: what they take in.
             last: whether the block is the last one.
+            crossed: whether there are blocks before it, whose targets go through it.
             parameters: whether derivatives along parameters are needed.
 
         Raises:
             RuntimeError: it cannot be done.
         """
-        x = x.detach().requires_grad_(x.is_floating_point())
+        x = x.detach().requires_grad_(crossed and x.is_floating_point())
         output = checked_output(body(x), x, body, trainable(body))
         leaves = Graph.of(output).uses
         if leaves:

@@ -6,6 +6,7 @@ vector-Jacobian products, and the record is compiled.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,10 @@ class CompiledEstimate:
         self.compiled: dict[tuple, tuple[State, Callable[[Tensor, Tensor], Estimate]]] = {}
         self.last: tuple[tuple, State] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have nothing compiled yet."""
+        return {**vars(self), "compiled": {}, "last": None}
+
     def __call__(self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool) -> Estimate:
         """See ``GradientEstimator.estimate``."""
         modes = tuple(module.training for block in blocks for module in block.modules())
@@ -148,10 +153,10 @@ class CompiledEstimate:
             graph = make_fx(run)(images, labels, *inputs)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise BlockError(
                 "compile=true cannot record a step that reads numbers from tensors, as batch norm with momentum=None "
-                f"does: accepted is compile=false ({first_sentence(error)})"
+                f"does, or has tensors of a class of their own: accepted is compile=false ({first_sentence(error)})"
             ) from error
         if any(getattr(node.target, "namespace", "") == "c10d" for node in graph.graph.nodes):
             raise BlockError(

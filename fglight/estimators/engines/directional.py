@@ -3,10 +3,13 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fglight.estimators.diagnosis import checked_output
+from fglight.estimators.duals import plain_attention
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.inspection import Again, Inspection, inspect
@@ -14,7 +17,7 @@ from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.state import State
 from fglight.estimators.step import Auxiliaries
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 
 class DirectionalEngine(Engine):
@@ -23,11 +26,16 @@ class DirectionalEngine(Engine):
     has_targets = False
     known: tuple[tuple, State, Inspection] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies know no network."""
+        return {name: value for name, value in vars(self).items() if name != "known"}
+
     @staticmethod
     @abstractmethod
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
         """Why this engine's derivatives of a body would not be autograd's; see ``inspection.Compare``."""
 
+    @plain_attention()
     def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``: bodies are inspected before the first step, and when the network has changed."""
         kind = (*blocks, perturbation.in_parameters, guess.pulled)
@@ -36,6 +44,16 @@ class DirectionalEngine(Engine):
                 blocks, images, self.compare, name=self.name, moves=perturbation.in_parameters, pulled=guess.pulled
             )
             self.known = kind, State(blocks, tuple), found
+
+    @torch.enable_grad()
+    def run_as_inspected(self, body: nn.Module, x: Tensor, *, crossed: bool) -> None:
+        """Run a body as it is inspected.
+
+        Raises:
+            RuntimeError: it cannot be done.
+        """
+        x = x.detach().requires_grad_(crossed and x.is_floating_point())
+        checked_output(body(x), x, body, trainable(body))
 
     @property
     def inspection(self) -> Inspection:

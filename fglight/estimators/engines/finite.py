@@ -11,7 +11,7 @@ from fglight.estimators.duals import check_swapped, plain_attention
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
 from fglight.estimators.generators import Redrawn, generators_kept
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.inspection import gradients_are_derivatives
+from fglight.estimators.inspection import Inspection, gradients_are_derivatives
 from fglight.estimators.parameters import replaced
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
@@ -87,17 +87,18 @@ class FiniteDifferences(DirectionalEngine):
     ) -> tuple[list[BlockPass], Tensor | None]:
         """See ``Engine``."""
         network.padding = self.inspection.padding
-        step = _FiniteStep(network, guess, perturbation, self.step, self.redraw, self.inspection.draws)
+        step = _FiniteStep(network, guess, perturbation, self.step, self.redraw, self.inspection)
         return step.estimate(), None
 
     compare = staticmethod(gradients_are_derivatives)
 
     @torch.no_grad()
     @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """See ``Engine``: run it on other tensors, unless it is the last."""
         if last:
-            return super().differentiate(body, x, last=last, parameters=parameters)
+            return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
+        self.run_as_inspected(body, x, crossed=crossed)
         _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
 
 
@@ -108,19 +109,19 @@ class _FiniteStep(DirectionalStep):
     Attributes:
         step: relative to the weights; None: from the precision.
         redraw: whether directions are drawn again.
-        draws: whether blocks draw random numbers, so that all must have run before any is moved.
+        inspection: tells whether blocks draw random numbers, so that all must have run before any is moved.
     """
 
     step: float | None
     redraw: bool
-    draws: bool
+    inspection: Inspection
     guesses: dict[int, Sequence[Tensor]] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     extents: list[Tensor] = field(default_factory=list)
 
     def estimate(self) -> list[BlockPass]:
         """Run all blocks once as they are, and for each coefficient twice from the first block that moves."""
-        before = not (self.guess.needs_graph or self.guess.needs_error or self.draws)
+        before = not (self.guess.needs_graph or self.guess.needs_error or self.inspection.draws)
         if self.joint and before:  # before anything else is held
             passes = [self.network.enter(index, None) for index in range(len(self.network.blocks) - 1)]
             for here in passes:
@@ -128,7 +129,7 @@ class _FiniteStep(DirectionalStep):
             self._move_jointly(passes)
             passes = self.run(BlockPass.run)
         else:
-            twice = self.guess.needs_error or self.draws
+            twice = self.guess.needs_error or self.inspection.draws
             passes = self.run_twice(lambda here, _: self._run_block(here)) if twice else self.run(self._run_block)
             self._move_jointly(passes[:-1])
         self.scale(passes, self.guesses, self.sums)
@@ -207,6 +208,7 @@ class _FiniteStep(DirectionalStep):
             return self.step
         device = self.network.batch.images.device.type
         dtypes = {parameter.dtype for block in self.network.blocks for parameter in block.parameters()}
+        dtypes |= self.inspection.dtypes  # a body may have an autocast of its own
         if torch.is_autocast_enabled(device):
             dtypes.add(torch.get_autocast_dtype(device))
         return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5

@@ -1,7 +1,10 @@
 """Forward mode: directional derivatives of the target, without a backward pass through the network."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import deepcopy
 from functools import partial
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +77,13 @@ class ForwardMode(DirectionalEngine):
         terms = [(dense(g) * xi).double() for g, xi in zip(gradients, [*directions, *moving.values()])]
         found, square = sum(term.sum() for term in terms), tangent.double().square().sum()
         scale = sum(term.abs().sum() for term in terms) + square
-        if (found - square).abs() <= torch.finfo(output.dtype).eps ** 0.5 * scale:
-            return ""
-        return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
+        precision = max(torch.finfo(dtype).eps for dtype in {output.dtype, *Graph.of(output).dtypes()}) ** 0.5
+        if (found - square).abs() > precision * scale:  # not where one of them is not finite
+            if output.dtype != torch.float64:  # it may be rounding, as where a normalisation divides by almost zero
+                with suppress(Exception):  # of whatever kind: a body that cannot be copied, or does not take doubles
+                    return _compare_in_double(body, x, parameters)
+            return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
+        return ""
 
     def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
         """See ``Engine``.
@@ -102,18 +109,20 @@ class ForwardMode(DirectionalEngine):
 
     @torch.no_grad()
     @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, parameters: bool) -> None:
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """See ``Engine``: push tangents through it, one and several, unless it is the last."""
         if last:
-            return super().differentiate(body, x, last=last, parameters=parameters)
+            return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
         buffers = Buffers([body])
-        body(x)  # which buffers it moves tells how many tangents it takes at once
+        self.run_as_inspected(
+            body, x, crossed=crossed
+        )  # which buffers it moves tells how many tangents it takes at once
         again = partial(buffers.again, body)
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
             if moves and parameters:
                 pushforward_all(body, x, moves, again)
-            if x.is_floating_point():
+            if crossed and x.is_floating_point():
                 pushforward_all(body, x, torch.ones_like(x).expand(count, *x.shape), again)
 
 
@@ -212,3 +221,15 @@ def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor |
                 tangent = pushforward(*start)[1]
         tangents.append(tangent)
     return torch.stack(tangents)
+
+
+def _compare_in_double(body: nn.Module, x: Tensor, parameters: Sequence[nn.Parameter]) -> str:
+    """What ``ForwardMode.compare`` tells of a body in double precision."""
+    moving = [any(p is q for q in parameters) for p in body.parameters()]
+    body, x = deepcopy(body).double(), x.detach().double().requires_grad_(x.requires_grad)
+    again = partial(Buffers([body]).again, body)
+    with torch.enable_grad(), again():
+        output = body(x)
+    if output.dtype != torch.float64:
+        raise TypeError("it computes in another precision than its parameters'")
+    return ForwardMode.compare(body, x, output, [*compress(body.parameters(), moving)], again)

@@ -61,5 +61,5 @@ class DFAGuess(Guess):
                 f"the output of block {here.index} is {tuple(here.output.shape[1:])} for a sample, and was "
                 f"{tuple(feedback.shape[1:])} when {type(self).__name__} drew its feedback: accepted is one shape"
             )
-        fed_back = self.signal(here).to(feedback.dtype) @ feedback.flatten(1)
+        fed_back = self.signal(here).to(feedback.dtype) @ feedback.view(len(feedback), -1)
         return fed_back.view_as(here.output).to(here.output.dtype).unsqueeze(0)
