@@ -222,6 +222,8 @@ class ForwardGradientModule(L.LightningModule):
             self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)})
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
+        if not metrics.losses.update_called:
+            return  # there was no batch, which is told once the epoch is over
         (*local_losses, loss), (*local_scores, scores) = metrics.compute()
         metrics.reset()
         self.log(f"{split}/loss", loss)

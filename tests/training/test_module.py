@@ -289,8 +289,10 @@ def traced(folder, epochs=2, *, engine="reverse", compiled=False, **settings):
     return trace
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("engine", "compiled"),
+    [("reverse", False), ("reverse", True), ("forward", False), pytest.param("forward", True, marks=pytest.mark.slow)],
+)
 def test_gradients_are_clipped_to_a_total_norm(engine, compiled, tmp_path):
     settings = {"optimizer": partial(torch.optim.SGD, lr=1e-3), "engine": engine, "compiled": compiled}
     free = traced(tmp_path / "free", **settings).moves
