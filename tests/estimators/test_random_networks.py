@@ -176,7 +176,6 @@ def budget(examples):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="forward mode takes the target of the block below for zero")
 def test_a_body_that_turns_gradients_on_is_right_or_refused():
     case = {"bodies": [plain, energy_whoever_calls], "samples": 3, "seed": 0, "strided": False, "directions": 1}
     case |= {"target": GlobalTarget(), "guess": "local", "combine": "mean", "coefficient": "projection"}
