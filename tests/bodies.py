@@ -322,16 +322,73 @@ def energy_whoever_calls():
     return with_layer(function)
 
 
+def sorted_samples():
+    """As many rows as samples, in another order."""
+
+    def function(self, x):
+        order = x[:, 0].argsort()
+        return torch.tanh(self.layer(x[order]))[order.argsort()]
+
+    return with_layer(function)
+
+
+def other_weights():
+    """A layer's own ``forward``, on tensors that are made of its parameters."""
+
+    def function(self, x):
+        weights = {"weight": 2 * self.layer.weight, "bias": self.layer.bias}
+        return torch.tanh(torch.func.functional_call(self.layer, weights, (x,)))
+
+    return with_layer(function)
+
+
+def hook_on_an_operation():
+    def function(self, x):
+        h = self.layer(x)
+        if h.grad_fn is not None:
+            h.grad_fn.register_hook(lambda inputs, outputs: tuple(g if g is None else g / 2 for g in inputs))
+        return torch.tanh(h)
+
+    return with_layer(function)
+
+
+def number_from_a_tensor():
+    return with_layer(lambda s, x: torch.tanh(s.layer(x)) / s.layer(x).abs().max().item())
+
+
+def logged_number():
+    """A number that no output depends on."""
+
+    def function(self, x):
+        h = torch.tanh(self.layer(x))
+        self.largest = h.abs().max().item()
+        return h
+
+    return with_layer(function)
+
+
+def gradient_as_a_constant():
+    def function(self, x):
+        z = torch.zeros_like(x).requires_grad_()
+        with torch.enable_grad():
+            (inner,) = torch.autograd.grad(torch.tanh(self.layer(z)).square().sum(), z)
+        return torch.tanh(self.layer(x)) - inner
+
+    return with_layer(function)
+
+
 ORDINARY = (
     *(plain, no_layer, residual, normalized, convolution, padded_convolution, recurrent, attention, bilinear),
     *(shared, tied, functional, functional_and_layer, frozen_bias, frozen_weight, frozen, low_rank, unused),
     *(without_effect, scaled, broadcast, pruned, in_place, methods_in_place, view_in_place, time_first),
-    *(time_in_the_batch, subclass, other_forward, forward_hook, pre_hook),
+    *(time_in_the_batch, subclass, other_forward, forward_hook, pre_hook, sorted_samples, other_weights),
+    *(logged_number,),
 )
 """Every engine has the gradients of these."""
 
 UNLIKE = (
     *(kept_elsewhere, weight_norm, spectral_norm, detached_branch, detached_norm, without_gradient, data_of_the_input),
-    *(straight_through, reversed_gradient, backward_hook, hook_on_a_tensor, energy),
+    *(straight_through, reversed_gradient, backward_hook, hook_on_a_tensor, energy, energy_whoever_calls),
+    *(hook_on_an_operation, number_from_a_tensor, gradient_as_a_constant),
 )
 """An engine that pushes tangents or moves weights may refuse these."""

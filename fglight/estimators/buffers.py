@@ -108,8 +108,8 @@ def dry_run(blocks: Sequence[Block], images: Tensor) -> list[Tensor]:
     buffers, outputs = Buffers(blocks), [images]
     with generators_kept(images.device):
         for module in (*(block.body for block in blocks), blocks[-1].aux):
-            with buffers.again(module):
-                outputs.append(module(outputs[-1]))
+            with torch.enable_grad(), buffers.again(module):  # a body may take gradients of its own
+                outputs.append(module(outputs[-1]).detach())
     return outputs[1:]
 
 

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from fglight.errors import BlockError
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import checked_output, first_sentence
+from fglight.estimators.diagnosis import check_unchanged, checked_output, first_sentence
 from fglight.estimators.generators import Generators, generators_kept
 from fglight.estimators.graph import Graph
-from fglight.estimators.layers import GRAD_FN
+from fglight.estimators.layers import GRAD_FN, version_of
 from fglight.estimators.parameters import without_hooks
 from fglight.models.blocks import Block, trainable
 
@@ -80,12 +80,12 @@ def _inspect(
     blocks: Sequence[Block], images: Tensor, *, compare: Compare, name: str, moves: bool, pulled: bool
 ) -> Inspection:
     """See ``inspect``."""
-    found, buffers, hidden = Inspection(), Buffers(blocks), images.detach()
+    found, buffers, hidden = Inspection(), Buffers(blocks), images.detach().clone()
     with generators_kept(images.device):
         generators = Generators(images.device)
         for index, block in enumerate(blocks[:-1]):
             parameters = trainable(block.body) if moves else []
-            if why := _look(block.body, hidden, index > 0, parameters, buffers, found, compare, pulled=pulled):
+            if why := _look(block.body, hidden, index, parameters, buffers, found, compare, pulled=pulled):
                 kind = type(block.body).__name__
                 raise BlockError(
                     f"{name} is not possible with the body of block {index}, a {kind}, which {why}: use engine=reverse"
@@ -101,7 +101,7 @@ def _inspect(
 def _look(
     body: nn.Module,
     x: Tensor,
-    crossed: bool,
+    index: int,
     parameters: list[nn.Parameter],
     buffers: Buffers,
     found: Inspection,
@@ -113,11 +113,12 @@ def _look(
     for parameter in parameters:
         if pulled and parameter._backward_hooks:
             return "has a parameter with a hook, which would change the direction and not its product with the target"
-    versions = [parameter._version for parameter in body.parameters()]
-    x = x.detach().requires_grad_(crossed and x.is_floating_point())
+    version, versions = version_of(x), [parameter._version for parameter in body.parameters()]
+    x = x.detach().requires_grad_(index > 0 and x.is_floating_point())
     with torch.enable_grad(), without_hooks(parameters):
         with buffers.again(body), generators_kept(x.device):
             output = checked_output(body(x), x, body, parameters)
+        check_unchanged(index, x, version)
         try:
             with torch.no_grad(), buffers.again(body), generators_kept(x.device):
                 again = body(x)

@@ -14,10 +14,16 @@ from bodies import (
     detached_norm,
     energy,
     forward_hook,
+    gradient_as_a_constant,
     hook_on_a_tensor,
+    hook_on_an_operation,
     linear,
+    logged_number,
+    number_from_a_tensor,
     other_forward,
+    other_weights,
     shared,
+    sorted_samples,
     straight_through,
 )
 from definition import Definition
@@ -96,64 +102,9 @@ def as_many_steps_as_samples():
     return Body(function, layer=linear())
 
 
-def sorted_samples():
-    """As many rows as samples, in another order."""
-
-    def function(self, x):
-        order = x[:, 0].argsort()
-        return torch.tanh(self.layer(x[order]))[order.argsort()]
-
-    return Body(function, layer=linear())
-
-
-def other_weights():
-    """A layer's own ``forward``, on tensors that are made of its parameters."""
-
-    def function(self, x):
-        weights = {"weight": 2 * self.layer.weight, "bias": self.layer.bias}
-        return torch.tanh(torch.func.functional_call(self.layer, weights, (x,)))
-
-    return Body(function, layer=linear())
-
-
 def scripted():
     with warnings.catch_warnings(action="ignore"):  # it is deprecated, and there
         return nn.Sequential(torch.jit.script(nn.Sequential(linear(), nn.Tanh())), linear())
-
-
-def hook_on_an_operation():
-    def function(self, x):
-        h = self.layer(x)
-        if h.grad_fn is not None:
-            h.grad_fn.register_hook(lambda inputs, outputs: tuple(g if g is None else g / 2 for g in inputs))
-        return torch.tanh(h)
-
-    return Body(function, layer=linear())
-
-
-def number_from_a_tensor():
-    return Body(lambda s, x: torch.tanh(s.layer(x)) / s.layer(x).abs().max().item(), layer=linear())
-
-
-def logged_number():
-    """A number that no output depends on."""
-
-    def function(self, x):
-        h = torch.tanh(self.layer(x))
-        self.largest = h.abs().max().item()
-        return h
-
-    return Body(function, layer=linear())
-
-
-def gradient_as_a_constant():
-    def function(self, x):
-        z = torch.zeros_like(x).requires_grad_()
-        with torch.enable_grad():
-            (inner,) = torch.autograd.grad(torch.tanh(self.layer(z)).square().sum(), z)
-        return torch.tanh(self.layer(x)) - inner
-
-    return Body(function, layer=linear())
 
 
 RIGHT_EVERYWHERE = (

@@ -179,23 +179,23 @@ def budget(examples):
 
 
 FOUND = {
-    "forward mode takes the target of the block below for zero": {
+    "forward mode took the target of the block below for zero": {
         "bodies": [plain, energy_whoever_calls],
         "guess": "local",
         "way": "activity sample",
         "engine": ForwardMode,
     },
-    "drawing the feedback runs the body without gradients": {
+    "drawing the feedback ran the body without gradients": {
         "bodies": [plain, energy],
         "guess": "dfa",
         "way": "activity sample",
         "engine": ReverseMode,
     },
 }
-"""What is neither right nor refused, by what goes wrong; whoever mends it takes the mark away."""
+"""What a random search found, by what went wrong."""
 
 
-@pytest.mark.parametrize("found", [pytest.param(found, marks=pytest.mark.xfail(strict=True)) for found in FOUND])
+@pytest.mark.parametrize("found", FOUND)
 def test_found_at_random(found):
     case = {"samples": 3, "seed": 0, "strided": False, "directions": 1, "combine": "mean", "coefficient": "projection"}
     check(**case, **FOUND[found], target=GlobalTarget(), refusable=FOUND[found]["engine"] is not ReverseMode)

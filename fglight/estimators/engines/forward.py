@@ -56,7 +56,7 @@ class ForwardMode(DirectionalEngine):
     @staticmethod
     @plain_attention()
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
-        """See ``DirectionalEngine``: ⟨Jξ, Jξ⟩ must be ⟨Jᵀ(Jξ), ξ⟩ for a random direction ξ of all that moves."""
+        """See ``DirectionalEngine``: ⟨c, Jξ⟩ must be ⟨Jᵀc, ξ⟩ for ξ random and c near Jξ."""
         moving = {name: torch.randn_like(p) for name, p in body.named_parameters() if any(p is q for q in parameters)}
         for parameter, row in Graph.of(output).padding():
             moving |= {
@@ -69,16 +69,19 @@ class ForwardMode(DirectionalEngine):
             return ""
         with torch.no_grad(), again():
             tangent = pushforward(body, x.detach(), start, moving)[1]
+        length = tangent.square().mean().sqrt()
+        cotangent = tangent + torch.where(length > 0, length, 1) * torch.randn_like(tangent)  # tangents may be lost
         inputs, directions = ([x], [start]) if start is not None else ([], [])
         with again():
             gradients = torch.autograd.grad(
-                output, [*inputs, *parameters], tangent, allow_unused=True, materialize_grads=True
+                output, [*inputs, *parameters], cotangent, allow_unused=True, materialize_grads=True
             )
         terms = [(dense(g) * xi).double() for g, xi in zip(gradients, [*directions, *moving.values()])]
-        found, square = sum(term.sum() for term in terms), tangent.double().square().sum()
-        scale = sum(term.abs().sum() for term in terms) + square
+        products = cotangent.double() * tangent.double()
+        found, expected = sum(term.sum() for term in terms), products.sum()
+        scale = sum(term.abs().sum() for term in terms) + products.abs().sum()
         precision = max(torch.finfo(dtype).eps for dtype in {output.dtype, *Graph.of(output).dtypes()}) ** 0.5
-        if (found - square).abs() > precision * scale:  # not where one of them is not finite
+        if (found - expected).abs() > precision * scale:  # not where one of them is not finite
             if output.dtype != torch.float64:  # it may be rounding, as where a normalisation divides by almost zero
                 with suppress(Exception):  # of whatever kind: a body that cannot be copied, or does not take doubles
                     return _compare_in_double(body, x, parameters)

@@ -48,7 +48,7 @@ class WeightPerSamplePerturbation(Perturbation):
         if call not in here.calls_by_sample:
             return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
         if not knows_layer(call, name, parameter):
-            return f"no formula for this {type(call.layer).__name__}: a backward pass through the layer for each sample"
+            return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
         return ""
 
     def recording(self, body: nn.Module) -> AbstractContextManager[list[LayerCall]]:
