@@ -64,7 +64,11 @@ from fglight.models import (
 from fglight.runs.folder import read_result
 from fglight.training.module import ForwardGradientModule
 
-pytestmark = pytest.mark.timeout(180)  # one fixture has the numbers of all tests
+pytestmark = [
+    pytest.mark.timeout(180),  # a fixture has all numbers of both processes
+    pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec:DeprecationWarning"),
+]
 
 PARTS = (5, 3)
 """Samples of each process: uneven, as a last batch may be."""
