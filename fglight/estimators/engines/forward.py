@@ -1,10 +1,7 @@
 """Forward mode: directional derivatives of the target, without a backward pass through the network."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from copy import deepcopy
 from functools import partial
-from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +79,6 @@ class ForwardMode(DirectionalEngine):
         scale = sum(term.abs().sum() for term in terms) + products.abs().sum()
         precision = max(torch.finfo(dtype).eps for dtype in {output.dtype, *Graph.of(output).dtypes()}) ** 0.5
         if (found - expected).abs() > precision * scale:  # not where one of them is not finite
-            if output.dtype != torch.float64:  # it may be rounding, as where a normalisation divides by almost zero
-                with suppress(Exception):  # of whatever kind: a body that cannot be copied, or does not take doubles
-                    return _compare_in_double(body, x, parameters)
             return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
         return ""
 
@@ -224,15 +218,3 @@ def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor |
                 tangent = pushforward(*start)[1]
         tangents.append(tangent)
     return torch.stack(tangents)
-
-
-def _compare_in_double(body: nn.Module, x: Tensor, parameters: Sequence[nn.Parameter]) -> str:
-    """What ``ForwardMode.compare`` tells of a body in double precision."""
-    moving = [any(p is q for q in parameters) for p in body.parameters()]
-    body, x = deepcopy(body).double(), x.detach().double().requires_grad_(x.requires_grad)
-    again = partial(Buffers([body]).again, body)
-    with torch.enable_grad(), again():
-        output = body(x)
-    if output.dtype != torch.float64:
-        raise TypeError("it computes in another precision than its parameters'")
-    return ForwardMode.compare(body, x, output, [*compress(body.parameters(), moving)], again)
