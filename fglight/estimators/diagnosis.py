@@ -46,6 +46,9 @@ def _auxiliary_culprit(blocks: Sequence[Block], inputs: Tensor) -> str | None:
             try:
                 with torch.no_grad(), buffers.again(block.body):
                     inputs = block.body(inputs)
+                with torch.no_grad(), buffers.again(block.aux):
+                    for aux in block.auxiliaries:
+                        aux(inputs.clone())
             except RuntimeError:
                 return None
             for aux in block.auxiliaries:
