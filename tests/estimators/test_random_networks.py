@@ -89,8 +89,6 @@ def cases(draw, bodies, engines):
     way, guess = draw(st.sampled_from(sorted(WAYS))), draw(st.sampled_from(GUESSES))
     combine = draw(st.sampled_from(["mean", "span", "max"])) if guess in ("several", "random") else "mean"
     spans = combine == "span" or "span" in way
-    if guess in ("dfa", "drtp"):  # see FOUND
-        bodies = [body for body in bodies if body is not energy]
     return {
         "bodies": draw(st.lists(st.sampled_from(bodies), min_size=2, max_size=4)),
         "samples": draw(st.integers(1, 6)),

@@ -511,6 +511,20 @@ def wait_for_the_end(other):
         time.sleep(0.1)
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run_to_the_end(folder)
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_ends_with_a_result(whole_run):
+    result = read_result(whole_run)
+    assert 0 < result["test_accuracy"] < 1
+    assert result["epoch"] == 7
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_sigterm_ends_both_processes(tmp_path):
@@ -540,17 +554,3 @@ def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, t
     run_to_the_end(tmp_path)
     expected, actual = weights(whole_run), weights(tmp_path / "run")
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    run_to_the_end(folder)
-    return folder / "run"
-
-
-@pytest.mark.slow
-def test_a_run_on_two_devices_ends_with_a_result(whole_run):
-    result = read_result(whole_run)
-    assert 0 < result["test_accuracy"] < 1
-    assert result["epoch"] == 7

@@ -496,6 +496,7 @@ class OwnData(L.LightningDataModule):
 )
 @pytest.mark.parametrize(("split", "use"), [("train", "train"), ("val", "test")])
 @pytest.mark.parametrize("guess", ["local", "dfa"])
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # after an epoch without a step
 def test_data_of_one_s_own_without_a_batch_are_told_in_one_line(guess, split, use, loader, tmp_path, monkeypatch):
     monkeypatch.setattr("fglight.training.run.build_data", lambda _: OwnData(**{split: loader}))
     cfg = load_config([*QUICK, f"guess={guess}"])
