@@ -55,8 +55,8 @@ def _auxiliary_culprit(blocks: Sequence[Block], inputs: Tensor) -> str | None:
                 given = inputs.detach().requires_grad_(inputs.is_floating_point())
                 try:
                     with torch.enable_grad(), buffers.again(block.aux):
-                        output = checked_output(aux(given), given, aux, [*aux.parameters()])
-                        leaves = Graph.of(output).uses
+                        output = aux(given)
+                        leaves = checked_graph(output, given, aux, [*aux.parameters()]).uses
                         if not leaves:
                             raise RuntimeError("its output has no graph")
                         torch.autograd.grad(output.sum(), list(leaves))
@@ -105,8 +105,8 @@ def first_sentence(error: Exception) -> str:
     return one_line(error).partition(". ")[0].rstrip(".")
 
 
-def checked_output(output: Any, x: Tensor, body: nn.Module, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """What a body gave out, if a step can do with it.
+def checked_graph(output: Any, x: Tensor, body: nn.Module, parameters: Sequence[nn.Parameter]) -> Graph:
+    """The graph of what a body gave out, if a step can do with it.
 
     Args:
         output: what it is.
@@ -124,14 +124,15 @@ def checked_output(output: Any, x: Tensor, body: nn.Module, parameters: Sequence
             f"the body of a block must give one tensor, and a {type(body).__name__} gives a {type(output).__name__}: "
             "wrap it in a module that hands on the tensor that the next block takes"
         )
-    if Graph.of(output).has(REENTRANT):
+    graph = Graph.of(output)
+    if graph.has(REENTRANT):
         raise RuntimeError("torch.utils.checkpoint needs use_reentrant=False here")
     if torch.is_grad_enabled() and parameters and not output.requires_grad and output is not x:
         raise RuntimeError(
             "it has trained parameters, and its output no graph: torch.no_grad, detach, or torch.utils.checkpoint with "
             "use_reentrant=True"
         )
-    return output
+    return graph
 
 
 def check_unchanged(index: int, x: Tensor | None, version: int | None) -> None:

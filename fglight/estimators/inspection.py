@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fglight.errors import BlockError
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, checked_output, first_sentence
+from fglight.estimators.diagnosis import check_unchanged, checked_graph, first_sentence
 from fglight.estimators.generators import Generators, generators_kept
 from fglight.estimators.graph import Graph
 from fglight.estimators.layers import GRAD_FN, version_of
@@ -117,7 +117,8 @@ def _look(
     x = x.detach().requires_grad_(index > 0 and x.is_floating_point())
     with torch.enable_grad(), without_hooks(parameters):
         with buffers.again(body), generators_kept(x.device):
-            output = checked_output(body(x), x, body, parameters)
+            output = body(x)
+            graph = checked_graph(output, x, body, parameters)
         check_unchanged(index, x, version)
         try:
             with torch.no_grad(), buffers.again(body), generators_kept(x.device):
@@ -128,7 +129,6 @@ def _look(
             return "changes its parameters when it runs, as an embedding with max_norm does"
         if not _alike(output, again):
             return "gives another output each time it runs"
-        graph = Graph.of(output)
         found.padding.update(graph.padding())
         found.dtypes |= graph.dtypes()
         if not output.requires_grad:
@@ -137,16 +137,14 @@ def _look(
             return compare(body, x, output, parameters, partial(buffers.again, body))
 
 
-def _alike(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
+def _alike(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same but for rounding."""
     if one.shape != other.shape or not one.is_floating_point():
         return torch.equal(one, other)
-    tolerance = torch.finfo(one.dtype).eps ** 0.5 if tolerance is None else tolerance
-    one, other = one.detach().double(), other.detach().double()
+    tolerance = torch.finfo(one.dtype).eps ** 0.5
     finite = one.isfinite() & other.isfinite()
-    return (
-        bool(((one - other)[finite].abs() <= tolerance * (1 + one[finite].abs().max())).all()) if finite.any() else True
-    )
+    one, other = (x.detach()[finite].double() for x in (one, other))
+    return not len(one) or bool((one - other).abs().max() <= tolerance * (1 + one.abs().max()))
 
 
 def gradients_are_derivatives(
@@ -196,10 +194,7 @@ class _Through(TorchFunctionMode):
         if function in _STOPS:
             self.noticed = True
             return args[0].view_as(args[0])
-        if function is Tensor.register_hook:
-            self.noticed = True
-            return _Handle()
-        if function == GRAD_FN:
+        if function in (Tensor.register_hook, GRAD_FN):
             self.noticed = True
             return _Handle()
         if function is torch._C._set_grad_enabled and not args[0]:

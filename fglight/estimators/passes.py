@@ -14,7 +14,7 @@ from fglight.errors import BlockError
 from fglight.estimators import duals
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, checked_output
+from fglight.estimators.diagnosis import check_unchanged, checked_graph
 from fglight.estimators.generators import generators_kept
 from fglight.estimators.graph import Graph
 from fglight.estimators.layers import CONVOLUTIONS, LayerCall, Traits, has_closed_form, traits_of, version_of
@@ -128,6 +128,7 @@ class BlockPass:
         network: what it has in common with the others.
         input: x_j = h_{j-1} without graph (the images for block 0); None once the block is released.
         output: h_j = f_j(x_j), with the graph of this block alone; None before it has run, and once it is released.
+        graph: that of the output, for as long.
         parameters: the trained parameters theta_j of the body, in the order of ``body.parameters()``.
         auxiliaries: what is wanted of the block's auxiliary network.
         calls: the uses of the body's layers, where the perturbation records them.
@@ -143,6 +144,7 @@ class BlockPass:
     output: Tensor | None
     parameters: list[nn.Parameter]
     auxiliaries: Auxiliaries
+    graph: Graph | None = None
     calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor | None = None
     next: "BlockPass | None" = None
@@ -158,8 +160,8 @@ class BlockPass:
             body = partial(checkpoint, self.block.body, use_reentrant=False)
         first = self.network.buffers.first(self.block.body, self.network.batch.images.device)
         with first, self.network.recording(self.block.body) as self.calls:
-            output = body(self.input)
-        self.output = checked_output(output, self.input, self.block.body, self.parameters)
+            self.output = body(self.input)
+        self.graph = checked_graph(self.output, self.input, self.block.body, self.parameters)
         for call in self.calls:
             call.again = partial(self.again, on_graph=False)
 
@@ -185,11 +187,6 @@ class BlockPass:
         self.network.gradients.update(zip(self.parameters, gradients))
 
     @cached_property
-    def graph(self) -> Graph:
-        """The graph of the block's output."""
-        return Graph.of(self.output)
-
-    @property
     def padding(self) -> Mapping[Tensor, int]:
         """Rows of embeddings that no gradient reaches, by their parameters."""
         return dict(self.graph.padding()) if self.network.padding is None else self.network.padding
@@ -204,7 +201,7 @@ class BlockPass:
     @cached_property
     def traits(self) -> Traits:
         """What is known of ``calls``."""
-        return traits_of(self.block.body, self.input, self.calls, partial(self.again, on_graph=True))
+        return traits_of(self.block.body, self.input, self.calls, self.again)
 
     @property
     def calls_by_sample(self) -> set[LayerCall]:
@@ -310,7 +307,7 @@ class BlockPass:
         check_unchanged(self.index, self.input, self.version)
         if self.local is not None:
             self.local.gradients = None
-        self.input = self.output = self.next = self.directions = None
+        self.input = self.output = self.graph = self.next = self.directions = None
         self.calls.clear()
-        for known in ("graph", "traits", "owners", "weight_calls"):
+        for known in ("padding", "traits", "owners", "weight_calls"):
             self.__dict__.pop(known, None)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.diagnosis import checked_output
-from fglight.estimators.graph import Graph
+from fglight.estimators.diagnosis import checked_graph
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
@@ -81,6 +80,13 @@ class Engine(ABC):
         """
 
     @torch.enable_grad()
+    def run_on_graph(self, body: nn.Module, x: Tensor, *, crossed: bool) -> tuple[Tensor, list[Tensor]]:
+        """The output of a body and the parameters and inputs in its graph; arguments and errors as below."""
+        x = x.detach().requires_grad_(crossed and x.is_floating_point())
+        output = body(x)
+        return output, list(checked_graph(output, x, body, trainable(body)).uses)
+
+    @torch.enable_grad()
     def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """Do to a body what a step does: here, take gradients of its output.
 
@@ -94,8 +100,6 @@ class Engine(ABC):
         Raises:
             RuntimeError: it cannot be done.
         """
-        x = x.detach().requires_grad_(crossed and x.is_floating_point())
-        output = checked_output(body(x), x, body, trainable(body))
-        leaves = Graph.of(output).uses
+        output, leaves = self.run_on_graph(body, x, crossed=crossed)
         if leaves:
-            torch.autograd.grad(output.sum(), list(leaves), retain_graph=True)
+            torch.autograd.grad(output.sum(), leaves, retain_graph=True)

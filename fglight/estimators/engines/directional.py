@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.diagnosis import checked_output
 from fglight.estimators.duals import plain_attention
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
@@ -17,7 +16,7 @@ from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.perturbations.base import Perturbation
 from fglight.estimators.state import State
 from fglight.estimators.step import Auxiliaries
-from fglight.models.blocks import Block, trainable
+from fglight.models.blocks import Block
 
 
 class DirectionalEngine(Engine):
@@ -44,16 +43,6 @@ class DirectionalEngine(Engine):
                 blocks, images, self.compare, name=self.name, moves=perturbation.in_parameters, pulled=guess.pulled
             )
             self.known = kind, State(blocks, tuple), found
-
-    @torch.enable_grad()
-    def run_as_inspected(self, body: nn.Module, x: Tensor, *, crossed: bool) -> None:
-        """Run a body as it is inspected.
-
-        Raises:
-            RuntimeError: it cannot be done.
-        """
-        x = x.detach().requires_grad_(crossed and x.is_floating_point())
-        checked_output(body(x), x, body, trainable(body))
 
     @property
     def inspection(self) -> Inspection:

@@ -98,7 +98,7 @@ class FiniteDifferences(DirectionalEngine):
         """See ``Engine``: run it on other tensors, unless it is the last."""
         if last:
             return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
-        self.run_as_inspected(body, x, crossed=crossed)
+        self.run_on_graph(body, x, crossed=crossed)
         _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
 
 

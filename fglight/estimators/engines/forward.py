@@ -111,9 +111,7 @@ class ForwardMode(DirectionalEngine):
         if last:
             return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
         buffers = Buffers([body])
-        self.run_as_inspected(
-            body, x, crossed=crossed
-        )  # which buffers it moves tells how many tangents it takes at once
+        self.run_on_graph(body, x, crossed=crossed)  # which buffers it moves tells how many tangents it takes at once
         again = partial(buffers.again, body)
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
