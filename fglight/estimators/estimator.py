@@ -67,13 +67,22 @@ class GradientEstimator:
     ) -> None:
         self.target = target
         self.guess = guess
-        self.perturbation = perturbation if guess.projects else Unprojected()
+        self.perturbation = perturbation
         self.engine = engine or ReverseMode()
         self.train_auxiliaries = train_auxiliaries
         self.probe = probe
         self.checkpointing = checkpointing
         self.channels_last = channels_last
         self._check_parts()
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """The space of the projection: what was given, or ``Unprojected`` with a guess that does not project."""
+        return self._perturbation if self.guess.projects else Unprojected()
+
+    @perturbation.setter
+    def perturbation(self, perturbation: Perturbation) -> None:
+        self._perturbation = perturbation
 
     @property
     def needs_auxiliaries(self) -> bool:

@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from fglight.errors import BlockError
 from fglight.estimators import (
     ActivityPerturbation,
+    ExactGuess,
     FiniteDifferences,
     ForwardMode,
+    FrozenGuess,
     GlobalTarget,
     GradientEstimator,
     LocalGuess,
@@ -102,6 +104,21 @@ def test_a_target_may_be_replaced_between_steps(compiled):
         late.first = first
         estimator.estimate(blocks, *batch)
         assert_same_gradients(gradients(blocks), estimated(LateBlocksTarget(first), WeightPerturbation))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_guess_may_be_replaced_between_steps_by_one_that_does_not_project(compiled):
+    blocks, batch = tapped_blocks()
+    estimator = GradientEstimator(GlobalTarget(), ExactGuess(), WeightPerturbation())
+    if compiled:
+        estimator.compile(lambda graph, inputs: graph)
+    for guess in (ExactGuess(), LocalGuess(), FrozenGuess(), ExactGuess()):
+        estimator.guess = guess
+        fresh, _ = tapped_blocks()
+        GradientEstimator(GlobalTarget(), guess, WeightPerturbation()).estimate(fresh, *batch)
+        for _ in range(3):
+            estimator.estimate(blocks, *batch)
+            assert_same_gradients(gradients(blocks), gradients(fresh))
 
 
 @pytest.mark.parametrize(
