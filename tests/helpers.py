@@ -10,7 +10,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from fglight import build_estimator, build_model, load_config
-from fglight.models import Block
+from fglight.models import Block, SeveralAuxiliaries
 from fglight.training.module import ForwardGradientModule
 
 TARGETS = ("global", "local", "intermediate")
@@ -26,6 +26,8 @@ GRANULARITIES = {
 ALL_PERTURBATIONS = [(perturb, granularity) for perturb in PERTURBATIONS for granularity in GRANULARITIES[perturb]]
 AUXILIARIES = ("cnn", "mlp", "linear", "predsim")
 MODELS = ("resnet18_8", "resnet18_16")
+DETERMINISTIC = ("local", "ntk", "fixed_ntk")
+"""Guesses from auxiliary networks."""
 CHECKPOINTS_HAVE_TANGENTS = not hasattr(torch.utils.checkpoint, "_NoopSaveInputs")
 """Checkpoints of torch 2.11 go through a function without a forward-mode derivative."""
 
@@ -54,13 +56,29 @@ def _name(value):
     return "-".join(map(str, value)) if isinstance(value, tuple) else None
 
 
+every_way = pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
+both_engines = pytest.mark.parametrize("engine", ["reverse", "forward"])
+
+
+def granular(granularity):
+    return {"perturb.granularity": granularity}
+
+
+def uses_auxiliaries(target, guess):
+    return target != "global" or guess in DETERMINISTIC
+
+
+def trains_auxiliaries(target, guess):
+    return uses_auxiliaries(target, guess) and guess not in ("ntk", "fixed_ntk")
+
+
 _composed = cache(lambda *overrides: load_config(list(overrides)))
 
 
 def compose(settings=None, **choices):
     """The configuration of ``load_config(["guess=...", ..., "model.width=..."])``, without composing everything anew.
 
-    ``test_config.py`` checks that it is the same.
+    ``paper/test_recipes.py`` checks that it is the same.
     """
     cfg = deepcopy(_composed("data=cifar10"))
     for group, choice in choices.items():
@@ -135,6 +153,28 @@ def uncoupled_blocks():
     auxes = [nn.Sequential(nn.Flatten(), nn.Linear(size, 3)) for size in (100, 12, 12, 6, 6)]
     blocks = [Block(body, aux).double() for body, aux in zip(bodies, auxes)]
     return blocks, (torch.randn(5, 2, 5, 5, dtype=torch.float64), torch.arange(5) % 3)
+
+
+class Squares(nn.Module):
+    """An auxiliary network with a loss of its own."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def loss(self, output, labels):
+        logits = self.linear(output.flatten(1))
+        return (logits - nn.functional.one_hot(labels, logits.shape[1])).square().mean(), logits
+
+
+def blocks_with_several():
+    """Blocks that couple no samples, with three auxiliary networks each, and a batch for them."""
+    blocks, batch = uncoupled_blocks()
+    for block in blocks[:-1]:
+        size = block.aux[1].in_features
+        narrow = nn.Sequential(nn.Flatten(), nn.Linear(size, 3), nn.Tanh(), nn.Linear(3, 3))
+        block.aux = SeveralAuxiliaries([block.aux, narrow, Squares(nn.Linear(size, 3))]).double()
+    return blocks, batch
 
 
 def body_gradients(blocks):

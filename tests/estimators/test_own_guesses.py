@@ -10,12 +10,11 @@ from helpers import (
     body_gradients,
     estimator_of,
     every_pair,
+    every_way,
     uncoupled_blocks,
 )
 
 from fglight.estimators import ForwardMode, GradientEstimator, Guess, ReverseMode
-
-every_perturbation = pytest.mark.parametrize(("perturb", "granularity"), ALL_PERTURBATIONS)
 
 
 def wave(like):
@@ -81,7 +80,7 @@ def test_a_guess_through_the_next_block(target, way, guess):
     assert_all_close(found, definition.estimates(target, perturb, granularity, pulled_back), 1e-8)
 
 
-@every_perturbation
+@every_way
 def test_forward_mode_refuses_a_guess_that_needs_the_next_block(perturb, granularity):
     with pytest.raises(ValueError, match=r"engine=forward is not possible with Next, .*: accepted is engine=reverse"):
         estimate(Next(), "global", perturb, granularity, ForwardMode())
