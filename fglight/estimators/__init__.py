@@ -21,11 +21,11 @@ from fglight.estimators.guesses.momentum import MomentumGuess
 from fglight.estimators.guesses.next_block import NextBlockGuess
 from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
 from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
-from fglight.estimators.perturbations.activity import ActivityPerturbation, ActivitySpanPerturbation
-from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.unprojected import Unprojected
-from fglight.estimators.perturbations.weight import WeightPerturbation
-from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
+from fglight.estimators.spaces.activity import ActivityPerturbation, ActivitySpanPerturbation
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.everything import Everything, Nothing
+from fglight.estimators.spaces.weight import WeightPerturbation
+from fglight.estimators.spaces.weight_per_sample import WeightPerSamplePerturbation
 from fglight.estimators.step import Step
 from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
 
@@ -35,6 +35,7 @@ __all__ = [
     "DFAGuess",
     "DRTPGuess",
     "Engine",
+    "Everything",
     "ExactGuess",
     "FiniteDifferences",
     "FixedNTKGuess",
@@ -54,13 +55,13 @@ __all__ = [
     "MomentumGuess",
     "NTKGuess",
     "NextBlockGuess",
+    "Nothing",
     "Perturbation",
     "RademacherGuess",
     "RandomGuess",
     "ReverseMode",
     "Step",
     "Target",
-    "Unprojected",
     "WeightPerSamplePerturbation",
     "WeightPerturbation",
 ]

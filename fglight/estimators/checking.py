@@ -16,8 +16,8 @@ from fglight.estimators.generators import generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import record_calls
 from fglight.estimators.passes import NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.weight_per_sample import WeightPerSamplePerturbation
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.everything import Everything
 from fglight.estimators.step import Auxiliaries
 from fglight.models.blocks import Block, trainable
 
@@ -44,19 +44,19 @@ class LayerCheck:
     why: str = ""
 
 
-def differentiation(guess: Guess, perturbation: Perturbation, engine: Engine) -> Callable[..., None]:
+def differentiation(guess: Guess, space: Perturbation, engine: Engine) -> Callable[..., None]:
     """What does to a body what a step does, for ``culprits``."""
 
     def differentiate(body: nn.Module, x: Tensor, **place: bool) -> None:
-        engine.differentiate(body, x, **place, parameters=perturbation.in_parameters)
-        if perturbation.reuses_graph(guess) and not engine.has_targets:  # directions are pulled back through it
-            Engine.differentiate(engine, body, x, **place, parameters=perturbation.in_parameters)
+        engine.differentiate(body, x, **place, parameters=space.in_parameters)
+        if (guess.pulled or space.by_sample) and not engine.has_targets:  # directions are pulled back through it
+            Engine.differentiate(engine, body, x, **place, parameters=space.in_parameters)
 
     return differentiate
 
 
 def check_layers(
-    blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation, engine: Engine
+    blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation, engine: Engine
 ) -> list[LayerCheck]:
     """What becomes of every layer with trained parameters; see ``GradientEstimator.check``."""
     found = []
@@ -64,14 +64,14 @@ def check_layers(
     with generators_kept(images.device):
         refused = {
             index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
-            for index, name, kind, why in culprits(blocks, images, differentiation(guess, perturbation, engine))
-            if guess.trains_blocks or index == len(blocks) - 1
+            for index, name, kind, why in culprits(blocks, images, differentiation(guess, space, engine))
+            if space.trains or index == len(blocks) - 1
         }
         labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
         nothing = Auxiliaries(evaluated=False, differentiated=False, trained=False)
         batch = Batch.of(images, labels)
-        network = NetworkPass(blocks, batch, buffers, nothing, record_calls, trains_blocks=guess.trains_blocks)
-        aims = engine.has_targets and perturbation.uses_target(guess)
+        network = NetworkPass(blocks, batch, buffers, nothing, record_calls, trains_blocks=space.trains)
+        aims = engine.has_targets and space.uses_target(guess)
         hidden = images
         for index, block in enumerate(blocks):
             if index in refused:
@@ -86,9 +86,7 @@ def check_layers(
                 here.run()
                 for name, parameter in zip(here.names, here.parameters):
                     layer = name.rpartition(".")[0]
-                    slow[layer] = slow.get(layer) or (
-                        "" if exact else perturbation.slow(here, parameter, guess, aims=aims)
-                    )
+                    slow[layer] = slow.get(layer) or ("" if exact else space.slow(here, parameter, guess, aims=aims))
             for layer, why in slow.items():
                 kind = type(dict(block.body.named_modules())[layer]).__name__
                 found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))
@@ -163,7 +161,7 @@ def check_apart(blocks: Sequence[Block]) -> None:
                 owners[parameter] = index
 
 
-def check_processes(blocks: Sequence[Block], perturbation: Perturbation) -> None:
+def check_processes(blocks: Sequence[Block], space: Perturbation) -> None:
     """Refuse what would be wrong without a word where several processes have parts of a batch.
 
     Raises:
@@ -185,7 +183,7 @@ def check_processes(blocks: Sequence[Block], perturbation: Perturbation) -> None
         for name, parameter in block.named_parameters():
             if isinstance(parameter, DTensor):
                 raise BlockError(f"{name} of block {index} must be whole in every process, and is a DTensor's shard")
-        statistics = block is not blocks[-1] and isinstance(perturbation, WeightPerSamplePerturbation)
+        statistics = block is not blocks[-1] and space.in_parameters and space.by_sample
         for name, module in block.body.named_modules(prefix="body") if statistics else ():
             if isinstance(module, nn.SyncBatchNorm) and module.training:
                 raise BlockError(
@@ -194,16 +192,16 @@ def check_processes(blocks: Sequence[Block], perturbation: Perturbation) -> None
                 )
 
 
-def check_counts(blocks: Sequence[Block], guess: Guess, perturbation: Perturbation) -> None:
+def check_counts(blocks: Sequence[Block], guess: Guess, space: Perturbation) -> None:
     """Refuse blocks with unlike numbers of directions where all move at once.
 
     Raises:
         BlockError: naming the numbers.
     """
     counts = sorted({guess.count(block) for block in blocks[:-1] if trainable(block.body)})
-    if perturbation.units.joins_blocks and len(counts) > 1:
+    if space.units.joins_blocks and len(counts) > 1:
         raise BlockError(
-            f"perturb.granularity={perturbation.granularity} needs as many directions of each block, and there are "
+            f"perturb.granularity={space.granularity} needs as many directions of each block, and there are "
             f"{' or '.join(map(str, counts))}: accepted is block or tensor, or as many auxiliary networks everywhere"
         )
 
@@ -225,13 +223,13 @@ def check_kernels(blocks: Sequence[Block]) -> None:
                 )
 
 
-def check_checkpoints(guess: Guess) -> None:
+def check_checkpoints(guess: Guess, space: Perturbation) -> None:
     """Refuse checkpoints of blocks whose estimate is not the target.
 
     Raises:
         ValueError: in one line.
     """
-    if guess.projects or not guess.trains_blocks:
+    if not isinstance(space, Everything):
         raise ValueError(
             f"checkpointing=true is not possible with {type(guess).__name__}, whose estimate is not the target: "
             "accepted is checkpointing=false, or guess=exact"

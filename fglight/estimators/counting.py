@@ -55,8 +55,8 @@ def count_derivatives(
 
 def _features(estimator: GradientEstimator, tensors: Sequence[Tensor]) -> list[int]:
     """How many numbers each unit of some tensors has."""
-    cut = (estimator.perturbation.units.cut(tensor.unsqueeze(0)) for tensor in tensors)
-    return [int(units.shape[-1]) for units in cut for _ in range(len(units))]
+    split = (estimator.perturbation.units.split(tensor[None, None]) for tensor in tensors)
+    return [int(units.shape[-1]) for units in split for _ in range(units.shape[2])]
 
 
 def _spaces(estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor) -> Iterator[Sequence[Tensor]]:
@@ -66,7 +66,5 @@ def _spaces(estimator: GradientEstimator, blocks: Sequence[Block], images: Tenso
         own = trainable(block.body)
         if not own:
             yield []
-        elif perturbation.in_parameters:
-            yield [p.unsqueeze(0) for p in own] if perturbation.by_sample else own
         else:
-            yield [output[:1]]
+            yield own if perturbation.in_parameters else [output[0]]

@@ -1,7 +1,8 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, cast
 
 import torch
@@ -17,11 +18,10 @@ from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, indu
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import uncached, version_of
+from fglight.estimators.layers import record_calls, uncached, version_of
 from fglight.estimators.parameters import hooked, without_hooks
 from fglight.estimators.passes import NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.unprojected import Unprojected
+from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
 from fglight.layout import laid_out, laid_out_as
@@ -36,8 +36,8 @@ class GradientEstimator:
     Args:
         target: the gradient that is approximated.
         guess: the direction it is projected on.
-        perturbation: the space of the projection. With a guess that does not project (``ExactGuess``) it plays no role
-            and is replaced by ``Unprojected``.
+        perturbation: the space of the projection. With a guess that does not project it plays no role: ``ExactGuess``
+            has ``Everything`` in its place, ``FrozenGuess`` has ``Nothing``.
         engine: how inner products with the target are computed; None: ``ReverseMode``.
         train_auxiliaries: whether auxiliary networks that the target or the guess uses are trained, by their own L_j. A
             guess that forbids it (``ntk``, ``fixed_ntk``) has the last word.
@@ -77,8 +77,8 @@ class GradientEstimator:
 
     @property
     def perturbation(self) -> Perturbation:
-        """The space of the projection: what was given, or ``Unprojected`` with a guess that does not project."""
-        return self._perturbation if self.guess.projects else Unprojected()
+        """The space of the projection."""
+        return self.guess.space(self._perturbation)
 
     @perturbation.setter
     def perturbation(self, perturbation: Perturbation) -> None:
@@ -108,7 +108,9 @@ class GradientEstimator:
     @property
     def draws_by_sample(self) -> bool:
         """Whether every sample has random directions of its own, so that processes must not draw the same ones."""
-        return self.guess.draws_samples or (self.guess.draws and self.perturbation.by_sample)
+        guess, space = self.guess, self.perturbation
+        drawn_there = guess.randomness == "shared" and space.by_sample and not guess.is_gradient
+        return guess.randomness == "samples" or drawn_there
 
     def trained_parameters(self, model: nn.Module | Sequence[Block]) -> list[nn.Parameter]:
         """The parameters that get a gradient: what an optimizer should be given.
@@ -123,7 +125,7 @@ class GradientEstimator:
         parts = [
             part
             for block in rest
-            for part, trained in ((block.body, self.guess.trains_blocks), (block.aux, self.trains_auxiliaries))
+            for part, trained in ((block.body, self.perturbation.trains), (block.aux, self.trains_auxiliaries))
             if trained
         ]
         return [parameter for part in (*parts, last) for parameter in trainable(part)]
@@ -206,7 +208,7 @@ class GradientEstimator:
             ValueError: in one line.
         """
         if self.checkpointing:
-            checking.check_checkpoints(self.guess)
+            checking.check_checkpoints(self.guess, self.perturbation)
         self.perturbation.check(self.guess)
         self.engine.check(self.guess, self.perturbation)
         if self.compiled:
@@ -261,37 +263,63 @@ class GradientEstimator:
         batch = Batch.of(images, labels, compiled=self.compiled)
         self.guess.set_up(blocks, images)
         self.guess.prepare(blocks)
+        space = self.perturbation
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
+        recorded = space.in_parameters and (self.engine.has_targets or space.by_sample)
         network = NetworkPass(
             blocks,
             batch,
             Buffers(blocks, draws=self.checkpointing or not self.engine.has_targets),
             auxiliaries,
-            self.perturbation.recording,
+            record_calls if recorded else lambda body: nullcontext([]),
             self.target.loss_blocks(len(blocks) - 1),
-            trains_blocks=self.guess.trains_blocks,
-            keeps_graphs=self.guess.needs_next_block,
-            needs_error=self.guess.needs_error,
+            trains_blocks=space.trains,
+            needs=self.guess.needs,
             checkpointing=self.checkpointing,
         )
         # What is drawn in the space of parameters is not a gradient: hooks apply to the estimate that comes of it.
-        drawn = self.perturbation.in_parameters and not self.guess.pulled
+        drawn = space.in_parameters and not self.guess.is_gradient
         parameters = [p for block in blocks[:-1] for p in trainable(block.body)] if drawn else []
-        with without_hooks(parameters):
-            passes, cosines = self.engine.estimate(network, self.guess, self.perturbation, cosine=cosine)
-        *rest, last = passes
+        with self.engine.context(), without_hooks(parameters):
+            cosines = self._project(network, cosine=cosine and self.guess.projects)
+        *rest, last = network.passes
         # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
-        alike = set() if self.perturbation.by_sample else {p for here in rest for p in here.parameters}
+        alike = set() if space.by_sample else {p for here in rest for p in here.parameters}
         own = {p: gradient for p, gradient in network.gradients.items() if p not in alike}
         network.gradients.update(zip(own, batch.sum(list(own.values()))))
         network.gradients |= {p: hooked(p, network.gradients[p]) for p in parameters if p in network.gradients}
         for here in rest:
-            self.guess.learn(here.block, {p: network.gradients[p] for p in here.parameters})
-        losses = [here.local for here in passes if here.local is not None]
+            self.guess.update(here.block, {p: network.gradients[p] for p in here.parameters})
+        losses = [here.local for here in network.passes if here.local is not None]
         for local, loss in zip(losses, batch.sum([local.loss for local in losses])):
             local.loss = loss
         step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
         return step, {parameter: laid_out_as(parameter, gradient) for parameter, gradient in network.gradients.items()}
+
+    def _project(self, network: NetworkPass, *, cosine: bool) -> Tensor | None:
+        """Project the target of every block on its guess, in the space of the perturbation (Eq. 1).
+
+        Args:
+            network: whose ``gradients`` the estimates become.
+            cosine: whether the cosine similarities of guess and target are wanted.
+
+        Returns:
+            These, ``(J-1,)``; None where they are not known.
+        """
+        guess, space = self.guess, self.perturbation
+        found: dict[int, list[Tensor]] = defaultdict(list)
+        for parts, products, squares in self.engine.products(network, guess, space, cosine=cosine):
+            coefficients = space.coefficients(guess, parts, products)
+            for number, (part, c) in enumerate(zip(parts, coefficients)):
+                if products and squares:
+                    similarities = space.cosine(guess, part, products[number], c, squares[number])
+                    found[part.here.index] += network.batch.mean([similarities]) if space.by_sample else similarities
+                network.gradients.update(part.pull_back(c))
+        if not (cosine and self.engine.has_targets):
+            return None
+        nothing = network.passes[-1].local.loss.new_tensor(torch.nan)
+        means = [torch.stack(found[j]).mean().to(nothing) if found[j] else nothing for j in range(len(network.losses))]
+        return torch.stack(means) if means else nothing.expand(0)
 
 
 class ForwardModeEstimator(GradientEstimator):

@@ -1,13 +1,13 @@
 """The state of the default generators of torch, Python and numpy, and what is drawn from them more than once."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 
 class Generators:
@@ -62,25 +62,26 @@ def generators_at(state: Generators) -> Iterator[None]:
         yield
 
 
-class Redrawn(Sequence[Tensor]):
-    """Random tensors that are drawn again each time, always the same.
+class Redrawn(Iterable[Any]):
+    """Random things that are drawn again each time, always the same.
 
     Args:
         draw: draws them.
         device: where.
     """
 
-    def __init__(self, draw: Callable[[], list[Tensor]], device: torch.device) -> None:
-        self.draw = draw
-        self.state = Generators(device)
-        self.length = len(draw())  # the generator moves on as ever
+    def __init__(self, draw: Callable[[], Sequence[Any]], device: torch.device) -> None:
+        self.draws = [(draw, Generators(device))]
+        draw()  # the generator moves on as ever
 
-    def __len__(self) -> int:
-        return self.length
+    def __add__(self, other: "Redrawn") -> "Redrawn":
+        """These, and others."""
+        both = copy(self)
+        both.draws = self.draws + other.draws
+        return both
 
-    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        return list(self)[index]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        with generators_at(self.state):
-            return iter(self.draw())
+    def __iter__(self) -> Iterator[Any]:
+        for draw, state in self.draws:
+            with generators_at(state):
+                drawn = draw()
+            yield from drawn

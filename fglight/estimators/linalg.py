@@ -30,6 +30,12 @@ def products(targets: Tensor, directions: Tensor) -> Tensor:
 
 
 @in_full_precision
+def matmul(left: Tensor, right: Tensor) -> Tensor:
+    """The matrix product."""
+    return left @ right
+
+
+@in_full_precision
 def gram(directions: Tensor) -> Tensor:
     """⟨g_l, g_m⟩, ``(units, k, k)``, of ``(units, k, features)``."""
     return directions @ directions.mT
@@ -38,8 +44,8 @@ def gram(directions: Tensor) -> Tensor:
 @in_full_precision
 def combine(coefficients: Tensor, directions: Tensor) -> Tensor:
     """The sum of c_m g_m over m, ``(units, features)``, of ``(units, k)`` and ``(units, k, features)``."""
-    if directions.shape[1] == 1:  # no kernel may round what a factor of one leaves as it is
-        return coefficients * directions.squeeze(1)
+    if directions.shape[-2] == 1:  # no kernel may round what a factor of one leaves as it is
+        return coefficients * directions.squeeze(-2)
     return (coefficients.unsqueeze(-2) @ directions).squeeze(-2)
 
 
@@ -69,35 +75,9 @@ def span_coefficients(products: Tensor, gram: Tensor) -> Tensor:
 
 
 @in_full_precision
-def project_on_span(targets: Tensor, directions: Tensor) -> Tensor:
-    """Orthogonal projection of each of several targets on the span of the same directions.
-
-    Args:
-        targets: ``(targets, features)``.
-        directions: ``(directions, features)``.
-
-    Returns:
-        The projections, ``(targets, features)``.
-    """
-    unit = unit_rows(directions)
-    return combine_in_span(targets @ unit.mT, unit)
-
-
-@in_full_precision
 def unit_rows(directions: Tensor) -> Tensor:
     """Directions ``(directions, features)`` scaled to unit length: squares of small ones would underflow."""
     return normalize(directions, dim=1, eps=torch.finfo(directions.dtype).tiny)
-
-
-@in_full_precision
-def combine_in_span(products: Tensor, unit: Tensor) -> Tensor:
-    """Orthogonal projections on a span, ``(targets, features)``, of targets known by their products with it.
-
-    Args:
-        products: of targets and directions, ``(targets, directions)``.
-        unit: the directions, ``(directions, features)``, of unit length.
-    """
-    return span_coefficients(products, (unit @ unit.mT).unsqueeze(0)) @ unit
 
 
 def cosine(products: Tensor, gram: Tensor, coefficients: Tensor, target_squares: Tensor) -> Tensor:

@@ -35,11 +35,11 @@ class NetworkPass:
         recording: gives a context in which a body runs once, whose value is the uses of its layers.
         losses: for each of blocks 0..J-2 the block whose loss it follows, see ``Target``.
         trains_blocks: whether blocks 0..J-2 are trained.
-        keeps_graphs: whether a block's graph stays until the block is released, whatever is said of one product.
-        needs_error: whether ``error`` is wanted.
+        needs: of the guess, see there.
         checkpointing: whether blocks 0..J-2 keep their inputs alone and run once more for a product.
         padding: rows of embeddings that no gradient reaches, by their parameters; None: a block's graph tells.
         gradients: those that the step has found so far.
+        passes: all blocks, once they have run.
         error: the gradient of the network's loss with respect to the logits, ``(batch, classes)``, once the last block
             has its gradients, where it is wanted and the loss comes from them.
     """
@@ -51,11 +51,11 @@ class NetworkPass:
     recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
     losses: Sequence[int] = ()
     trains_blocks: bool = True
-    keeps_graphs: bool = False
-    needs_error: bool = False
+    needs: frozenset[str] = frozenset()
     checkpointing: bool = False
     padding: Mapping[Tensor, int] | None = None
     gradients: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    passes: list["BlockPass"] = field(default_factory=list)
     error: Tensor | None = None
 
     def enter(self, index: int, x: Tensor | None, auxiliaries: Auxiliaries | None = None) -> "BlockPass":
@@ -134,7 +134,6 @@ class BlockPass:
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
         next: block j+1, for a guess that needs it.
-        directions: those of the guess, where they were drawn as the forward pass went.
     """
 
     index: int
@@ -148,7 +147,6 @@ class BlockPass:
     calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor | None = None
     next: "BlockPass | None" = None
-    directions: Any = None
 
     def __post_init__(self) -> None:
         self.version = version_of(self.input)
@@ -171,9 +169,10 @@ class BlockPass:
             loss, logits = self.network.batch.loss(self.block, self.output)
         parameters = self.parameters + trainable(self.block.aux)
         inputs = [self.input] * self.input.requires_grad + parameters
-        if self.network.needs_error and loss.requires_grad:
+        if "error" in self.network.needs and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
-        taken = partial(torch.autograd.grad, retain_graph=self.network.keeps_graphs, allow_unused=True)
+        keep = self.network.needs >= {"error", "next"}
+        taken = partial(torch.autograd.grad, retain_graph=keep, allow_unused=True)
         with self.network.buffers.again(self.block, on_graph=False):
             gradients = [*map(dense, taken(loss, inputs, materialize_grads=True))] if inputs else []
         if self.input.requires_grad:
@@ -181,10 +180,6 @@ class BlockPass:
         self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
         self.local = LocalLoss(loss.detach(), logits.detach(), None)
         self.calls.clear()
-
-    def take(self, gradients: Sequence[Tensor]) -> None:
-        """Make ``gradients``, one for each of ``parameters``, the block's estimate."""
-        self.network.gradients.update(zip(self.parameters, gradients))
 
     @cached_property
     def padding(self) -> Mapping[Tensor, int]:
@@ -270,6 +265,11 @@ class BlockPass:
         """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
         return self.vjp(cotangent, self.parameters, keep=keep)
 
+    def pull_back(self, cotangents: Tensor) -> list[Tensor]:
+        """The vector-Jacobian products of several ``(k, batch, ...)``, ``(k, *shape)`` for each of ``parameters``."""
+        found = zip(*(self.to_parameters(cotangent) for cotangent in cotangents))
+        return [torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0) for tensors in found]
+
     def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | LayerCall], *, keep: bool = True) -> list[Tensor]:
         """Vector-Jacobian products of f_j from h_j to some of x_j, theta_j and points between, in one go.
 
@@ -281,7 +281,6 @@ class BlockPass:
         if not inputs:
             return []
         points: list[Any] = [point.output if isinstance(point, LayerCall) else point for point in inputs]
-        keep = keep or self.network.keeps_graphs
         with self.again(on_graph=False):
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
@@ -307,7 +306,7 @@ class BlockPass:
         check_unchanged(self.index, self.input, self.version)
         if self.local is not None:
             self.local.gradients = None
-        self.input = self.output = self.graph = self.next = self.directions = None
+        self.input = self.output = self.graph = self.next = None
         self.calls.clear()
         for known in ("padding", "traits", "owners", "weight_calls"):
             self.__dict__.pop(known, None)

@@ -172,8 +172,8 @@ def test_the_mean_over_several_directions(name):
 def test_where_no_sample_is_positive_the_estimate_is_zero():
     blocks, batch = tapped_blocks()
     estimator = estimator_of({"perturb.coefficient": "positive"}, target="local", perturb="activity")
-    activity = estimator.guess.activity
-    estimator.guess.activity = lambda here: -activity(here)
+    directions = estimator.guess.directions
+    estimator.guess.directions = lambda here: -directions(here)
     estimator.estimate(blocks, *batch)
     assert all((p == 0).all() for part in body_gradients(blocks) for p in part)
 
@@ -189,8 +189,12 @@ def test_what_needs_no_derivative_takes_none(perturb, granularity, name, engine,
     def refuse(*args, **options):
         raise AssertionError
 
-    monkeypatch.setattr("fglight.estimators.engines.reverse.sweep", refuse)
-    estimator.perturbation.moves = refuse
+    monkeypatch.setattr(
+        "fglight.estimators.engines.reverse._products",
+        lambda parts, targets, *_, **__: refuse() if targets else (parts, None, None),
+    )
+    monkeypatch.setattr("fglight.estimators.engines.directional.DirectionalStep.moves", refuse)
+    monkeypatch.setattr("fglight.estimators.engines.forward._ForwardStep._products", refuse)
     estimator.estimate(blocks, *batch)
     assert all(p.grad.isfinite().all() for block in blocks for p in block.body.parameters())
 

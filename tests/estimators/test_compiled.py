@@ -94,15 +94,18 @@ def assert_same_training(compiler=operations, **choices):
 @every_pair(engine=["reverse", "forward"], guess=["local", "ntk", "gaussian"], way=ALL_PERTURBATIONS)
 def test_every_perturbation(engine, guess, way):
     perturb, granularity = way
-    if (engine, guess, perturb) == ("forward", "gaussian", "weight_per_sample"):
-        guess = "local"
     settings = {"perturb.granularity": granularity}
     assert_same_training(settings=settings, engine=engine, guess=guess, perturb=perturb)
 
 
-def test_directions_of_every_sample_are_refused_in_forward_mode():
-    with pytest.raises(ConfigError, match="compile=true"):
-        estimator_of({"compile": True}, engine="forward", guess="gaussian", perturb="weight_per_sample")
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+def test_directions_of_every_sample_are_drawn_once(engine, monkeypatch):
+    """However few samples may be taken at a time: nothing could draw them again in a record."""
+    choices = {"engine": engine, "guess": "gaussian", "perturb": "weight_per_sample"}
+    (blocks, *_) = trained(None, **choices)
+    monkeypatch.setattr("fglight.estimators.spaces.per_sample.CHUNK", 1)
+    (others, *_) = trained(operations, **choices)
+    assert_same_gradients(gradients(nn.ModuleList(others)), gradients(nn.ModuleList(blocks)))
 
 
 @pytest.mark.parametrize("engine", ["reverse", "forward"])

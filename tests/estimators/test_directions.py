@@ -9,6 +9,7 @@ from helpers import assert_all_close, assert_close, body_gradients, estimator_of
 from torch import nn
 
 from fglight.estimators import linalg
+from fglight.estimators.combine import combine as combined
 from fglight.models import Block
 
 UNITS = {"network": "weight", "block": "weight", "tensor": "weight", "filter": "weight", "sample": "activity"}
@@ -53,11 +54,16 @@ def test_the_span_is_projected_on_orthogonally(guess):
     targets = [torch.cat([t.flatten() for t in part]) for part in body_gradients(blocks)]
     estimator = estimator_of(settings("block", 4, "span"), guess=guess)
     seen = []
-    weight = estimator.guess.weight
-    estimator.guess.weight = lambda here: seen.append((here.index, weight(here))) or seen[-1][1]
+    in_space = estimator.guess.in_space
+
+    def noted(here, *given, **how):
+        seen.append((here.index, in_space(here, *given, **how)))
+        return seen[-1][1]
+
+    estimator.guess.in_space = noted
     estimator.estimate(blocks, *batch)
     estimates = [torch.cat([e.flatten() for e in part]) for part in body_gradients(blocks)]
-    assert [index for index, _ in seen] == [0, 1, 2]
+    assert [index for index, _ in seen] == [0, 1, 2]  # drawn from block 0 on
     for j, directions in seen:
         g = torch.cat([d.flatten(1) for d in directions], dim=1)  # (k, parameters)
         solution = torch.linalg.lstsq(g.T, targets[j].unsqueeze(1), driver="gelsd").solution
@@ -68,7 +74,7 @@ def test_one_direction_is_projected_on_either_way():
     torch.manual_seed(0)
     products, gram = torch.randn(5, 1, dtype=torch.float64), 1 + torch.rand(5, 1, 1, dtype=torch.float64)
     guesses = [estimator_of(settings("tensor", 1, combine), guess="ntk").guess for combine in ("mean", "span")]
-    assert_close(*(guess.coefficients(products, gram) for guess in guesses))
+    assert_close(*(combined(guess.combine, guess.coefficient, products, gram) for guess in guesses))
 
 
 def test_as_many_directions_as_dimensions_give_the_target():
@@ -91,7 +97,7 @@ def test_the_cosine_grows_as_theory_says(k, combine):
     target = torch.randn(trials, d, dtype=torch.float64)
     directions = torch.randn(trials, k, d, dtype=torch.float64)
     products, gram = linalg.products(target, directions), linalg.gram(directions)
-    estimate = linalg.combine(guess.coefficients(products, gram), directions)
+    estimate = linalg.combine(combined(guess.combine, guess.coefficient, products, gram), directions)
     squares = torch.cosine_similarity(estimate, target, dim=1) ** 2
     expected = k / d if combine == "span" or k == 1 else k / (k + d + 1)
     error = squares.std() / trials**0.5
@@ -174,8 +180,9 @@ def test_a_stretched_span_is_as_long_as_the_target_in_the_mean_square(k):
     guess = estimator_of(settings("tensor", k, "span") | {"guess.rescale": True}, guess="gaussian").guess
     target = torch.randn(trials, d, dtype=torch.float64)
     directions = torch.randn(trials, k, d, dtype=torch.float64)
-    coefficients = guess.coefficients(linalg.products(target, directions), linalg.gram(directions))
-    estimate = linalg.combine(guess.stretched(coefficients, d), directions)
+    products, gram = linalg.products(target, directions), linalg.gram(directions)
+    coefficients = combined("span", guess.coefficient, products, gram)
+    estimate = linalg.combine(coefficients * guess.length_correction(k, d), directions)
     ratio = estimate.square().sum(1) / target.square().sum(1)
     assert (ratio.mean() - 1).abs() < 4 * ratio.std() / trials**0.5 + 1e-9
 

@@ -205,8 +205,8 @@ def test_one_derivative_by_its_definition():
 @pytest.mark.parametrize("guess", ["local", "gaussian"])
 def test_a_direction_of_length_zero_moves_nothing(guess):
     (blocks, batch), estimator = smooth_blocks(), estimator_of(guess=guess, engine="finite")
-    weight = estimator.guess.weight
-    estimator.guess.weight = lambda here: [torch.zeros_like(g) for g in weight(here)]
+    in_space = estimator.guess.in_space
+    estimator.guess.in_space = lambda *given, **how: [torch.zeros_like(g) for g in in_space(*given, **how)]
     estimator.estimate(blocks, *batch)
     assert all((g == 0).all() for part in body_gradients(blocks) for g in part)
 

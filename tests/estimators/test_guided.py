@@ -65,7 +65,9 @@ def test_estimates_have_the_mean_of_guided_evolution_strategies(alpha):
     n, trials = 400, 4000
     estimator = estimator_of({"guess.alpha": alpha}, guess="guided")
     guide, target = torch.randn(n, dtype=torch.float64), torch.randn(n, dtype=torch.float64)
-    directions = estimator.guess.by_sample(guide.expand(1, trials, n), guide.expand(trials, n))[0]
+    directions = estimator.guess.in_space(
+        None, [guide.expand(1, trials, n)], [guide.expand(trials, n)], by_sample=True
+    )[0][0]
     assert_close(directions.norm(dim=1), torch.ones(trials, dtype=torch.float64))
     unit = guide / guide.norm()
     across = target - (target @ unit) * unit

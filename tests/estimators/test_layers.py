@@ -7,8 +7,9 @@ from helpers import assert_all_close, assert_close, body_gradients, build, estim
 from torch import nn
 from torch.nn import functional as F
 
-from fglight.estimators import layers, per_sample
-from fglight.estimators.per_sample import InnerProducts
+from fglight.estimators import layers
+from fglight.estimators.spaces import per_sample
+from fglight.estimators.spaces.per_sample import SamplePart
 from fglight.models import Block
 
 BATCH = 5
@@ -201,9 +202,9 @@ def test_targets_of_the_samples_sum_to_the_batchs_gradient(name, sums_over_sampl
 def grams(monkeypatch):
     """How often the Gram matrices of a layer are taken."""
     calls = []
-    original = InnerProducts.by_gram
+    original = SamplePart._gram_products
     monkeypatch.setattr(
-        InnerProducts, "by_gram", lambda use, **options: calls.append(use.call) or original(use, **options)
+        SamplePart, "_gram_products", lambda part, call, *given: calls.append(call) or original(part, call, *given)
     )
     return calls
 
@@ -261,6 +262,8 @@ def test_random_directions_are_one_for_each_sample(chunk, monkeypatch):
         while sum(len(part) for part in parts) < BATCH:
             parts.append(rest.pop(0))
         directions.append(torch.cat(parts))
+        if len(parts) > 1:  # too many to be kept: they are drawn again, and are the same
+            assert torch.equal(torch.cat([rest.pop(0) for _ in parts]), directions[-1])
     assert not rest
     expected = [
         sum((ti * xi).sum() * xi for ti, xi in zip(target, direction)) for target, direction in zip(targets, directions)

@@ -24,23 +24,23 @@ def wave(like):
 class Energy(Guess):
     """The gradient of |h_j|^2 / 2: no auxiliary network, in the space of the parameters the block's graph."""
 
-    def activity(self, here):
+    def directions(self, here):
         return here.output.detach().unsqueeze(0)
 
 
 class EnergyOfItsOwn(Energy):
-    """The same, pulled back by a method of its own."""
+    """The same, handed on by a method of its own: as if it were drawn there."""
 
-    def weight(self, here):
-        return [g.unsqueeze(0) for g in here.to_parameters(here.output.detach(), keep=False)]
+    def in_space(self, here, pulled, likes, *, by_sample):
+        return [g.clone() for g in pulled]
 
 
 class Next(Guess):
     """A fixed cotangent of h_{j+1}, pulled back through block j+1."""
 
-    needs_next_block = True
+    needs = frozenset({"next"})
 
-    def activity(self, here):
+    def directions(self, here):
         (gradient,) = here.next.vjp(wave(here.next.output), [here.next.input])
         return gradient.unsqueeze(0)
 
@@ -48,7 +48,7 @@ class Next(Guess):
 class DrawnNext(Next):
     """The same with something drawn, so that blocks are taken from 0 on."""
 
-    drawn = True
+    randomness = "shared"
 
 
 def estimate(guess, target, perturb, granularity, engine, *, cosine=False):

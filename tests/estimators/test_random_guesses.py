@@ -142,10 +142,10 @@ def test_low_rank_directions_have_their_rank(rank):
 
     model, estimator, batch = build({"guess.rank": rank, "model.width": 1 / 8}, guess="low_rank", perturb="activity")
     seen = []
-    activity = estimator.guess.activity
-    estimator.guess.activity = lambda here: seen.append(activity(here)) or seen[-1]
+    in_space = estimator.guess.in_space
+    estimator.guess.in_space = lambda *given, **how: seen.append(in_space(*given, **how)) or seen[-1]
     estimator.estimate(model, *batch)
-    assert (torch.linalg.matrix_rank(seen[0][0].flatten(2)) == rank).all()
+    assert (torch.linalg.matrix_rank(seen[0][0][0].flatten(2)) == rank).all()
 
 
 @pytest.mark.parametrize("rank", [1, 3])

@@ -108,8 +108,8 @@ def test_a_single_auxiliary_is_projected_on_whatever_the_combination(combine):
 def test_ntk_has_a_direction_from_every_auxiliary_of_every_draw():
     model, estimator, batch = build({"guess.directions": 2, "aux.parts": ["linear", "mlp"]}, guess="ntk", aux="several")
     found = []
-    weight = estimator.guess.weight
-    estimator.guess.weight = lambda here: found.append(weight(here)) or found[-1]
+    in_space = estimator.guess.in_space
+    estimator.guess.in_space = lambda *given, **how: found.append(in_space(*given, **how)) or found[-1]
     estimator.estimate(model, *batch)
     assert {len(direction) for tensors in found for direction in tensors} == {4}
     assert estimator.guess.count(model.blocks[0]) == 4

@@ -12,7 +12,13 @@ from helpers import (
 )
 from torch import nn
 
-from fglight.estimators.linalg import project_on_span
+from fglight.estimators.linalg import span_coefficients, unit_rows
+
+
+def project_on_span(targets, directions):
+    """Projections of ``(targets, features)`` on the span of ``(directions, features)``."""
+    unit = unit_rows(directions)
+    return span_coefficients(targets @ unit.T, (unit @ unit.T)[None]) @ unit
 
 
 @pytest.mark.parametrize("rank", [2, 5])

@@ -1,16 +1,22 @@
 """What every engine is: a way to compute inner products with a target."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fglight.estimators.diagnosis import checked_graph
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass, NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.passes import NetworkPass
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.parts import Part
 from fglight.models.blocks import Block, trainable
+
+Products = tuple[Iterable[Part], Sequence[Tensor] | None, Sequence[Tensor] | None]
+"""Parts that share coefficients; inner products ⟨t, g⟩ of each, or their sum over all that are one unit, None where no
+target is needed; and squared lengths |t|² of the targets, where the cosine is wanted and they are known."""
 
 
 class Engine(ABC):
@@ -27,34 +33,38 @@ class Engine(ABC):
     has_targets = True
 
     @abstractmethod
-    def estimate(
-        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
-    ) -> tuple[list[BlockPass], Tensor | None]:
-        """Run the blocks, and leave all gradients in ``network.gradients``.
+    def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
+        """Run the blocks, which are in ``network.passes`` then, as are all gradients but those of blocks 0..J-2.
 
         Args:
             network: before any block has run; its ``losses`` are the target.
             guess: the direction it is projected on.
-            perturbation: the space of the projection.
+            space: the space of the projection.
             cosine: whether the cosine similarity of guess and target is wanted.
 
-        Returns:
-            The blocks' passes, and the cosine similarities ``(J-1,)``, None where they are not known.
+        Yields:
+            One ``Products`` after the other. Once the next is asked for, a block may be let go of.
         """
 
-    def check(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027 (not all refuse something)
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """What a step is taken in: here, with gradients."""
+        with torch.enable_grad():
+            yield
+
+    def check(self, guess: Guess, space: Perturbation) -> None:  # noqa: B027 (not all refuse something)
         """Refuse what cannot be computed.
 
         Args:
             guess: the direction.
-            perturbation: the space of the projection.
+            space: of the projection.
 
         Raises:
             ValueError: in one line.
         """
 
     def check_network(  # noqa: B027
-        self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation
+        self, blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation
     ) -> None:
         """Refuse a network that cannot be computed with; called before every step.
 
@@ -62,18 +72,18 @@ class Engine(ABC):
             blocks: the network.
             images: a batch.
             guess: the direction.
-            perturbation: the space of the projection.
+            space: of the projection.
 
         Raises:
             BlockError: naming the layer.
         """
 
-    def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:  # noqa: B027
+    def check_compiled(self, guess: Guess, space: Perturbation) -> None:  # noqa: B027
         """Refuse what would not replay as it was recorded.
 
         Args:
             guess: the direction.
-            perturbation: the space of the projection.
+            space: of the projection.
 
         Raises:
             ValueError: in one line.

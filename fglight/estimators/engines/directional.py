@@ -1,19 +1,23 @@
 """What engines share that know a target by its derivatives along directions alone."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fglight.estimators.duals import plain_attention
-from fglight.estimators.engines.base import Engine
+from fglight.estimators.engines.base import Engine, Products
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.inspection import Again, Inspection, inspect
 from fglight.estimators.passes import BlockPass, NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.parts import Part
 from fglight.estimators.state import State
 from fglight.estimators.step import Auxiliaries
 from fglight.models.blocks import Block
@@ -29,18 +33,24 @@ class DirectionalEngine(Engine):
         """Copies know no network."""
         return {name: value for name, value in vars(self).items() if name != "known"}
 
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """See ``Engine``: without gradients, but for what asks for them."""
+        with torch.no_grad(), plain_attention():
+            yield
+
     @staticmethod
     @abstractmethod
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
         """Why this engine's derivatives of a body would not be autograd's; see ``inspection.Compare``."""
 
     @plain_attention()
-    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation) -> None:
+    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: bodies are inspected before the first step, and when the network has changed."""
-        kind = (*blocks, perturbation.in_parameters, guess.pulled)
+        kind = (*blocks, space.in_parameters, guess.is_gradient)
         if self.known is None or self.known[0] != kind or not self.known[1].is_unchanged():
             found = inspect(
-                blocks, images, self.compare, name=self.name, moves=perturbation.in_parameters, pulled=guess.pulled
+                blocks, images, self.compare, name=self.name, moves=space.in_parameters, pulled=guess.is_gradient
             )
             self.known = kind, State(blocks, tuple), found
 
@@ -50,13 +60,13 @@ class DirectionalEngine(Engine):
         assert self.known is not None
         return self.known[2]
 
-    def check(self, guess: Guess, perturbation: Perturbation) -> None:
+    def check(self, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: a guess needs a direction, and must do without the next block."""
         if not guess.projects:
             raise ValueError(
                 f"{self.name} needs a direction, {type(guess).__name__} has none: accepted is engine=reverse"
             )
-        if guess.needs_next_block:
+        if "next" in guess.needs:
             raise ValueError(
                 f"{self.name} is not possible with {type(guess).__name__}, which needs the next block before that "
                 "has run: accepted is engine=reverse"
@@ -70,71 +80,94 @@ class DirectionalStep:
     Attributes:
         network: before any block has run; its ``losses`` are those whose derivatives are taken.
         guess: the directions.
-        perturbation: makes of directions and derivatives the estimates.
+        space: of the projection.
+        parts: the directions of each block by its index, until they are used.
+        sums: inner products of target and directions by block, in the order of ``moves``; of a ``joint`` step the first
+            block has them all. Empty where no coefficient needs them.
     """
 
     network: NetworkPass
     guess: Guess
-    perturbation: Perturbation
+    space: Perturbation
+    parts: dict[int, Iterable[Part]] = field(default_factory=dict)
+    sums: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def aims(self) -> bool:
+        """Whether derivatives are taken at all."""
+        return self.space.uses_target(self.guess)
 
     @property
     def joint(self) -> bool:
         """Whether all blocks move at once, along a single direction of them all."""
-        return self.perturbation.units.joins_blocks and set(self.network.losses) <= {len(self.network.losses)}
+        return self.space.units.joins_blocks and set(self.network.losses) <= {len(self.network.losses)}
 
-    def run(self, run: Callable[[BlockPass], None], auxiliaries: Auxiliaries | None = None) -> list[BlockPass]:
-        """Run blocks 0..J-2 one after the other as ``run`` does, and the last one with its exact gradients."""
-        passes = []
+    def ask(self, here: BlockPass) -> Sequence[Part]:
+        """The directions of a block, which runs for them where they depend on what it gives out."""
+        if here.output is None and (self.guess.pulled or self.space.by_sample):
+            with torch.set_grad_enabled(bool(here.parameters)):
+                here.run()
+        parts = self.space.directions(here, self.guess) if here.parameters else []
+        if here.output is not None and not any(part.on_graph for part in parts):
+            here.output, here.graph = here.output.detach(), None
+        return parts
+
+    def walk(self, auxiliaries: Auxiliaries | None = None) -> Iterator[BlockPass]:
+        """Blocks 0..J-2, each of which has to run before the next is asked for, and the last with its exact gradients.
+
+        Args:
+            auxiliaries: what is wanted of auxiliary networks, where it is not what the step wants.
+        """
         hidden = self.network.batch.images
+        self.network.passes = []
         for index in range(len(self.network.blocks) - 1):
             here = self.network.enter(index, hidden.detach(), auxiliaries)
-            run(here)
+            yield here
             hidden = here.output
             here.release()
-            passes.append(here)
-        last = self.network.enter(len(passes), hidden.detach().requires_grad_(len(passes) > 0))
+            self.network.passes.append(here)
+        index = len(self.network.passes)
+        last = self.network.enter(index, hidden.detach().requires_grad_(index > 0))
         with torch.enable_grad():
             last.run()
             last.finish()
-        return [*passes, last]
+        self.network.passes.append(last)
 
-    def run_twice(self, run: Callable[[BlockPass, Sequence[BlockPass]], None]) -> list[BlockPass]:
-        """Run all blocks for the loss, and blocks 0..J-2 again as ``run`` does, which knows the passes before."""
-        passes = self.run(BlockPass.run, replace(self.network.auxiliaries, differentiated=False))
+    def run(self) -> None:
+        """Run all blocks for the loss alone."""
+        for here in self.walk(replace(self.network.auxiliaries, differentiated=False)):
+            here.run()
+
+    def walk_again(self) -> Iterator[BlockPass]:
+        """Blocks 0..J-2 of a network that has run, each of which has to run again; ``network.passes`` stay."""
         hidden = self.network.batch.images
-        for before in passes[:-1]:
+        for before in self.network.passes[:-1]:
             here = self.network.enter(before.index, hidden.detach(), replace(self.network.auxiliaries, trained=False))
             with self.network.buffers.again(here.block):
-                run(here, passes)
+                yield here
                 hidden = here.output
                 here.release()
-        return passes
 
-    def scale(self, passes: Sequence[BlockPass], guesses: dict[int, Sequence[Tensor]], sums: dict[int, Tensor]) -> None:
-        """Make directions of weights the estimates.
-
-        Args:
-            passes: the blocks.
-            guesses: of each block by its index, what ``Perturbation.guesses`` gave; they are used up.
-            sums: inner products of target and directions by block and coefficient; of a ``joint`` step the first block
-                has them all. None where the coefficient needs none.
-        """
-        parts = [here for here in passes[:-1] if here.parameters]
-        groups = [[here] for here in parts]
-        if self.perturbation.units.joins_blocks and parts:
-            groups = [parts]
-            if sums:
-                total = torch.stack(list(sums.values())).sum(0)
-                # Of all coefficients there is the sum, and the first has it.
-                sums = {here.index: torch.zeros_like(total) for here in parts} | {parts[0].index: total}
+    def products(self) -> Iterator[Products]:
+        """Directions of weights with ``sums``: of each block, or of all where they are one unit."""
+        groups = [[index] for index, parts in self.parts.items() if parts]
+        if self.space.units.joins_blocks and groups:
+            groups = [[index for group in groups for index in group]]
         for group in groups:
-            known = self.network.batch.sum([sums[here.index] for here in group]) if sums else None
-            own = [guesses.pop(here.index) for here in group]
-            for here, gradients in zip(group, self.perturbation.from_sums(group, own, known, self.guess)):
-                here.take(gradients)
+            parts = reduce(add, (self.parts.pop(index) for index in group))
+            products = None
+            if self.sums:
+                total = torch.stack([self.sums[index] for index in group if index in self.sums]).sum(0)
+                k = self.guess.count(self.network.blocks[group[0]])
+                products = self.network.batch.sum([*total.view(-1, 1, 1, k)])
+            yield parts, products, None
 
-
-def run_on_graph(here: BlockPass) -> None:
-    """Run a block so that directions can be pulled back through it."""
-    with torch.set_grad_enabled(bool(here.parameters)):
-        here.run()
+    def moves(self, here: BlockPass, parts: Iterable[Part]) -> list[dict[str, Tensor]]:
+        """What moves along each direction of a block's weights: of each tensor, or of all that are one unit."""
+        named = dict(zip(here.names, parts))
+        units = [named] if self.space.units.joins_tensors else [{name: part} for name, part in named.items()]
+        return [
+            {name: part.move(m) for name, part in unit.items()}
+            for unit in units
+            for m in range(self.guess.count(here.block))
+        ]

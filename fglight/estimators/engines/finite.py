@@ -1,6 +1,6 @@
 """Finite differences: directional derivatives of the target from forward passes alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fglight.estimators.duals import check_swapped, plain_attention
-from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
+from fglight.estimators.engines.base import Products
+from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep
 from fglight.estimators.generators import Redrawn, generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.inspection import Inspection, gradients_are_derivatives
 from fglight.estimators.parameters import replaced
 from fglight.estimators.passes import BlockPass, NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
+from fglight.estimators.spaces.base import Perturbation
 
 Move = Mapping[str, Tensor]
 """A direction of some of a body's parameters, by their names."""
@@ -54,22 +55,22 @@ class FiniteDifferences(DirectionalEngine):
         self.step = step
         self.redraw = redraw
 
-    def check(self, guess: Guess, perturbation: Perturbation) -> None:
+    def check(self, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: coefficients stand for a tensor or more, and what is drawn again is random."""
-        super().check(guess, perturbation)
-        if not perturbation.in_one_run:
+        super().check(guess, space)
+        if not space.carries:
             raise ValueError(
-                f"perturb.granularity={perturbation.granularity} of {type(perturbation).__name__} is not possible with "
+                f"perturb.granularity={space.granularity} of {type(space).__name__} is not possible with "
                 "engine=finite, which takes two passes for each coefficient: accepted is perturb=weight with "
                 "perturb.granularity=tensor, block or network"
             )
-        if self.redraw and (not guess.random or guess.needs_graph):
+        if self.redraw and (not guess.randomness or guess.pulled):
             raise ValueError(
                 f"engine.redraw=true is not possible with {type(guess).__name__}, whose directions depend on the "
                 "network: accepted is false"
             )
 
-    def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
+    def check_compiled(self, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``.
 
         Raises:
@@ -80,15 +81,12 @@ class FiniteDifferences(DirectionalEngine):
             "compile=false or engine=forward"
         )
 
-    @torch.no_grad()
-    @plain_attention()
-    def estimate(
-        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
-    ) -> tuple[list[BlockPass], Tensor | None]:
+    def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
         """See ``Engine``."""
         network.padding = self.inspection.padding
-        step = _FiniteStep(network, guess, perturbation, self.step, self.redraw, self.inspection)
-        return step.estimate(), None
+        return _FiniteStep(
+            network, guess, space, step=self.step, redraw=self.redraw, inspection=self.inspection
+        ).differences()
 
     compare = staticmethod(gradients_are_derivatives)
 
@@ -112,33 +110,30 @@ class _FiniteStep(DirectionalStep):
         inspection: tells whether blocks draw random numbers, so that all must have run before any is moved.
     """
 
-    step: float | None
-    redraw: bool
-    inspection: Inspection
-    guesses: dict[int, Sequence[Tensor]] = field(default_factory=dict)
-    sums: dict[int, Tensor] = field(default_factory=dict)
+    step: float | None = None
+    redraw: bool = False
+    inspection: Inspection = field(default_factory=Inspection)
     extents: list[Tensor] = field(default_factory=list)
 
-    def estimate(self) -> list[BlockPass]:
+    def differences(self) -> Iterator[Products]:
         """Run all blocks once as they are, and for each coefficient twice from the first block that moves."""
-        before = not (self.guess.needs_graph or self.guess.needs_error or self.inspection.draws)
-        if self.joint and before:  # before anything else is held
+        twice = "error" in self.guess.needs or self.inspection.draws
+        if self.joint and not (self.guess.pulled or twice):  # before anything else is held
             passes = [self.network.enter(index, None) for index in range(len(self.network.blocks) - 1)]
             for here in passes:
                 self._look(here)
             self._move_jointly(passes)
-            passes = self.run(BlockPass.run)
+            self.run()
         else:
-            twice = self.guess.needs_error or self.inspection.draws
-            passes = self.run_twice(lambda here, _: self._run_block(here)) if twice else self.run(self._run_block)
-            self._move_jointly(passes[:-1])
-        self.scale(passes, self.guesses, self.sums)
-        return passes
+            if twice:
+                self.run()
+            for here in self.walk_again() if twice else self.walk():
+                self._run_block(here)
+            self._move_jointly(self.network.passes[:-1])
+        yield from self.products()
 
     def _run_block(self, here: BlockPass) -> None:
         """Run a block and, unless all blocks move at once, find the derivatives along its directions."""
-        if self.guess.needs_graph:
-            run_on_graph(here)
         moves = self._look(here)
         if here.output is None:
             here.run()
@@ -151,11 +146,12 @@ class _FiniteStep(DirectionalStep):
 
     def _look(self, here: BlockPass) -> Sequence[Move]:
         """Find the directions of a block and note their extents; what moves along them, if anything does."""
-        draw = partial(self.perturbation.guesses, here, self.guess)
-        guesses = self.guesses[here.index] = Redrawn(draw, self.network.batch.images.device) if self.redraw else draw()
-        if not (self.perturbation.uses_target(self.guess) and here.parameters):
+        ask = partial(self.ask, here)
+        redraws = self.redraw and here.parameters
+        self.parts[here.index] = Redrawn(ask, self.network.batch.images.device) if redraws else ask()
+        if not (self.aims and here.parameters):
             return []
-        moves = self.perturbation.moves(here, guesses, self.guess)
+        moves = self.moves(here, self.parts[here.index])
         self.extents.append(torch.stack([_extent(here, move) for move in moves]))
         return moves
 
@@ -167,7 +163,7 @@ class _FiniteStep(DirectionalStep):
         def move(m: int, index: int) -> Move | None:
             if index == len(passes) or not passes[index].parameters:
                 return None
-            return self.perturbation.moves(passes[index], self.guesses[index], self.guess)[m]
+            return self.moves(passes[index], self.parts[index])[m]
 
         differences = [
             self._difference(0, self.network.batch.images, partial(move, m), extent)

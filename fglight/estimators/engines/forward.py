@@ -1,7 +1,8 @@
 """Forward mode: directional derivatives of the target, without a backward pass through the network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +10,21 @@ from torch import Tensor, nn
 from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import check_deterministic
 from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all, shares
-from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, run_on_graph
+from fglight.estimators.engines.base import Products
+from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep
 from fglight.estimators.graph import Graph
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.inspection import Again
 from fglight.estimators.parameters import dense, without_row
 from fglight.estimators.passes import BlockPass, NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.estimate import BlockDerivative
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.parts import Part
 from fglight.estimators.step import GRADIENT_ALONE
 from fglight.models.blocks import Block
+
+Derivative = Callable[[Tensor], Tensor]
+"""Inner products of a block's target with tangents of its output: takes ``(count, batch, ...)``, gives ``(count,
+batch)``, one for every sample."""
 
 
 class ForwardMode(DirectionalEngine):
@@ -45,10 +51,10 @@ class ForwardMode(DirectionalEngine):
     name = "engine=forward"
     remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
 
-    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, perturbation: Perturbation) -> None:
+    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: bodies that draw random numbers, and what an inspection finds."""
         check_deterministic(blocks)
-        super().check_network(blocks, images, guess, perturbation)
+        super().check_network(blocks, images, guess, space)
 
     @staticmethod
     @plain_attention()
@@ -82,27 +88,11 @@ class ForwardMode(DirectionalEngine):
             return "has a forward-mode derivative that is not its gradient (a hook, or a backward pass of its own)"
         return ""
 
-    def check_compiled(self, guess: Guess, perturbation: Perturbation) -> None:
-        """See ``Engine``.
-
-        Raises:
-            ValueError: where directions are drawn a second time, which a record cannot tell from a first time.
-        """
-        if guess.draws and perturbation.draws_twice and perturbation.uses_target(guess):
-            raise ValueError(
-                "compile=true cannot go with engine=forward and random directions of every sample's weights: "
-                "accepted is compile=false, engine=reverse or another guess"
-            )
-
-    @torch.no_grad()
-    @plain_attention()
-    def estimate(
-        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
-    ) -> tuple[list[BlockPass], Tensor | None]:
+    def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
         """See ``Engine``."""
         network.padding = self.inspection.padding
-        step = _ForwardStep(network, guess, perturbation)
-        return (step.in_one_run() if perturbation.in_one_run else step.in_two_runs()), None
+        step = _ForwardStep(network, guess, space)
+        return step.in_one_run() if space.carries else step.in_two_runs()
 
     @torch.no_grad()
     @plain_attention()
@@ -124,51 +114,63 @@ class ForwardMode(DirectionalEngine):
 class _ForwardStep(DirectionalStep):
     """One step in forward mode."""
 
-    def in_one_run(self) -> list[BlockPass]:
+    def in_one_run(self) -> Iterator[Products]:
         """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
-        aims = self.perturbation.uses_target(self.guess)
-        guesses: dict[int, Sequence[Tensor]] = {}
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
-        sums: dict[int, Tensor] = {}
-
-        def run(here: BlockPass) -> None:
+        if "error" in self.guess.needs:
+            self.run()
+        for here in self.walk_again() if "error" in self.guess.needs else self.walk():
             index = here.index
-            if self.guess.needs_graph:  # others run together with their tangents
-                run_on_graph(here)
-            guesses[index] = self.perturbation.guesses(here, self.guess)
-            if here.output is None and not (aims and (self.joint or here.parameters)):
+            parts = self.parts[index] = self.ask(here)  # blocks that have not run for it run with their tangents
+            if here.output is None and not (self.aims and (self.joint or parts)):
                 here.run()  # nothing of its own moves
-            if not aims:
-                return
-            moves = self.perturbation.moves(here, guesses[index], self.guess)
+            if not self.aims:
+                continue
+            moves = self.moves(here, parts)
             if self.joint:
                 moving[0] = _push(here, moves, moving.get(0))
-                return
-            own = {index: _push(here, moves)} if here.parameters else {}
+                continue
+            own = {index: _push(here, moves)} if parts else {}
             if moving:
                 pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
             moving.update(own)
             for j in [j for j in moving if self.network.losses[j] == index]:
-                sums[j] = shares(moving.pop(j), here.local_gradient).sum(1)
+                self.sums[j] = shares(moving.pop(j), here.local_gradient).sum(1)
+        gradient = self.network.passes[-1].input_gradient
+        self.sums |= {index: shares(tangents, gradient).sum(1) for index, tangents in moving.items()}
+        yield from self.products()
 
-        passes = self.run_twice(lambda here, _: run(here)) if self.guess.needs_error else self.run(run)
-        sums |= {index: shares(tangents, passes[-1].input_gradient).sum(1) for index, tangents in moving.items()}
-        self.scale(passes, guesses, sums)
-        return passes
-
-    def in_two_runs(self) -> list[BlockPass]:
+    def in_two_runs(self) -> Iterator[Products]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
+        self.run()
+        for here in self.walk_again():
+            parts = [*self.ask(here)]
+            if here.output is None:
+                here.run()
+            products = self._products(parts, self._derivative(here)) if self.aims and parts else None
+            groups = [[part] for part in parts] if self.space.by_sample else [parts] * bool(parts)
+            for group in groups:
+                yield group, None if products is None else [products.pop(0) for _ in group], None
 
-        def run(here: BlockPass, passes: Sequence[BlockPass]) -> None:
-            (run_on_graph if self.perturbation.reuses_graph(self.guess) else BlockPass.run)(here)
-            if here.parameters:
-                here.take(self.perturbation.estimate_forward(here, self._derivative(here, passes), self.guess))
+    def _products(self, parts: Sequence[Part], derivative: Derivative) -> list[Tensor]:
+        """Inner products of the parts of a block with its target."""
+        waiting, rows = [], []
+        for tangents in chain(*(part.tangents() for part in parts)):
+            waiting.append(tangents)
+            if sum(map(len, waiting)) >= TANGENTS:
+                rows.append(derivative(torch.cat(waiting)))
+                waiting.clear()
+        rows += [derivative(torch.cat(waiting))] if waiting else []
+        counts = [part.count for part in parts]
+        by_part = zip(torch.cat(rows).split([units * k for units, k in counts]), counts)
+        if self.space.by_sample:
+            return [row.mT.unflatten(1, count) for row, count in by_part]
+        return self.network.batch.sum([row.sum(1).view(1, *count) for row, count in by_part])
 
-        return self.run_twice(run)
-
-    def _derivative(self, here: BlockPass, passes: Sequence[BlockPass]) -> BlockDerivative:
+    def _derivative(self, here: BlockPass) -> Derivative:
         """What takes derivatives of the target of one block along tangents of its output."""
+        passes = self.network.passes
         x, loss = here.output.detach(), self.network.losses[here.index]
         rest = passes[here.index + 1 : -1][: loss - here.index]
         if loss == here.index:

@@ -1,16 +1,17 @@
 """Reverse mode: one forward pass, and vector-Jacobian products within one block at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from fglight.estimators.engines.base import Engine
+from fglight.estimators.engines.base import Engine, Products
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import BlockPass, NetworkPass
-from fglight.estimators.perturbations.base import Perturbation
-from fglight.estimators.perturbations.estimate import Points, TargetGradient
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.parts import Part, Point, Targets
 from fglight.models.blocks import trainable
 
 
@@ -20,43 +21,102 @@ class ReverseMode(Engine):
     name = "engine=reverse"
     remedy = "accepted are operations with a gradient by torch.autograd.grad"
 
-    @torch.enable_grad()
-    def estimate(
-        self, network: NetworkPass, guess: Guess, perturbation: Perturbation, *, cosine: bool
-    ) -> tuple[list[BlockPass], Tensor | None]:
-        """See ``Engine``."""
-        aims = guess.trains_blocks and (cosine or perturbation.uses_target(guess))
-        passes = _run(network, guess, perturbation, network.losses if aims else ())
-        targets: Iterable[tuple[BlockPass, TargetGradient]] = ((here, None) for here in reversed(passes[:-1]))
-        if aims:
-            points = partial(perturbation.points, guess=guess, cosine=cosine)
-            targets = sweep(passes, points, keep=perturbation.reuses_graph(guess))
-        cosines = passes[-1].local.loss.new_full((len(passes) - 1,), torch.nan)
-        for here, estimate in perturbation(targets, guess, cosine=cosine):
-            here.take(estimate.gradients)
-            if estimate.cosine is not None:
-                cosines[here.index] = estimate.cosine
-            if not guess.needs_next_block:
-                here.release()
-        for here in passes:
+    def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
+        """See ``Engine``; blocks come from J-2 down, or from 0 on where directions are drawn as products are taken."""
+        aims = space.trains and (cosine or space.uses_target(guess))
+        ask = partial(space.directions, guess=guess, cosine=cosine)
+        drawn = _run(network, guess, ask, network.losses if aims else ())
+        blocks = _sweep(network, lambda here: drawn[here.index] if here.index in drawn else ask(here), aims=aims)
+        if guess.randomness and space.in_parameters and space.by_sample:
+            blocks = reversed([*blocks])
+        joint: list[Products] = []
+        for here, parts, targets in blocks:
+            while parts:
+                group = [parts.pop(0)] if space.by_sample else [*parts]
+                parts = parts if space.by_sample else []
+                found = _products(group, targets, space, cosine=cosine)
+                for point in {*targets} - {point for part in parts for point in part.points}:
+                    del targets[point]
+                if space.units.joins_blocks:
+                    joint.append(found)
+                else:
+                    yield found
             here.release()
-        return passes, cosines if cosine and guess.projects else None
+        if joint:
+            groups, products, squares = zip(*joint)
+            yield [*chain(*groups)], _joined(products), _joined(squares)
 
 
-def sweep(passes: Sequence[BlockPass], points: Points, *, keep: bool) -> Iterator[tuple[BlockPass, TargetGradient]]:
-    """The targets of blocks J-2 down to 0, each computed when it is asked for.
+def _joined(rows: Sequence[Sequence[Tensor] | None]) -> list[Tensor] | None:
+    return [tensor for row in rows for tensor in row or ()] or None
+
+
+def _run(
+    network: NetworkPass, guess: Guess, ask: Callable[[BlockPass], Sequence[Part]], losses: Sequence[int]
+) -> dict[int, Sequence[Part]]:
+    """Run every block once, each on its own graph; the last one's exact gradients are taken on the way.
+
+    Args:
+        network: the network.
+        guess: whose directions are asked for as soon as what they need is there, where they are drawn or need the next
+            block.
+        ask: asks for them.
+        losses: for each of blocks 0..J-2 the block whose loss's gradient will be asked for; empty for none.
+
+    Returns:
+        What was asked for, by the blocks' indices.
+    """
+    found: dict[int, Sequence[Part]] = {}
+    early, after = guess.randomness is not None or "next" in guess.needs, "next" in guess.needs
+    hidden, last = network.batch.images, len(network.blocks) - 1
+
+    def have(index: int) -> None:
+        if early and 0 <= index < last and network.passes[index].parameters:
+            found[index] = ask(network.passes[index])
+            network.passes[index].next = None
+
+    for index, block in enumerate(network.blocks):
+        # The error is the gradient at the logits, which have one where something below them does.
+        error = "error" in guess.needs and index == last and not trainable(block)
+        crossed = after or error or any(loss >= index for loss in losses[:index])
+        here = network.enter(index, hidden.detach().requires_grad_(crossed and index > 0))
+        with torch.set_grad_enabled(bool(here.parameters) or here.input.requires_grad):
+            here.run()
+        network.passes.append(here)
+        hidden = here.output
+        if after and index:
+            network.passes[index - 1].next = here
+        if "error" not in guess.needs:
+            have(index - after)
+    here.finish()
+    for index in range(last if "error" in guess.needs else 0):
+        have(index)
+    return found
+
+
+def _sweep(
+    network: NetworkPass, ask: Callable[[BlockPass], Sequence[Part]], *, aims: bool
+) -> Iterator[tuple[BlockPass, list[Part], dict[Point, Tensor]]]:
+    """Blocks J-2 down to 0, with their directions and the targets at the points of those.
 
     One sweep of vector-Jacobian products from h_j to x_j = h_{j-1} and on, with a cotangent for each loss that a block
     further down follows.
 
     Args:
-        passes: all J blocks of one forward pass.
-        points: where inside a block its target is wanted besides its output.
-        keep: whether a block's graph is needed after its target was taken.
+        network: all of whose blocks have run.
+        ask: gives the directions of a block.
+        aims: whether targets are wanted at all; without, there are none.
     """
-    losses = passes[-1].network.losses
-    cotangents = {len(losses): passes[-1].input_gradient}  # of each loss, at h_j
-    for here in reversed(passes[:-1]):
+    *rest, last = network.passes
+    losses = network.losses
+    cotangents = {len(losses): last.input_gradient}  # of each loss, at h_j
+    last.input_gradient = None
+    last.release()
+    for here in reversed(rest):
+        parts = [*ask(here)] if here.parameters else []
+        if not aims:
+            yield here, parts, {}
+            continue
         j, own = here.index, losses[here.index]
         below = {loss for loss in losses[:j] if loss >= j}
         if j in below or j == own:
@@ -64,38 +124,26 @@ def sweep(passes: Sequence[BlockPass], points: Points, *, keep: bool) -> Iterato
         # What blocks below follow besides goes first, while this block's graph is there.
         crossing = {loss: here.vjp(cotangents[loss], [here.input])[0] for loss in below - {own}}
         output = cotangents.pop(own)
-        gradients = here.vjp(output, [*([here.input] if own in below else []), *points(here)], keep=keep)
-        if own in below:
+        points = list(dict.fromkeys(point for part in parts for point in part.points if point is not None))
+        inputs = [here.input] if own in below else []
+        gradients = here.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
+        if inputs:
             crossing[own] = gradients.pop(0)
-        # Nothing else holds what the perturbation lets go of.
-        target, cotangents = TargetGradient(output, gradients), crossing
-        del output, crossing
-        yield here, target
+        targets: dict[Point, Tensor] = dict(zip(points, gradients))
+        targets[None] = output
+        cotangents = crossing
+        del output, gradients, crossing  # nothing else holds what the parts let go of
+        yield here, parts, targets
 
 
-def _run(network: NetworkPass, guess: Guess, perturbation: Perturbation, losses: Sequence[int]) -> list[BlockPass]:
-    """Run every block once, each on its own graph; the last one's exact gradients are taken on the way.
-
-    Args:
-        network: the network.
-        guess: whether blocks need to know the next one.
-        perturbation: the space in which directions are drawn.
-        losses: for each of blocks 0..J-2 the block whose loss's gradient will be asked for; empty for none.
-    """
-    passes: list[BlockPass] = []
-    hidden = network.batch.images
-    for index, block in enumerate(network.blocks):
-        # The error is the gradient at the logits, which have one where something below them does.
-        error = guess.needs_error and block is network.blocks[-1] and not trainable(block)
-        crossed = guess.needs_next_block or error or any(loss >= index for loss in losses[:index])
-        here = network.enter(index, hidden.detach().requires_grad_(crossed and index > 0))
-        with torch.set_grad_enabled(bool(here.parameters) or here.input.requires_grad):
-            here.run()
-        if passes and guess.needs_next_block:
-            passes[-1].next = here
-        passes.append(here)
-        hidden = here.output
-        if here.parameters and index < len(network.blocks) - 1 and perturbation.draws_early(guess):
-            here.directions = perturbation.directions(here, guess)
-    here.finish()
-    return passes
+def _products(parts: Sequence[Part], targets: Targets, space: Perturbation, *, cosine: bool) -> Products:
+    """Inner products of parts with their targets, of the whole batch where coefficients are of it."""
+    if not targets:
+        return parts, None, None
+    batch = parts[0].here.network.batch
+    products = [part.products(targets) for part in parts]
+    if not space.by_sample:
+        products = batch.sum(products)
+        exact = [part.parameter for part in parts if cosine]
+        targets = dict(zip(exact, batch.sum([targets[parameter] for parameter in exact])))
+    return parts, products, [part.squares(targets) for part in parts] if cosine else None

@@ -4,9 +4,9 @@ A guess of your own subclasses ``Guess`` (or ``RandomGuess``, which needs one me
 names it.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from fglight.estimators.batch import Batch
 from fglight.estimators.buffers import dry_run
 from fglight.estimators.coefficients import Projection
-from fglight.estimators.linalg import span_coefficients
 from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
 
-class Guess(ABC):
+class Guess:
     """One or several directions in the space of a block's output or of its parameters.
 
-    A guess of your own needs ``activity`` alone: in the space of the parameters, its direction is the vector-Jacobian
-    product of that through the block. It may be asked with gradients turned off.
+    A guess of your own needs ``directions`` alone: in the space of the parameters, its directions are the
+    vector-Jacobian products of those through the block. It may be asked with gradients turned off.
 
     Args:
         directions: how many directions k the target is projected on.
@@ -34,56 +33,43 @@ class Guess(ABC):
 
     Attributes:
         random: whether directions are independent of the network, with mean zero and unit covariance (``RandomGuess``).
-        draws: whether random numbers are drawn for directions in the space that they are asked for: alike in all
-            processes, but for those of samples.
         uses_auxiliaries: whether the direction comes from the block's local loss.
+        projects: whether a projection takes place; without, nothing but ``ExactGuess`` is of use.
+        needs: what must be there besides when directions are asked for: ``error``, the gradient of L with respect to
+            the logits, ``here.network.error`` ``(batch, classes)``, for which forward mode runs the network once more;
+            ``next``, block j+1 with its input x_{j+1} = h_j, output and graph, ``here.next``.
+        pulled: whether ``directions`` are pulled into the space; without, they are drawn there.
+        randomness: whether random numbers are drawn for directions: None, ``shared`` (alike in all processes but for
+            those of single samples), or ``samples`` (for every sample in any space). Blocks are asked from 0 on.
         trains_auxiliaries: whether auxiliary networks may train at all with this guess.
-        projects: whether a projection takes place; without, the estimate is the target.
-        trains_blocks: whether blocks 0..J-2 get a gradient at all.
-        several: whether ``directions`` can be more than one.
-        combinations: what ``combine`` can be.
-        rescale: whether the coefficients of a span are stretched (``RandomGuess``).
         coefficient: the factor of a direction where ``perturb.coefficient`` is null: a ``Coefficient``, or a method of
             (⟨t, g⟩, |g|^2).
-        needs_graph: whether ``weight`` needs the block to have run, with its graph.
-        needs_next_block: whether ``here.next`` is needed: block j+1 with its input x_{j+1} = h_j, output and graph. All
-            graphs then stay until the step is over.
-        needs_error: whether ``here.network.error`` is needed, the gradient of L with respect to the logits, ``(batch,
-            classes)``. Forward mode then runs the network once more.
-        draws_samples: whether random numbers are drawn for every sample in any space, which processes must not draw
-            alike.
-        alike: whether ``weight`` gives the same in all processes by itself.
-        only_weight: whether there are directions for the batch gradient of parameters alone (``perturb=weight``).
         keeps: names of tensors that last from step to step, as buffers of the blocks 0..J-2; see ``begin``.
+        several: whether the setting ``directions`` can be more than one.
+        combinations: what the setting ``combine`` can be.
 
     Raises:
         ValueError: for more directions than the guess can have, or an unknown way to combine them.
     """
 
     random = False
-    draws = False
     uses_auxiliaries = False
-    trains_auxiliaries = True
     projects = True
-    trains_blocks = True
+    needs: frozenset[str] = frozenset()
+    pulled = True
+    randomness: Literal["shared", "samples"] | None = None
+    trains_auxiliaries = True
+    coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
+    keeps: tuple[str, ...] = ()
     several = False
     combinations: tuple[str, ...] = ("mean", "span", "max")
-    rescale = False
-    coefficient: Callable[[Tensor, Tensor], Tensor] = Projection()
-    needs_graph = True
-    needs_next_block = False
-    needs_error = False
-    draws_samples = False
-    alike = False
-    only_weight = False
-    keeps: tuple[str, ...] = ()
 
     def __init__(self, directions: int = 1, combine: str | None = None) -> None:
         if type(directions) is not int or directions < 1:
             raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
         if directions > 1 and not self.several:
             raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
-        self.directions = directions
+        self.k = directions
         self.combine = self.combinations[0] if combine is None else combine
         if self.combine not in self.combinations:
             raise ValueError(
@@ -92,18 +78,27 @@ class Guess(ABC):
             )
 
     @property
-    def pulled(self) -> bool:
-        """Whether directions of parameters are pulled back through the block, hooks of parameters and all."""
-        return type(self).weight is Guess.weight and type(self).by_sample is Guess.by_sample
+    def is_gradient(self) -> bool:
+        """Whether directions of parameters are gradients, pulled back through the block, and changed by hooks."""
+        return self.pulled and type(self).in_space is Guess.in_space
 
-    @property
-    def drawn(self) -> bool:
-        """Whether random numbers are drawn when directions are asked for: blocks are then taken from 0 on."""
-        return self.draws or self.draws_samples or self.directions > 1
+    def space(self, chosen: Any) -> Any:
+        """The space of the projection, a ``Perturbation``: the chosen one, unless the guess has one of its own."""
+        return chosen
+
+    def check(self, space: Any) -> None:
+        """Refuse a space that the guess has no directions in.
+
+        Args:
+            space: a ``Perturbation``.
+
+        Raises:
+            ValueError: in one line.
+        """
 
     def count(self, block: Block) -> int:
         """How many directions a block j < J-1 has."""
-        return self.directions
+        return self.k
 
     @torch.no_grad()
     def set_up(self, blocks: Sequence[Block], images: Tensor) -> None:
@@ -138,14 +133,14 @@ class Guess(ABC):
         """
         return []
 
-    def prepare(self, blocks: Sequence[Block]) -> None:  # noqa: B027 (most guesses have nothing to prepare)
+    def prepare(self, blocks: Sequence[Block]) -> None:
         """Prepare for a step, before its forward pass.
 
         Args:
             blocks: all blocks of the network.
         """
 
-    def learn(self, block: Block, estimate: Mapping[nn.Parameter, Tensor]) -> None:  # noqa: B027
+    def update(self, block: Block, estimate: Mapping[nn.Parameter, Tensor]) -> None:
         """Called after every step with the estimate that came of it, for each block 0..J-2.
 
         Args:
@@ -153,9 +148,8 @@ class Guess(ABC):
             estimate: of each of its trained parameters, the same in all processes.
         """
 
-    @abstractmethod
-    def activity(self, here: BlockPass) -> Tensor:
-        """The directions in the space of h_j.
+    def directions(self, here: BlockPass) -> Tensor:
+        """The directions in the space of h_j, of a guess that is ``pulled``.
 
         Args:
             here: block j, which has run.
@@ -163,37 +157,24 @@ class Guess(ABC):
         Returns:
             ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no directions in the space of h_j to pull anywhere")
 
-    def cotangents(self, here: BlockPass) -> Tensor:
-        """What is pulled back to the space of the parameters, ``(k, batch, ...)``: here, ``activity``."""
-        return self.activity(here)
-
-    def weight(self, here: BlockPass) -> list[Tensor]:
-        """The directions in the space of theta_j: those of ``activity``, pulled back through the block.
+    def in_space(
+        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+    ) -> list[Tensor]:
+        """The directions in the space of a perturbation: what was pulled there, unless they are drawn there.
 
         Args:
-            here: block j, which has run where ``needs_graph``; its graph is freed.
+            here: block j.
+            pulled: ``directions`` in that space, of which parameters have the vector-Jacobian products, ``(k, *shape)``
+                for each of ``likes``; None of a guess that is not ``pulled``.
+            likes: the tensors of the space: h_j, a parameter, or one that is expanded to ``(batch, *shape)``.
+            by_sample: whether dimension 0 of ``likes`` is the sample.
 
         Returns:
-            ``(k, *shape)`` for each of ``here.parameters``.
+            ``(k, *shape)`` for each of ``likes``.
         """
-        if not here.parameters:
-            return []
-        cotangents = self.cotangents(here)
-        by_direction = [
-            here.to_parameters(cotangent, keep=m + 1 < len(cotangents)) for m, cotangent in enumerate(cotangents)
-        ]
-        return [stack(tensors) for tensors in zip(*by_direction)]
-
-    def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
-        """Every sample's directions of one parameter, ``(k, batch, *parameter.shape)``.
-
-        Args:
-            directions: what ``cotangents``, pulled back, give at each sample; None for a random guess.
-            like: of shape ``(batch, *parameter.shape)``.
-        """
-        assert directions is not None
-        return directions
+        return list(pulled or ())
 
     def sample(self, like: Tensor) -> Tensor:
         """Draw random numbers; only guesses that draw can.
@@ -206,34 +187,9 @@ class Guess(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} is not random: it has nothing to draw")
 
-    def coefficients(
-        self, products: Tensor | None, gram: Tensor, coefficient: Callable[[Tensor, Tensor], Tensor] | None = None
-    ) -> Tensor:
-        """The factors c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
-
-        Args:
-            products: ⟨t, g_m⟩, ``(..., k)``; None where the coefficient needs none.
-            gram: ⟨g_l, g_m⟩, ``(..., k, k)``.
-            coefficient: of a single direction; None: the guess's own.
-
-        Returns:
-            The factors, ``(..., k)``.
-        """
-        if self.combine == "span":
-            return span_coefficients(products, gram)
-        squares = gram.diagonal(dim1=-2, dim2=-1)
-        factors = (coefficient or self.coefficient)(products, squares)
-        if self.combine != "max":
-            return factors / factors.shape[-1]
-        aligned = products.abs() * torch.where(squares > 0, squares, torch.inf).rsqrt()
-        # In one dimension all are aligned alike: rounding must not choose among them.
-        best = aligned >= (1 - torch.finfo(aligned.dtype).eps ** 0.5) * aligned.amax(-1, keepdim=True)
-        first = best.to(torch.uint8).argmax(-1, keepdim=True)
-        return torch.zeros_like(factors).scatter(-1, first, factors.gather(-1, first))
-
-    def stretched(self, coefficients: Tensor, dimension: int) -> Tensor:
-        """What becomes of ``coefficients`` in a space of so many dimensions, see ``RandomGuess``; here they stay."""
-        return coefficients
+    def length_correction(self, k: int, dimension: int) -> float:
+        """The factor of an estimate by k directions in a space of so many dimensions, see ``RandomGuess``."""
+        return 1.0
 
 
 def stack(directions: Sequence[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ class DFAGuess(Guess):
     where the paper's feedback arrives at every layer, behind its nonlinearity, here it does at every block.
     """
 
-    needs_error = True
+    needs = frozenset({"error"})
     keeps = ("feedback",)
 
     def begin(self, block: Block, output: Tensor, classes: int) -> Sequence[Tensor]:
@@ -49,7 +49,7 @@ class DFAGuess(Guess):
             )
         return error
 
-    def activity(self, here: BlockPass) -> Tensor:
+    def directions(self, here: BlockPass) -> Tensor:
         """See ``Guess``.
 
         Raises:

@@ -19,7 +19,7 @@ class DRTPGuess(DFAGuess):
     weights. Adapted to convolutions as ``DFAGuess`` is.
     """
 
-    needs_error = False
+    needs = frozenset()
 
     def signal(self, here: BlockPass) -> Tensor:
         """See ``DFAGuess``: onehot(y).

@@ -1,16 +1,16 @@
 """No guess: the target itself."""
 
-from torch import Tensor
+from typing import Any
 
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass
+from fglight.estimators.spaces.everything import Everything
 
 
 class ExactGuess(Guess):
-    """The target itself: no projection takes place, ``Unprojected`` hands the target on."""
+    """The target itself: no projection takes place, or one on the space of everything."""
 
     projects = False
 
-    def activity(self, here: BlockPass) -> Tensor:
-        """See ``Guess``; never asked for."""
-        raise NotImplementedError("an exact guess has no direction: the estimate is the target")
+    def space(self, chosen: Any) -> Everything:
+        """See ``Guess``."""
+        return Everything()

@@ -1,9 +1,9 @@
 """No guess and no estimate: the control that any estimator should beat."""
 
-from torch import Tensor
+from typing import Any
 
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass
+from fglight.estimators.spaces.everything import Nothing
 
 
 class FrozenGuess(Guess):
@@ -14,8 +14,7 @@ class FrozenGuess(Guess):
     """
 
     projects = False
-    trains_blocks = False
 
-    def activity(self, here: BlockPass) -> Tensor:
-        """See ``Guess``; never asked for."""
-        raise NotImplementedError("a frozen guess has no direction: nothing is estimated")
+    def space(self, chosen: Any) -> Nothing:
+        """See ``Guess``."""
+        return Nothing()

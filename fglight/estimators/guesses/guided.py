@@ -1,5 +1,7 @@
 """The local guess with noise around it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,8 +32,7 @@ class GuidedGuess(LocalGuess):
         ValueError: for any other ``alpha``.
     """
 
-    draws = True
-    alike = True
+    randomness = "shared"
 
     def __init__(self, alpha: float = 0.5, combine: str | None = None) -> None:
         super().__init__(combine=combine)
@@ -39,21 +40,11 @@ class GuidedGuess(LocalGuess):
             raise ValueError(f"guess.alpha={alpha} is not possible: accepted is a number from 0 to 1")
         self.alpha = alpha
 
-    def activity(self, here: BlockPass) -> Tensor:
-        """See ``Guess``."""
-        return self._around(self.cotangents(here), 2)
-
-    def cotangents(self, here: BlockPass) -> Tensor:
-        """See ``Guess``: the guides."""
-        return super().activity(here)
-
-    def weight(self, here: BlockPass) -> list[Tensor]:
-        """See ``Guess``."""
-        return [self._around(guide, 1) for guide in here.network.batch.sum(super().weight(here))]
-
-    def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
-        """See ``Guess``."""
-        return self._around(super().by_sample(directions, like), 2)
+    def in_space(
+        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+    ) -> list[Tensor]:
+        """See ``Guess``: noise is drawn there."""
+        return [self._around(guides, 2 if by_sample else 1) for guides in pulled or ()]
 
     def _around(self, guides: Tensor, leading: int) -> Tensor:
         """Directions around guides, of which there is one for each index of so many leading dimensions."""

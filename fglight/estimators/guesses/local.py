@@ -23,9 +23,9 @@ class LocalGuess(Guess):
 
     def count(self, block: Block) -> int:
         """See ``Guess``: with ``sum`` one, else one for each auxiliary network."""
-        return 1 if self.combine == "sum" else self.directions * len(block.auxiliaries)
+        return 1 if self.combine == "sum" else self.k * len(block.auxiliaries)
 
-    def activity(self, here: BlockPass) -> Tensor:
+    def directions(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         return self.combined(here.local_gradients)
 

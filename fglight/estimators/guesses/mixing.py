@@ -19,13 +19,13 @@ class MixingGuess(Guess):
     activities, and not the identity, so that no coefficient makes it unbiased.
     """
 
-    draws_samples = True
+    randomness = "samples"
     several = True
 
-    def activity(self, here: BlockPass) -> Tensor:
+    def directions(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         h = here.output.detach()
-        weights = stack([self.sample(h.new_empty(len(h))) for _ in range(self.directions)])
+        weights = stack([self.sample(h.new_empty(len(h))) for _ in range(self.k)])
         (mixed,) = here.network.batch.sum([torch.tensordot(weights, h, 1)])  # (k, ...)
         return mixed.to(h.dtype).unsqueeze(1) * (h != 0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,8 @@ class MomentumGuess(Guess):
         ValueError: for anything else.
     """
 
-    only_weight = True
-    alike = True
-    needs_graph = False
-    drawn = True
+    pulled = False
+    randomness = "shared"
     keeps = ("momentum",)
 
     def __init__(self, decay: float = 0.9, noise: float = 0.0) -> None:
@@ -56,11 +55,17 @@ class MomentumGuess(Guess):
         dtype = reduce(torch.promote_types, [p.dtype for p in parameters], like.dtype)
         return [like.new_zeros(sum(parameter.numel() for parameter in parameters), dtype=dtype)]
 
-    def activity(self, here: BlockPass) -> Tensor:
-        """See ``Guess``; never asked for."""
-        raise NotImplementedError("a momentum guess has no direction in the space of activities")
+    def check(self, space: Any) -> None:
+        """See ``Guess``: past estimates are of the whole batch's weights."""
+        if space.by_sample:
+            raise ValueError(
+                f"{type(space).__name__} is not possible with {type(self).__name__}, whose directions are of the whole "
+                "batch's weights: accepted is perturb=weight"
+            )
 
-    def weight(self, here: BlockPass) -> list[Tensor]:
+    def in_space(
+        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+    ) -> list[Tensor]:
         """See ``Guess``."""
         sizes = {parameter: parameter.numel() for parameter in here.block.body.parameters()}
         means = dict(zip(sizes, here.block.get_buffer("momentum").split(list(sizes.values()))))
@@ -71,7 +76,7 @@ class MomentumGuess(Guess):
         blended = (1 - self.noise) ** 0.5 * known + self.noise**0.5 * drawn
         return torch.where(known.any(), blended, drawn)
 
-    def learn(self, block: Block, estimate: Mapping[nn.Parameter, Tensor]) -> None:
+    def update(self, block: Block, estimate: Mapping[nn.Parameter, Tensor]) -> None:
         """See ``Guess``."""
         found = [estimate.get(p, torch.zeros_like(p)).flatten() for p in block.body.parameters()]
         if found:

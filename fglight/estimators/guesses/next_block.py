@@ -19,14 +19,14 @@ class NextBlockGuess(Guess):
     the identity: with ``perturb.coefficient=inner`` the estimate of t is J^T J t on average.
     """
 
-    needs_next_block = True
-    draws_samples = True
+    needs = frozenset({"next"})
+    randomness = "samples"
     several = True
 
-    def activity(self, here: BlockPass) -> Tensor:
+    def directions(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         after = here.next
-        cotangents = [self.sample(after.output.detach()) for _ in range(self.directions)]
+        cotangents = [self.sample(after.output.detach()) for _ in range(self.k)]
         return stack([after.vjp(cotangent, [after.input])[0] for cotangent in cotangents])
 
     def sample(self, like: Tensor) -> Tensor:

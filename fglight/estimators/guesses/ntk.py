@@ -27,19 +27,23 @@ class NTKGuess(FixedNTKGuess):
     several = True
     combinations = ("mean", "span", "max", "sum")
 
+    def __init__(self, directions: int = 1, combine: str | None = None) -> None:
+        super().__init__(directions, combine)
+        self.randomness = "shared" if directions > 1 else None
+
     def prepare(self, blocks: Sequence[Block]) -> None:
         """Redraw every auxiliary network but the head."""
         for block in blocks[:-1]:
             reset_parameters(block.aux)
 
-    def activity(self, here: BlockPass) -> Tensor:
+    def directions(self, here: BlockPass) -> Tensor:
         """See ``Guess``."""
         gradients = [*here.local_gradients]
-        if self.directions > 1:
+        if self.k > 1:
             aux = here.block.aux
             kept = [parameter.detach().clone() for parameter in aux.parameters()]
             with here.network.buffers.again(aux):
-                for _ in range(1, self.directions):
+                for _ in range(1, self.k):
                     reset_parameters(aux)
                     gradients += here.network.local_loss(here.block, here.output, GRADIENT_ALONE).gradients
             with torch.no_grad():

@@ -1,6 +1,8 @@
 """Guesses that are drawn."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from fglight.estimators.guesses.base import Guess, stack
 from fglight.estimators.passes import BlockPass
 
 
-class RandomGuess(Guess):
+class RandomGuess(Guess, ABC):
     """Random directions with mean zero and unit covariance, so that E[⟨t, g⟩ g] = t.
 
     Args:
@@ -28,11 +30,10 @@ class RandomGuess(Guess):
     """
 
     random = True
-    alike = True
-    draws = True
+    pulled = False
+    randomness = "shared"
     several = True
     coefficient = InnerProduct()
-    needs_graph = False
 
     def __init__(self, directions: int = 1, combine: str | None = None, rescale: bool = False) -> None:
         super().__init__(directions, combine)
@@ -44,11 +45,14 @@ class RandomGuess(Guess):
             )
         self.rescale = rescale
 
-    def stretched(self, coefficients: Tensor, dimension: int) -> Tensor:
+    def check(self, space: Any) -> None:
+        """See ``Guess``: the span of a batch's directions has no length to correct."""
+        if self.rescale and space.spans:
+            raise ValueError(f"guess.rescale=true is not possible with {type(space).__name__}: accepted is false")
+
+    def length_correction(self, k: int, dimension: int) -> float:
         """See ``Guess``."""
-        if not self.rescale:
-            return coefficients
-        return coefficients * max(1, dimension / coefficients.shape[-1]) ** 0.5
+        return max(1, dimension / k) ** 0.5 if self.rescale else 1.0
 
     @abstractmethod
     def sample(self, like: Tensor) -> Tensor:
@@ -68,17 +72,12 @@ class RandomGuess(Guess):
         """Draw a direction for each sample, in the shape of ``like``, ``(batch, ...)``; at once, unless overridden."""
         return self.sample(like)
 
-    def activity(self, here: BlockPass) -> Tensor:
+    def in_space(
+        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+    ) -> list[Tensor]:
         """See ``Guess``."""
-        return self.by_sample(None, here.output.detach())
-
-    def weight(self, here: BlockPass) -> list[Tensor]:
-        """See ``Guess``."""
-        return [stack([self.sample(p.detach()) for _ in range(self.directions)]) for p in here.parameters]
-
-    def by_sample(self, directions: Tensor | None, like: Tensor) -> Tensor:
-        """See ``Guess``."""
-        return stack([self.sample_each(like) for _ in range(self.directions)])
+        draw = self.sample_each if by_sample else self.sample
+        return [stack([draw(like) for _ in range(self.k)]) for like in likes]
 
 
 class GaussianGuess(RandomGuess):

@@ -1,0 +1,1 @@
+"""Spaces (Sec. 3.3): where a target is projected on a guess."""

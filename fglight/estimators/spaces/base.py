@@ -1,0 +1,164 @@
+"""What every space is: it gives the directions of each tensor, and shares coefficients out among them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fglight.estimators.batch import Batch
+from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function
+from fglight.estimators.combine import combine
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.linalg import cosine
+from fglight.estimators.passes import BlockPass
+from fglight.estimators.spaces.parts import Granularity, Part
+
+
+class Perturbation(ABC):
+    """The space in which targets are projected on guesses.
+
+    Args:
+        granularity: what one coefficient stands for; None takes the first of ``granularities``, which is the paper's.
+        coefficient: the factor of a direction, one of ``COEFFICIENTS`` or of your own; None: the guess's own.
+
+    Attributes:
+        granularities: what it can be.
+        in_parameters: whether it is the space of theta_j, not of h_j.
+        by_sample: whether every sample has coefficients of its own, so that the estimate is a sum over samples.
+        spans: whether targets are projected on directions of several samples at once.
+        trains: whether blocks 0..J-2 get a gradient at all.
+
+    Raises:
+        ValueError: for any other granularity or coefficient.
+    """
+
+    granularities: ClassVar[Mapping[str, Granularity]] = {"sample": Granularity()}
+    in_parameters = False
+    by_sample = True
+    spans = False
+    trains = True
+
+    def __init__(self, granularity: str | None = None, coefficient: str | Coefficient | None = None) -> None:
+        self.granularity = granularity or next(iter(self.granularities))
+        if self.granularity not in self.granularities:
+            raise ValueError(
+                f"perturb.granularity={granularity} means nothing for {type(self).__name__}: "
+                f"accepted is {', '.join(self.granularities)}"
+            )
+        self.units = self.granularities[self.granularity]
+        if isinstance(coefficient, str) and coefficient not in COEFFICIENTS:
+            raise ValueError(
+                f"perturb.coefficient={coefficient} does not exist: accepted is null, {', '.join(COEFFICIENTS)}"
+            )
+        self.coefficient = COEFFICIENTS[coefficient] if isinstance(coefficient, str) else coefficient
+
+    @abstractmethod
+    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
+        """The directions of one block.
+
+        Args:
+            here: the block, which has run where ``guess.pulled`` or the space is that of h_j; its graph stays.
+            guess: where they come from.
+            cosine: whether the cosine similarity of guess and target is wanted, too.
+
+        Returns:
+            A part for each tensor of the space.
+        """
+
+    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+        """Why a parameter has no fast path, and what that costs.
+
+        Args:
+            here: its block, which has run with ``record_calls``.
+            parameter: one of ``here.parameters``.
+            guess: where the directions come from.
+            aims: whether a target is computed.
+
+        Returns:
+            The reason in words; empty where it has one.
+        """
+        return ""
+
+    @property
+    def carries(self) -> bool:
+        """Whether a coefficient stands for so much that a forward pass carries the tangents of all of them."""
+        return self.in_parameters and not self.by_sample and not self.units.dimensions
+
+    def coefficient_of(self, guess: Guess) -> Coefficient:
+        """The coefficient that is used with a guess."""
+        chosen = self.coefficient or guess.coefficient
+        return chosen if isinstance(chosen, Coefficient) else Function(chosen)
+
+    def uses_target(self, guess: Guess) -> bool:
+        """Whether an estimate depends on the target at all."""
+        return self.spans or guess.combine in ("span", "max") or self.coefficient_of(guess).uses_products
+
+    def coefficients(self, guess: Guess, parts: Iterable[Part], products: Sequence[Tensor] | None) -> list[Tensor]:
+        """The coefficients of parts that share them.
+
+        Args:
+            guess: where the directions come from.
+            parts: of one block, or of all where ``units.joins_blocks``.
+            products: ⟨t, g_m⟩ of each part, or their sum over all parts where they are one unit; None where no
+                coefficient needs them.
+
+        Returns:
+            For each part, ``(samples, units, k)``.
+        """
+        grams, features = [], []
+        for part in parts:
+            grams.append(part.gram())
+            features.append(part.features)
+        gram, product = torch.cat(grams, dim=1), torch.cat(list(products), dim=1) if products else None
+        sizes = [gram.shape[1] for gram in grams]
+        if self.units.joins_tensors:
+            gram, product = gram.sum(1, keepdim=True), None if product is None else product.sum(1, keepdim=True)
+            features = [sum(features)] * len(features)
+        c = combine(self._how(guess), partial(self._factors, guess, part.here.network.batch), product, gram)
+        shared = c.expand(-1, sum(sizes), -1).split(sizes, dim=1)
+        return [own * guess.length_correction(c.shape[-1], dimension) for own, dimension in zip(shared, features)]
+
+    def cosine(self, guess: Guess, part: Part, products: Tensor, c: Tensor, squares: Tensor) -> Tensor:
+        """The cosine similarity of guess and target, ``(samples,)``; see ``linalg.cosine``."""
+        return cosine(products, part.gram(), c, squares)
+
+    def _how(self, guess: Guess) -> str:
+        """What becomes of several directions; see ``combine``."""
+        return guess.combine
+
+    def _factors(self, guess: Guess, batch: Batch, products: Tensor | None, squares: Tensor) -> Tensor:
+        """The factors of directions; see ``Coefficient``.
+
+        Of those that are drawn, factors of samples are each process's own, and others the same in all.
+        """
+        coefficient = self.coefficient_of(guess)
+        if coefficient.random and self.by_sample:
+            factors = batch.rows(coefficient, products, squares)
+        else:
+            factors = coefficient(products, squares)
+            if coefficient.random and guess.randomness == "samples":
+                factors = batch.first(factors)
+        return factors * coefficient.scale(factors, batch)
+
+    def check(self, guess: Guess) -> None:
+        """Refuse what means nothing with it, of a guess or a coefficient.
+
+        Raises:
+            ValueError: in one line.
+        """
+        guess.check(self)
+        spans = self._how(guess) == "span"
+
+        def fits(coefficient: Coefficient) -> bool:
+            return coefficient.projects if spans else self.by_sample or not coefficient.by_sample
+
+        chosen = self.coefficient_of(guess)
+        if not fits(chosen) and not (spans and self.coefficient is None):
+            where = "guess.combine=span" if spans and not self.spans else type(self).__name__
+            raise ValueError(
+                f"perturb.coefficient={chosen.name} is not possible with {where}: "
+                f"accepted is {', '.join(name for name, kind in COEFFICIENTS.items() if fits(kind))}"
+            )

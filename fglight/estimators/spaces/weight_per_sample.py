@@ -1,0 +1,84 @@
+"""Weight perturbation with a coefficient for each sample and parameter tensor, at the cost of a single layer at a time.
+
+A block's per-sample gradients follow from what each of its layers took in and from the cotangent of what it gave out.
+Two backward passes that compute activations only, one for the guess and one for the target, give these cotangents; all
+that comes after concerns one layer and a few samples at a time.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+from torch import nn
+from torch.autograd.graph import get_gradient_edge
+
+from fglight.estimators.guesses.base import Guess
+from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, knows_layer
+from fglight.estimators.passes import BlockPass
+from fglight.estimators.spaces.base import Perturbation
+from fglight.estimators.spaces.parts import ActivityPart, Granularity, Part
+from fglight.estimators.spaces.per_sample import SamplePart
+
+
+class WeightPerSamplePerturbation(Perturbation):
+    """As ``WeightPerturbation``, but target t_i, guess g_i and coefficient c_i per sample, summed (Eq. 4 per sample).
+
+    t_i is sample i's share of the batch gradient: what a layer's input and the cotangent of its output contribute at
+    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. For a parameter
+    that no single use of a layer stands for (attention's projections, a layer used twice), it is what the cotangent of
+    the block's output contributes at sample i, at the cost of a backward pass through the block for each sample.
+    """
+
+    granularities: ClassVar = {"tensor": Granularity()}
+    in_parameters = True
+
+    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
+        """See ``Perturbation``.
+
+        With one constant factor for all gradients, the estimate is the gradient of the whole batch, and h_j is space
+        enough. Convolutions and linear layers come last, for they take more memory, unless directions are drawn: these
+        are in the order of ``body.parameters()``.
+        """
+        pulled = guess.directions(here) if guess.pulled else None
+        if self._is_linear(guess) and not cosine:
+            return [ActivityPart(here, None, pulled, self.units)]
+        whole = self._whole_block(here)
+        cotangents = {}
+        if pulled is not None:
+            rows = [[*here.vjp(direction, here.calls), direction] for direction in pulled]
+            cotangents = dict(zip([*here.calls, whole], zip(*rows)))
+        parts: list[SamplePart] = []
+        for parameter in here.parameters:
+            call, name = here.owners.get(parameter, (whole, ""))
+            if call not in here.calls_by_sample:
+                call, name = whole, ""
+            parts.append(SamplePart(here, parameter, call, name, guess, cotangents.get(call), cosine=cosine))
+        if pulled is not None:
+            parts.sort(key=lambda part: type(part.call.layer) in (nn.Linear, *CONVOLUTIONS))
+        return parts
+
+    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+        """See ``Perturbation``."""
+        if self._is_linear(guess):
+            return ""
+        call, name = here.owners.get(parameter, (None, ""))
+        cost = "a backward pass through the block for each sample"
+        if call is None:
+            return f"{NO_SINGLE_USE}: {cost}"
+        if call not in here.calls_by_sample:
+            return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
+        if not knows_layer(call, name, parameter):
+            return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
+        return ""
+
+    def _is_linear(self, guess: Guess) -> bool:
+        """Whether the factor of all samples' guesses is one and the same, and these are gradients."""
+        constant = self.coefficient_of(guess).constant is not None
+        return guess.is_gradient and constant and not self.uses_target(guess)
+
+    @staticmethod
+    def _whole_block(here: BlockPass) -> LayerCall:
+        """The block as if it were a layer, for parameters that no single use of a layer stands for."""
+        edge = get_gradient_edge(here.output)
+        again = partial(here.again, on_graph=False)
+        return LayerCall(here.block.body, here.input, edge, here.output.shape, again=again)
