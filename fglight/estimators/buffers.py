@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fglight.errors import BlockError
 from fglight.estimators.generators import Generators, generators_at, generators_kept
 from fglight.estimators.layers import BATCH_NORMS
 from fglight.models.blocks import Block
@@ -94,23 +96,54 @@ class Buffers:
                 module._buffers[name] = current
 
 
-@torch.no_grad()
-def dry_run(blocks: Sequence[Block], images: Tensor) -> list[Tensor]:
-    """Run a network without anything moving: no buffer, and no generator.
+def one_tensor(output: Any, body: nn.Module) -> Tensor:
+    """What a body gave out.
+
+    Raises:
+        BlockError: it is no tensor.
+    """
+    if not isinstance(output, Tensor):
+        raise BlockError(
+            f"the body of a block must give one tensor, and a {type(body).__name__} gives a {type(output).__name__}: "
+            "wrap it in a module that hands on the tensor that the next block takes"
+        )
+    return output
+
+
+def rehearse(blocks: Sequence[Block], images: Tensor) -> Iterator[tuple[Block, Tensor, Tensor, Buffers]]:
+    """Run the bodies of a network without anything moving: no buffer, and no generator.
 
     Args:
         blocks: blocks 0..J-1.
         images: what block 0 takes.
 
-    Returns:
-        The outputs h_0..h_{J-1} of all blocks, and that of the head.
+    Yields:
+        Each block, what it takes in and its output h_j, without graph, and the buffers, with which to run it again.
     """
-    buffers, outputs = Buffers(blocks), [images]
+    buffers, hidden = Buffers(blocks), images
     with generators_kept(images.device):
-        for module in (*(block.body for block in blocks), blocks[-1].aux):
-            with torch.enable_grad(), buffers.again(module):  # a body may take gradients of its own
-                outputs.append(module(outputs[-1]).detach())
-    return outputs[1:]
+        for block in blocks:
+            x = hidden
+            with torch.enable_grad(), buffers.again(block.body):  # a body may take gradients of its own
+                hidden = one_tensor(block.body(x.clone()), block.body).detach()
+            yield block, x, hidden, buffers
+
+
+@torch.no_grad()
+def dry_run(blocks: Sequence[Block], images: Tensor) -> list[Tensor]:
+    """The outputs h_0..h_{J-1} of all blocks, and that of the head; nothing moves.
+
+    Args:
+        blocks: blocks 0..J-1.
+        images: what block 0 takes.
+    """
+    outputs = []
+    for block, _, output, buffers in rehearse(blocks, images):
+        outputs.append(output)
+        if block is blocks[-1]:
+            with torch.enable_grad(), buffers.again(block.aux):
+                outputs.append(block.aux(output).detach())
+    return outputs
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

@@ -1,7 +1,9 @@
 """What an estimator will do with each layer of a network, told before any training."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,10 +11,9 @@ from torch import Tensor, nn
 
 from fglight.errors import BlockError
 from fglight.estimators.batch import Batch, in_several_processes
-from fglight.estimators.buffers import Buffers
+from fglight.estimators.buffers import rehearse
 from fglight.estimators.diagnosis import culprits
 from fglight.estimators.engines.base import Engine
-from fglight.estimators.generators import generators_kept
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.layers import record_calls
 from fglight.estimators.passes import NetworkPass
@@ -31,7 +32,7 @@ class LayerCheck:
 
     Attributes:
         block: its block j; None for what concerns the whole network.
-        layer: its name in the block's body, empty for the body itself.
+        layer: its name in the block's body, empty for the body itself; ``aux``: the auxiliary network, or the head.
         kind: its class.
         path: ``fast``; ``slow``, the right way at a price; or ``refused``: the first step would end with an error.
         why: why it is slow and what that costs, or why it is refused and what is accepted; empty where it is fast.
@@ -44,54 +45,41 @@ class LayerCheck:
     why: str = ""
 
 
-def differentiation(guess: Guess, space: Perturbation, engine: Engine) -> Callable[..., None]:
+def differentiation(space: Perturbation, engine: Engine) -> Callable[..., None]:
     """What does to a body what a step does, for ``culprits``."""
-
-    def differentiate(body: nn.Module, x: Tensor, **place: bool) -> None:
-        engine.differentiate(body, x, **place, parameters=space.in_parameters)
-        if (guess.pulled or space.by_sample) and not engine.has_targets:  # directions are pulled back through it
-            Engine.differentiate(engine, body, x, **place, parameters=space.in_parameters)
-
-    return differentiate
+    return partial(engine.differentiate, parameters=space.in_parameters)
 
 
 def check_layers(
-    blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation, engine: Engine
+    blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation, engine: Engine, *, auxiliaries: bool
 ) -> list[LayerCheck]:
     """What becomes of every layer with trained parameters; see ``GradientEstimator.check``."""
-    found = []
-    buffers = Buffers(blocks)
-    with generators_kept(images.device):
-        refused = {
-            index: LayerCheck(index, name, kind, "refused", f"{why}: {engine.remedy}")
-            for index, name, kind, why in culprits(blocks, images, differentiation(guess, space, engine))
-            if space.trains or index == len(blocks) - 1
-        }
-        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        nothing = Auxiliaries(evaluated=False, differentiated=False, trained=False)
-        batch = Batch.of(images, labels)
-        network = NetworkPass(blocks, batch, buffers, nothing, record_calls, trains_blocks=space.trains)
-        aims = engine.has_targets and space.uses_target(guess)
-        hidden = images
-        for index, block in enumerate(blocks):
-            if index in refused:
-                found.append(refused[index])
-                with torch.no_grad(), buffers.again(block.body):
-                    hidden = block.body(hidden)
-                continue
-            here = network.enter(index, hidden.detach())
+    found, refused = [], defaultdict(list)
+    for index, part, name, kind, why in culprits(blocks, images, differentiation(space, engine)):
+        trained = space.trains if part is blocks[index].body else auxiliaries
+        if trained or index == len(blocks) - 1:
+            layer = name if part is blocks[index].body else "aux"
+            refused[index].append(LayerCheck(index, layer, kind, "refused", f"{why}: {engine.remedy}"))
+    nothing = Auxiliaries(evaluated=False, differentiated=False, trained=False)
+    aims = engine.has_targets and space.uses_target(guess)
+    for index, (block, x, _, buffers) in enumerate(rehearse(blocks, images)):
+        if not any(check.layer != "aux" for check in refused[index]):
+            batch = Batch.of(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
+            network = NetworkPass(blocks, batch, buffers, nothing, record_calls, trains_blocks=space.trains)
+            here = network.enter(index, x.detach())
             slow: dict[str, str] = {}
             exact = block is blocks[-1] or not guess.projects
             with torch.enable_grad(), buffers.again(block.body):
                 here.run()
                 for name, parameter in zip(here.names, here.parameters):
                     layer = name.rpartition(".")[0]
-                    slow[layer] = slow.get(layer) or ("" if exact else space.slow(here, parameter, guess, aims=aims))
+                    why = "" if exact else space.slow(here, parameter, guess, aims=aims)
+                    slow[layer] = slow.get(layer) or why
             for layer, why in slow.items():
                 kind = type(dict(block.body.named_modules())[layer]).__name__
                 found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))
-            hidden = here.output
             here.release()
+        found += refused[index]
     return found
 
 

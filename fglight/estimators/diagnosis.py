@@ -1,7 +1,7 @@
 """What an engine cannot differentiate, and which layer it was."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fglight.errors import BlockError, one_line
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.generators import generators_kept
+from fglight.estimators.buffers import one_tensor, rehearse
 from fglight.estimators.graph import Graph
 from fglight.estimators.layers import version_of
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 REENTRANT = "CheckpointFunctionBackward"
 """What checkpoints have in a graph whose gradients come by ``backward()`` alone."""
@@ -27,49 +26,26 @@ class _Calls:
     outputs: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
 
 
+Culprit = tuple[int, nn.Module, str, str, str]
+"""A block's index; the body, auxiliary network or head that cannot be differentiated; of its layer the name, empty for
+the part itself, and the class; and the reason."""
+
+
 def name_culprit(blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]) -> str | None:
     """The first layer that cannot be differentiated, its block and why, in words; None where all can.
 
     Arguments as for ``culprits``.
     """
-    for index, name, kind, why in culprits(blocks, inputs, differentiate):
-        where = f"{name} of block {index}" if name else f"the body of block {index}"
+    for index, part, name, kind, why in culprits(blocks, inputs, differentiate):
+        what = "body of" if part is blocks[index].body else "auxiliary network of"
+        last = part is not blocks[index].body and index == len(blocks) - 1
+        where = f"{name} of block {index}" if name else "the head" if last else f"the {what} block {index}"
         return f"{where}, a {kind} ({why})"
-    return _auxiliary_culprit(blocks, inputs)
-
-
-def _auxiliary_culprit(blocks: Sequence[Block], inputs: Tensor) -> str | None:
-    """The first auxiliary network, or the head, that cannot be differentiated on an output that has a gradient."""
-    buffers = Buffers(blocks)
-    with generators_kept(inputs.device):
-        for index, block in enumerate(blocks):
-            try:
-                with torch.no_grad(), buffers.again(block.body):
-                    inputs = block.body(inputs)
-                with torch.no_grad(), buffers.again(block.aux):
-                    for aux in block.auxiliaries:
-                        aux(inputs.clone())
-            except RuntimeError:
-                return None
-            for aux in block.auxiliaries:
-                given = inputs.detach().requires_grad_(inputs.is_floating_point())
-                try:
-                    with torch.enable_grad(), buffers.again(block.aux):
-                        output = aux(given)
-                        leaves = checked_graph(output, given, aux, [*aux.parameters()]).uses
-                        if not leaves:
-                            raise RuntimeError("its output has no graph")
-                        torch.autograd.grad(output.sum(), list(leaves))
-                except RuntimeError as error:
-                    part = "head" if block is blocks[-1] else f"auxiliary network of block {index}"
-                    return f"the {part}, a {type(aux).__name__} ({first_sentence(error)})"
     return None
 
 
-def culprits(
-    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]
-) -> Iterator[tuple[int, str, str, str]]:
-    """Find the layers that cannot be differentiated, by running blocks 0..J-1 again; nothing moves.
+def culprits(blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]) -> Iterator[Culprit]:
+    """Find the layers that cannot be differentiated, by running a network again; nothing moves.
 
     Args:
         blocks: the network.
@@ -78,26 +54,49 @@ def culprits(
             whether it is ``crossed``, see ``Engine``.
 
     Yields:
-        For the first such layer of each block: the block, the layer's name in its body, its class and the reason. None
-        from a block on that cannot even be run.
+        For each body the first such layer, and each auxiliary network. None from one on that cannot even be run.
     """
-    buffers = Buffers(blocks)
-    with generators_kept(inputs.device):
-        for index, block in enumerate(blocks):
-            try:
-                with torch.no_grad(), buffers.again(block.body):
-                    output = block.body(inputs)
-            except RuntimeError:
-                return
-            try:
-                with buffers.again(block.body), _watched(block.body) as calls:
-                    differentiate(block.body, inputs, last=block is blocks[-1], crossed=index > 0)
-            except RuntimeError as error:
-                layer = calls.running[-1] if calls.running else _without_gradient(calls)
-                names = {module: name for name, module in block.body.named_modules()}
-                kind = type(layer or block.body).__name__
-                yield index, names.get(layer, ""), kind, first_sentence(error)
-            inputs = output
+    with suppress(RuntimeError):
+        for block, x, output, buffers in rehearse(blocks, inputs):
+            last, index = block is blocks[-1], [*blocks].index(block)
+            with _watched(block.body) as calls:
+                try:
+                    with buffers.again(block.body):
+                        differentiate(block.body, x, last=last, crossed=index > 0)
+                except RuntimeError as error:
+                    layer = calls.running[-1] if calls.running else _without_gradient(calls)
+                    names = {module: name for name, module in block.body.named_modules()}
+                    kind = type(layer or block.body).__name__
+                    yield index, block.body, names.get(layer, ""), kind, first_sentence(error)
+            for aux in block.auxiliaries:
+                with torch.no_grad(), buffers.again(block.aux):
+                    aux(output.clone())
+                try:
+                    with buffers.again(block.aux):
+                        if not differentiate_once(aux, output.clone(), crossed=True):
+                            raise RuntimeError("its output has no graph")
+                except RuntimeError as error:
+                    yield index, aux, "", type(aux).__name__, first_sentence(error)
+
+
+@torch.enable_grad()
+def differentiate_once(module: nn.Module, x: Tensor, *, crossed: bool) -> bool:
+    """Take gradients of what a module makes of an input; whether there were any to take.
+
+    Args:
+        module: which may run once more.
+        x: what it takes in.
+        crossed: whether gradients with respect to ``x`` are wanted, too.
+
+    Raises:
+        RuntimeError: it cannot be done.
+    """
+    x = x.detach().requires_grad_(crossed and x.is_floating_point())
+    output = module(x)
+    leaves = list(checked_graph(output, x, module, trainable(module)).uses)
+    if leaves:
+        torch.autograd.grad(output.sum(), leaves, retain_graph=True)
+    return bool(leaves)
 
 
 def first_sentence(error: Exception) -> str:
@@ -119,12 +118,7 @@ def checked_graph(output: Any, x: Tensor, body: nn.Module, parameters: Sequence[
         RuntimeError: gradients of parameters are left out of its graph, as checkpoints do whose gradients come by
             ``backward()`` alone.
     """
-    if not isinstance(output, Tensor):
-        raise BlockError(
-            f"the body of a block must give one tensor, and a {type(body).__name__} gives a {type(output).__name__}: "
-            "wrap it in a module that hands on the tensor that the next block takes"
-        )
-    graph = Graph.of(output)
+    graph = Graph.of(one_tensor(output, body))
     if graph.has(REENTRANT):
         raise RuntimeError("torch.utils.checkpoint needs use_reentrant=False here")
     if torch.is_grad_enabled() and parameters and not output.requires_grad and output is not x:

@@ -169,7 +169,7 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(blocks, images, checking.differentiation(self.guess, self.perturbation, self.engine))
+            culprit = name_culprit(blocks, images, checking.differentiation(self.perturbation, self.engine))
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
@@ -197,7 +197,8 @@ class GradientEstimator:
             with uncached(images.device):
                 with suppress(RuntimeError):  # it is told below, with its layer
                     self._check_network(blocks, images)
-                return checking.check_layers(blocks, images, self.guess, self.perturbation, self.engine)
+                parts = self.guess, self.perturbation, self.engine
+                return checking.check_layers(blocks, images, *parts, auxiliaries=self.evaluates_auxiliaries)
         except BlockError as error:
             return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
 

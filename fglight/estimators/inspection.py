@@ -16,7 +16,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 from fglight.errors import BlockError
-from fglight.estimators.buffers import Buffers
+from fglight.estimators.buffers import Buffers, rehearse
 from fglight.estimators.diagnosis import check_unchanged, checked_graph, first_sentence
 from fglight.estimators.generators import Generators, generators_kept
 from fglight.estimators.graph import Graph
@@ -80,21 +80,21 @@ def _inspect(
     blocks: Sequence[Block], images: Tensor, *, compare: Compare, name: str, moves: bool, pulled: bool
 ) -> Inspection:
     """See ``inspect``."""
-    found, buffers, hidden = Inspection(), Buffers(blocks), images.detach().clone()
-    with generators_kept(images.device):
-        generators = Generators(images.device)
-        for index, block in enumerate(blocks[:-1]):
-            parameters = trainable(block.body) if moves else []
-            if why := _look(block.body, hidden, index, parameters, buffers, found, compare, pulled=pulled):
-                kind = type(block.body).__name__
-                raise BlockError(
-                    f"{name} is not possible with the body of block {index}, a {kind}, which {why}: use engine=reverse"
-                )
-            with torch.no_grad(), buffers.again(block.body):
-                hidden = block.body(hidden)  # what needs gradients to run at all was refused
-        with torch.no_grad(), buffers.again(blocks[-1]):
-            blocks[-1].aux(blocks[-1].body(hidden))
-        found.draws = generators.have_moved()
+    found, generators = Inspection(), Generators(images.device)
+    for index, (block, x, hidden, buffers) in enumerate(rehearse(blocks, images.detach().clone())):
+        if block is blocks[-1]:
+            with torch.no_grad(), buffers.again(block.aux):
+                block.aux(hidden)
+            found.draws = generators.have_moved()
+            break
+        parameters = trainable(block.body) if moves else []
+        with generators_kept(x.device):
+            why = _look(block.body, x, index, parameters, buffers, found, compare, pulled=pulled)
+        if why:
+            kind = type(block.body).__name__
+            raise BlockError(
+                f"{name} is not possible with the body of block {index}, a {kind}, which {why}: use engine=reverse"
+            )
     return found
 
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.diagnosis import checked_graph
+from fglight.estimators.diagnosis import differentiate_once
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.passes import NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
-from fglight.models.blocks import Block, trainable
+from fglight.models.blocks import Block
 
 Products = tuple[Iterable[Part], Sequence[Tensor] | None, Sequence[Tensor] | None]
 """Parts that share coefficients; inner products ⟨t, g⟩ of each, or their sum over all that are one unit, None where no
@@ -89,14 +89,6 @@ class Engine(ABC):
             ValueError: in one line.
         """
 
-    @torch.enable_grad()
-    def run_on_graph(self, body: nn.Module, x: Tensor, *, crossed: bool) -> tuple[Tensor, list[Tensor]]:
-        """The output of a body and the parameters and inputs in its graph; arguments and errors as below."""
-        x = x.detach().requires_grad_(crossed and x.is_floating_point())
-        output = body(x)
-        return output, list(checked_graph(output, x, body, trainable(body)).uses)
-
-    @torch.enable_grad()
     def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """Do to a body what a step does: here, take gradients of its output.
 
@@ -110,6 +102,4 @@ class Engine(ABC):
         Raises:
             RuntimeError: it cannot be done.
         """
-        output, leaves = self.run_on_graph(body, x, crossed=crossed)
-        if leaves:
-            torch.autograd.grad(output.sum(), leaves, retain_graph=True)
+        differentiate_once(body, x, crossed=crossed)

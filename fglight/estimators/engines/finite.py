@@ -94,10 +94,9 @@ class FiniteDifferences(DirectionalEngine):
     @plain_attention()
     def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """See ``Engine``: run it on other tensors, unless it is the last."""
-        if last:
-            return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
-        self.run_on_graph(body, x, crossed=crossed)
-        _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
+        super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
+        if not last:
+            _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
 
 
 @dataclass

@@ -98,10 +98,11 @@ class ForwardMode(DirectionalEngine):
     @plain_attention()
     def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
         """See ``Engine``: push tangents through it, one and several, unless it is the last."""
-        if last:
-            return super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
         buffers = Buffers([body])
-        self.run_on_graph(body, x, crossed=crossed)  # which buffers it moves tells how many tangents it takes at once
+        # Which buffers it moves tells how many tangents it takes at once.
+        super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
+        if last:
+            return
         again = partial(buffers.again, body)
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}

@@ -137,11 +137,12 @@ class SamplePart(WeightPart):
             whole = slice(0, len(self.call.input))
             yield whole, None if target is None else self._gradients(whole, [target])[0], self.kept
             return
+        chunks, kept = self._chunks(), list[Tensor]()
         first, drawn = self.state is None, not self.guess.is_gradient
         if first and drawn:
             self.state = Generators(self.call.input.device)
         with nullcontext() if first or not drawn else generators_at(self.state):
-            for samples in self._chunks():
+            for samples in chunks:
                 cotangents = [] if self.cotangents is None else [d[samples] for d in self.cotangents]
                 # All at once, for they have the layer's input in common.
                 found = self._gradients(samples, cotangents if target is None else [target[samples], *cotangents])
@@ -151,9 +152,11 @@ class SamplePart(WeightPart):
                 (g,) = self.guess.in_space(self.here, pulled, [like], by_sample=True)
                 if drawn and self.parameter in self.here.padding:
                     g = without_row(g, self.parameter.dim(), self.here.padding[self.parameter])
-                if len(like) == len(self.call.input):
-                    self.kept = g
+                kept.append(g)
+                if len(chunks) > 1 and g[:, 0].numel() * len(self.call.input) > CHUNK:
+                    kept.clear()
                 yield samples, t, g
+        self.kept = torch.cat(kept, dim=1) if len(kept) > 1 else kept[0] if kept else None
 
     def _gradients(self, samples: slice, cotangents: Sequence[Tensor]) -> list[Tensor]:
         return layers.per_sample_gradients(self._cut(samples), self.layer_name, self.parameter, cotangents)
