@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fglight.errors import BlockError
 from fglight.estimators.generators import Generators, generators_at, generators_kept
-from fglight.estimators.layers import BATCH_NORMS
+from fglight.estimators.layers.normalization import BATCH_NORMS
 from fglight.models.blocks import Block
 
 STATISTICS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)

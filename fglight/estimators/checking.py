@@ -15,7 +15,7 @@ from fglight.estimators.buffers import rehearse
 from fglight.estimators.diagnosis import culprits
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import record_calls
+from fglight.estimators.layers.calls import record_calls
 from fglight.estimators.passes import NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.everything import Everything

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fglight.errors import BlockError, one_line
 from fglight.estimators.buffers import one_tensor, rehearse
 from fglight.estimators.graph import Graph
-from fglight.estimators.layers import version_of
+from fglight.estimators.layers.calls import version_of
 from fglight.models.blocks import Block, trainable
 
 REENTRANT = "CheckpointFunctionBackward"

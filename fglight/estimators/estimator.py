@@ -18,7 +18,7 @@ from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, indu
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import record_calls, uncached, version_of
+from fglight.estimators.layers.calls import record_calls, uncached, version_of
 from fglight.estimators.parameters import hooked, without_hooks
 from fglight.estimators.passes import NetworkPass
 from fglight.estimators.spaces.base import Perturbation

@@ -20,7 +20,7 @@ from fglight.estimators.buffers import Buffers, rehearse
 from fglight.estimators.diagnosis import check_unchanged, checked_graph, first_sentence
 from fglight.estimators.generators import Generators, generators_kept
 from fglight.estimators.graph import Graph
-from fglight.estimators.layers import GRAD_FN, version_of
+from fglight.estimators.layers.calls import GRAD_FN, version_of
 from fglight.estimators.parameters import without_hooks
 from fglight.models.blocks import Block, trainable
 

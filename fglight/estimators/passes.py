@@ -17,7 +17,7 @@ from fglight.estimators.buffers import Buffers
 from fglight.estimators.diagnosis import check_unchanged, checked_graph
 from fglight.estimators.generators import generators_kept
 from fglight.estimators.graph import Graph
-from fglight.estimators.layers import CONVOLUTIONS, LayerCall, Traits, has_closed_form, traits_of, version_of
+from fglight.estimators.layers.calls import LayerCall, Traits, traits_of, version_of
 from fglight.estimators.parameters import dense, without_row
 from fglight.estimators.step import Auxiliaries, LocalLoss
 from fglight.models.blocks import Block, trainable
@@ -220,13 +220,11 @@ class BlockPass:
 
     @cached_property
     def weight_calls(self) -> dict[nn.Parameter, LayerCall]:
-        """The weights of convolutions and linear layers that were used once, with their use."""
+        """The weights that were used once, with their use, of layers with a formula for that (``weight_output``)."""
         return {
             parameter: call
             for parameter, (call, name) in self.owners.items()
-            if name == "weight"
-            and type(call.layer) in (nn.Linear, *CONVOLUTIONS)
-            and has_closed_form(call, name, parameter)
+            if name == "weight" and (kind := call.kind(name, parameter)) is not None and kind.moves_by_weight
         }
 
     @property

@@ -20,8 +20,8 @@ from fglight.estimators import (
     ReverseMode,
     WeightPerSamplePerturbation,
     WeightPerturbation,
-    layers,
 )
+from fglight.estimators.spaces.per_sample import SamplePart
 
 
 def checked(make, engine, way):
@@ -37,13 +37,13 @@ def checked(make, engine, way):
     assert torch.equal(before[1], torch.get_rng_state())
     owners = {p: (j, name.rpartition(".")[0]) for j, b in enumerate(blocks) for name, p in b.body.named_parameters()}
     looped = set()
-    loop = layers._by_loop
+    loop = SamplePart._by_loop
 
-    def noted(call, parameter, cotangent):
-        looped.add(owners[parameter])
-        return loop(call, parameter, cotangent)
+    def noted(part, cotangent):
+        looped.add(owners[part.parameter])
+        return loop(part, cotangent)
 
-    with patch.object(layers, "_by_loop", noted):
+    with patch.object(SamplePart, "_by_loop", noted):
         try:
             estimator.estimate(blocks, inputs, labels)
         except BlockError:

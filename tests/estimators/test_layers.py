@@ -7,7 +7,7 @@ from helpers import assert_all_close, assert_close, body_gradients, build, estim
 from torch import nn
 from torch.nn import functional as F
 
-from fglight.estimators import layers
+from fglight.estimators.layers.unfolded import Unfolded
 from fglight.estimators.spaces import per_sample
 from fglight.estimators.spaces.per_sample import SamplePart
 from fglight.models import Block
@@ -176,14 +176,14 @@ def test_estimates_are_those_of_a_loop_over_samples(name):
 def sums_over_samples(monkeypatch):
     """The per-sample gradients that were computed, each summed over the batch."""
     sums = []
-    original = layers.per_sample_gradients
+    original = SamplePart._gradients
 
     def record(*arguments):
         gradients = original(*arguments)
         sums.extend(gradient.sum(0) for gradient in gradients)
         return gradients
 
-    monkeypatch.setattr(layers, "per_sample_gradients", record)
+    monkeypatch.setattr(SamplePart, "_gradients", record)
     return sums
 
 
@@ -202,10 +202,13 @@ def test_targets_of_the_samples_sum_to_the_batchs_gradient(name, sums_over_sampl
 def grams(monkeypatch):
     """How often the Gram matrices of a layer are taken."""
     calls = []
-    original = SamplePart._gram_products
-    monkeypatch.setattr(
-        SamplePart, "_gram_products", lambda part, call, *given: calls.append(call) or original(part, call, *given)
-    )
+    original = Unfolded.inner_products
+
+    def noted(kind, call, *given, **how):
+        calls.append(call)
+        return original(kind, call, *given, **how)
+
+    monkeypatch.setattr(Unfolded, "inner_products", noted)
     return calls
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fglight.estimators import linalg
 from fglight.estimators.duals import TANGENTS
-from fglight.estimators.layers import LayerCall, weight_output
+from fglight.estimators.layers.calls import LayerCall
+from fglight.estimators.layers.kinds import KINDS
 from fglight.estimators.passes import BlockPass
 
 Point = nn.Parameter | LayerCall | None
@@ -226,8 +227,9 @@ class LayerPart(WeightPart):
         """See ``Part``; the layer's input is let go of."""
         (call, *_), self.points = self.points, []
         assert isinstance(call, LayerCall)
-        moved = weight_output(call, self.directions.view(self.parameter.shape))  # an output of the layer
+        kind = KINDS[type(call.layer)]
+        moved = kind.weight_output(call, self.directions.view(self.parameter.shape))  # an output of the layer
         target, filters = targets[call], self.granularity.dimensions
-        target, moved = (x.movedim(call.channel, 0) if filters else x for x in (target, moved))
+        target, moved = (x.movedim(kind.channel(call.layer), 0) if filters else x for x in (target, moved))
         units = len(moved) if filters else 1
         return linalg.products(target.reshape(1, units, -1), moved.reshape(1, units, 1, -1))

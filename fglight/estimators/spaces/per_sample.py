@@ -12,10 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators import layers, linalg
+from fglight.estimators import linalg
 from fglight.estimators.generators import Generators, generators_at
 from fglight.estimators.guesses.base import Guess, stack
-from fglight.estimators.layers import LayerCall
+from fglight.estimators.layers.calls import LayerCall
+from fglight.estimators.layers.unfolded import Unfolded
 from fglight.estimators.parameters import without_row
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.parts import Targets, WeightPart
@@ -51,6 +52,7 @@ class SamplePart(WeightPart):
         cosine: bool,
     ) -> None:
         self.here, self.parameter, self.call, self.layer_name, self.guess = here, parameter, call, name, guess
+        self.kind = call.kind(name, parameter)
         self.points = [call if name else None]
         self.cotangents = cotangents
         self.cosine = cosine
@@ -102,12 +104,12 @@ class SamplePart(WeightPart):
 
     def tangents(self) -> Iterator[Tensor]:
         """See ``WeightPart``: each sample moves along its own directions, all at once."""
-        if not layers.knows_layer(self.call, self.layer_name, self.parameter):
+        if self.kind is None:
             ((_, _, directions),) = self._pieces(None)
             yield torch.stack([self.here.jvp_each(self.name, g) for g in directions])
             return
         outputs = [
-            torch.stack([layers.layer_outputs(self._cut(samples), self.layer_name, g) for g in directions])
+            torch.stack([self.kind.outputs(self._cut(samples), self.layer_name, g) for g in directions])
             for samples, _, directions in self._pieces(None)
         ]
         moved = torch.cat(outputs, dim=1).view(-1, *self.call.shape)
@@ -116,10 +118,11 @@ class SamplePart(WeightPart):
     def _look(self, target: Tensor | None) -> Tensor:
         """Inner products with a target's cotangent; others are noted."""
         found = []
-        if self._by_gram:
+        if self.unfolds and self._by_gram:
             for samples in self._chunks():
                 part = None if target is None else target[samples]
-                found.append(self._gram_products(self._cut(samples), part, [d[samples] for d in self.cotangents]))
+                cotangents = [d[samples] for d in self.cotangents]
+                found.append(self.unfolds.inner_products(self._cut(samples), part, cotangents, lengths=self.cosine))
         else:
             for _, t, g in self._pieces(target):
                 g = g.reshape(*g.shape[:2], -1).transpose(0, 1)  # (batch, k, features)
@@ -159,7 +162,19 @@ class SamplePart(WeightPart):
         self.kept = torch.cat(kept, dim=1) if len(kept) > 1 else kept[0] if kept else None
 
     def _gradients(self, samples: slice, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        return layers.per_sample_gradients(self._cut(samples), self.layer_name, self.parameter, cotangents)
+        """Every sample's gradient ``(batch, *shape)`` for each of several cotangents of the layer's output."""
+        if self.kind is not None:
+            return self.kind.gradients(self._cut(samples), self.layer_name, cotangents)
+        return [self._by_loop(d) for d in cotangents]
+
+    def _by_loop(self, cotangent: Tensor) -> Tensor:
+        """Of any other layer: one vector-Jacobian product a sample, its cotangent alone."""
+        gradients = []
+        for i in range(len(cotangent)):
+            alone = torch.zeros_like(cotangent)
+            alone[i] = cotangent[i]
+            gradients.append(self.call.vjp(self.parameter, alone))
+        return torch.stack(gradients)
 
     def _cut(self, samples: slice) -> LayerCall:
         """The use of the layer, cut down to some samples."""
@@ -170,50 +185,18 @@ class SamplePart(WeightPart):
         batch = len(self.call.input)
         rows = batch
         recorded = self.here.network.batch.compiled and not self.guess.is_gradient  # nothing could be drawn again
-        if self._unfolds and not recorded:
-            groups, outputs, positions, inputs = self._sizes
-            count = 1 + (1 if self.cotangents is None else len(self.cotangents))
-            temporary = inputs * positions + (2 * positions**2 if self._by_gram else count * inputs * outputs)
-            rows = max(1, min(batch, CHUNK // (groups * temporary)))
+        if self.unfolds and not recorded:
+            k = 0 if self.cotangents is None else len(self.cotangents)
+            rows = max(1, min(batch, CHUNK // self.unfolds.sizes(self.call).temporaries(k, gram=self._by_gram)))
         return [slice(start, min(start + rows, batch)) for start in range(0, batch, rows)]
 
     @cached_property
+    def unfolds(self) -> Unfolded | None:
+        """The kind of the layer, of a matrix that is applied at many positions."""
+        return self.kind if isinstance(self.kind, Unfolded) and self.layer_name == "weight" else None
+
+    @cached_property
     def _by_gram(self) -> bool:
-        """Whether P x P Gram matrices are cheaper than per-sample gradients."""
-        if not self.guess.is_gradient or not self._unfolds:
-            return False
-        _, outputs, positions, inputs = self._sizes
-        k = len(self.cotangents)
-        pairs = k + k * (k + 1) // 2  # ⟨t, g_m⟩, and ⟨g_l, g_m⟩ for l <= m
-        return positions**2 * (inputs + pairs * outputs) < (k + 1) * positions * inputs * outputs
-
-    @property
-    def _unfolds(self) -> bool:
-        known = layers.knows_layer(self.call, self.layer_name, self.parameter)
-        return known and self.layer_name == "weight" and type(self.call.layer) in (nn.Conv2d, nn.Linear)
-
-    @property
-    def _sizes(self) -> tuple[int, int, int, int]:
-        groups, outputs, positions = layers.unfolded_shape(self.call)
-        return groups, outputs, positions, self.parameter.numel() // (groups * outputs)
-
-    def _gram_products(
-        self, call: LayerCall, target: Tensor | None, cotangents: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
-        """⟨t_i, g_im⟩ ``(batch, k)``, ⟨g_il, g_im⟩ and |t_i|² of a weight, by Gram matrices; empty without a target."""
-        columns = layers.unfold(call.layer, call.input)  # (batch, groups, K, P)
-        inputs = (columns.mT @ columns).flatten(1)  # (batch, groups * P * P)
-        gs = [layers.unfold_cotangent(call.layer, d) for d in cotangents]  # k of (batch, groups, O, P)
-        t = None if target is None else layers.unfold_cotangent(call.layer, target)
-
-        def product(left: Tensor, right: Tensor) -> Tensor:
-            return linalg.products(inputs, (left.mT @ right).flatten(1).unsqueeze(1))[:, 0]
-
-        rows = {(m, n): product(gs[m], gs[n]) for n in range(len(gs)) for m in range(n + 1)}
-        gram = [[rows[min(m, n), max(m, n)] for n in range(len(gs))] for m in range(len(gs))]
-        nothing = inputs.new_zeros(len(inputs), 0)
-        return (
-            nothing if t is None else torch.stack([product(t, g) for g in gs], dim=1),
-            torch.stack([torch.stack(row, dim=1) for row in gram], dim=1),
-            product(t, t) if self.cosine else nothing,
-        )
+        """Whether inner products are found by Gram matrices."""
+        alone = self.guess.is_gradient and self.unfolds is not None
+        return alone and self.unfolds.sizes(self.call).prefer_gram(len(self.cotangents))

@@ -5,7 +5,8 @@ from typing import ClassVar
 from torch import nn
 
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE
+from fglight.estimators.layers.calls import NO_SINGLE_USE
+from fglight.estimators.layers.kinds import KINDS
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Granularity, LayerPart, WeightPart
@@ -46,8 +47,8 @@ class WeightPerturbation(Perturbation):
 
     def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """See ``Perturbation``: where the target of a weight is computed."""
-        weights = [module.weight for module in here.block.body.modules() if type(module) in (nn.Linear, *CONVOLUTIONS)]
-        if not aims or not any(parameter is weight for weight in weights):
+        layers = [m for m in here.block.body.modules() if type(m) in KINDS and KINDS[type(m)].moves_by_weight]
+        if not aims or not any(parameter is layer.weight for layer in layers):
             return ""
         cost = "its target is computed, as much as a weight gradient in backpropagation"
         if guess.count(here.block) > 1:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers import CONVOLUTIONS, NO_SINGLE_USE, LayerCall, knows_layer
+from fglight.estimators.layers.calls import NO_SINGLE_USE, LayerCall
 from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import ActivityPart, Granularity, Part
@@ -36,8 +36,8 @@ class WeightPerSamplePerturbation(Perturbation):
         """See ``Perturbation``.
 
         With one constant factor for all gradients, the estimate is the gradient of the whole batch, and h_j is space
-        enough. Convolutions and linear layers come last, for they take more memory, unless directions are drawn: these
-        are in the order of ``body.parameters()``.
+        enough. Weights of convolutions and linear layers, which take more memory, come last, unless directions are
+        drawn: these are in the order of ``body.parameters()``.
         """
         pulled = guess.directions(here) if guess.pulled else None
         if self._is_linear(guess) and not cosine:
@@ -54,7 +54,7 @@ class WeightPerSamplePerturbation(Perturbation):
                 call, name = whole, ""
             parts.append(SamplePart(here, parameter, call, name, guess, cotangents.get(call), cosine=cosine))
         if pulled is not None:
-            parts.sort(key=lambda part: type(part.call.layer) in (nn.Linear, *CONVOLUTIONS))
+            parts.sort(key=lambda part: part.unfolds is not None)
         return parts
 
     def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
@@ -67,7 +67,7 @@ class WeightPerSamplePerturbation(Perturbation):
             return f"{NO_SINGLE_USE}: {cost}"
         if call not in here.calls_by_sample:
             return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
-        if not knows_layer(call, name, parameter):
+        if call.kind(name, parameter) is None:
             return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
         return ""
 

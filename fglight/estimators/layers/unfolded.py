@@ -1,0 +1,180 @@
+"""Layers with a matrix for a weight that is applied at many positions: linear layers and convolutions.
+
+With P positions (pixels or tokens) a sample, the input unfolds to U_i ``(K, P)`` and the output's cotangent to D_i
+``(O, P)``, and sample i's gradient is D_i U_i^T ``(O, K)``. The inner product of two such gradients is ⟨D_i U_i^T, D'_i
+U_i^T⟩ = ⟨D_i^T D'_i, U_i^T U_i⟩, which needs only P x P matrices: cheaper than the gradients themselves where there are
+few positions and many channels, as late in a convolutional network.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fglight.estimators import linalg
+from fglight.estimators.layers.kinds import LayerKind
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the gradients of a weight at a sample are made of.
+
+    Attributes:
+        groups: how many matrices there are.
+        outputs: O, of a group.
+        inputs: K, of a group.
+        positions: P.
+    """
+
+    groups: int
+    outputs: int
+    inputs: int
+    positions: int
+
+    def prefer_gram(self, k: int) -> bool:
+        """Whether P x P matrices are cheaper than the gradients, for a target's products with k of them."""
+        pairs = k + k * (k + 1) // 2  # ⟨t, g_m⟩, and ⟨g_l, g_m⟩ for l <= m
+        gradients = (k + 1) * self.positions * self.inputs * self.outputs
+        return self.positions**2 * (self.inputs + pairs * self.outputs) < gradients
+
+    def temporaries(self, k: int, *, gram: bool) -> int:
+        """How many numbers a sample takes for that."""
+        matrices = 2 * self.positions**2 if gram else (k + 1) * self.inputs * self.outputs
+        return self.groups * (self.inputs * self.positions + matrices)
+
+
+class Unfolded(LayerKind):
+    """What linear layers and convolutions have in common."""
+
+    moves_by_weight = True
+
+    @abstractmethod
+    def columns(self, call: Any) -> Tensor:
+        """U: the input as columns, ``(batch, groups, K, P)``."""
+
+    @abstractmethod
+    def rows(self, layer: Any, cotangent: Tensor) -> Tensor:
+        """D: the cotangent of the output, ``(batch, groups, O, P)``."""
+
+    @abstractmethod
+    def sizes(self, call: Any) -> Sizes:
+        """The numbers of all of them."""
+
+    def gradients(self, call: Any, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        """See ``LayerKind``."""
+        if name == "bias":
+            return [self.rows(call.layer, d).sum(3).flatten(1) for d in cotangents]
+        columns = self.columns(call).mT  # (batch, groups, P, K)
+        return [(self.rows(call.layer, d) @ columns).reshape(len(d), *call.layer.weight.shape) for d in cotangents]
+
+    def outputs(self, call: Any, name: str, values: Tensor) -> Tensor:
+        """See ``LayerKind``."""
+        if name == "bias":
+            return self.spread(call, values)
+        sizes = self.sizes(call)
+        output = values.reshape(len(values), sizes.groups, sizes.outputs, -1) @ self.columns(call)
+        return (output if self.on_channels else output.squeeze(1).mT).reshape(len(values), *call.shape[1:])
+
+    def inner_products(
+        self, call: Any, target: Tensor | None, cotangents: Sequence[Tensor], *, lengths: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inner products of the weight's gradients at every sample, by Gram matrices.
+
+        Args:
+            call: the use of the layer.
+            target: cotangent of the layer's output that gives targets t_i; None for none.
+            cotangents: k of them, that give guesses g_i.
+            lengths: whether |t_i|² is wanted.
+
+        Returns:
+            ⟨t_i, g_im⟩ ``(batch, k)``, ⟨g_il, g_im⟩ ``(batch, k, k)`` and |t_i|² ``(batch,)``; rows are empty for what
+            is not there.
+        """
+        columns = self.columns(call)
+        inputs = (columns.mT @ columns).flatten(1)  # (batch, groups * P * P)
+        gs = [self.rows(call.layer, d) for d in cotangents]
+        t = None if target is None else self.rows(call.layer, target)
+
+        def product(left: Tensor, right: Tensor) -> Tensor:
+            return linalg.products(inputs, (left.mT @ right).flatten(1).unsqueeze(1))[:, 0]
+
+        pairs = {(m, n): product(gs[m], gs[n]) for n in range(len(gs)) for m in range(n + 1)}
+        gram = [[pairs[min(m, n), max(m, n)] for n in range(len(gs))] for m in range(len(gs))]
+        nothing = inputs.new_zeros(len(inputs), 0)
+        return (
+            nothing if t is None else torch.stack([product(t, g) for g in gs], dim=1),
+            torch.stack([torch.stack(row, dim=1) for row in gram], dim=1),
+            product(t, t) if lengths and t is not None else nothing,
+        )
+
+
+class LinearKind(Unfolded):
+    """Linear layers: positions are all dimensions between the first and the last."""
+
+    on_channels = False
+
+    def channel(self, layer: Any) -> int:
+        """See ``LayerKind``."""
+        return -1
+
+    def weight_output(self, call: Any, weight: Tensor) -> Tensor:
+        """See ``LayerKind``."""
+        return F.linear(call.input, weight)
+
+    def columns(self, call: Any) -> Tensor:
+        """See ``Unfolded``."""
+        return call.input.reshape(len(call.input), 1, -1, call.layer.in_features).transpose(2, 3)
+
+    def rows(self, layer: Any, cotangent: Tensor) -> Tensor:
+        """See ``Unfolded``."""
+        return cotangent.reshape(len(cotangent), 1, -1, layer.out_features).transpose(2, 3)
+
+    def sizes(self, call: Any) -> Sizes:
+        """See ``Unfolded``."""
+        return Sizes(1, call.layer.out_features, call.layer.in_features, call.shape[1:-1].numel())
+
+
+class ConvolutionKind(Unfolded):
+    """Convolutions of any number of dimensions."""
+
+    def has_samples(self, call: Any) -> bool:
+        """See ``LayerKind``: an input without a batch is a sample of its own."""
+        return call.input.dim() == len(call.layer.kernel_size) + 2
+
+    def channel(self, layer: Any) -> int:
+        """See ``LayerKind``."""
+        return -1 - len(layer.kernel_size)
+
+    def weight_output(self, call: Any, weight: Tensor) -> Tensor:
+        """See ``LayerKind``."""
+        return call.layer._conv_forward(call.input, weight, None)
+
+    def columns(self, call: Any) -> Tensor:
+        """See ``Unfolded``; by views and one copy, several times as fast on CPUs as ``F.unfold``."""
+        layer, spatial = call.layer, len(call.layer.kernel_size)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(call.input, layer._reversed_padding_repeated_twice, mode=mode)
+        for dimension in range(spatial):
+            size, dilation = layer.kernel_size[dimension], layer.dilation[dimension]
+            x = x.unfold(dimension + 2, dilation * (size - 1) + 1, layer.stride[dimension])[..., ::dilation]
+        positions, kernel = range(2, 2 + spatial), range(2 + spatial, 2 + 2 * spatial)
+        rows = x.shape[1] // layer.groups * x.shape[2 + spatial :].numel()
+        return x.permute(0, 1, *kernel, *positions).reshape(len(x), layer.groups, rows, -1)
+
+    def rows(self, layer: Any, cotangent: Tensor) -> Tensor:
+        """See ``Unfolded``."""
+        return cotangent.reshape(len(cotangent), layer.groups, layer.out_channels // layer.groups, -1)
+
+    def sizes(self, call: Any) -> Sizes:
+        """See ``Unfolded``."""
+        layer = call.layer
+        inputs = layer.weight[0].numel()
+        return Sizes(layer.groups, layer.out_channels // layer.groups, inputs, call.shape[2:].numel())
+
+
+LinearKind(nn.Linear)
+ConvolutionKind(nn.Conv1d, nn.Conv2d, nn.Conv3d)
