@@ -10,9 +10,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from written_runs import ROWS, cell, result, scores_of, write_metrics, write_run
 
 from fglight.paper.claims import ACCURACY, CLAIMS
+from fglight.report.intervals import Estimate
 from fglight.report.metrics import read_metrics
 from fglight.report.scores import FULL, scale_in_words, score
-from fglight.report.verdicts import groups, judge, judge_all, judge_scaled
+from fglight.report.verdicts import Compared, Finding, groups, judge, judge_all, judge_scaled
 from fglight.runs.collect import collect
 
 
@@ -153,15 +154,18 @@ def test_the_loss_from_8_blocks_to_16_is_compared_between_guesses(tmp_path):
     assert outcome == "holds"
 
 
+PAPER_DATA = {known.data for known in ROWS}
+
+
 def mlp_is_best(*leads, seeds=3, data="cifar10", level=0.5, like=None, **changes):
-    """Runs of Table 2's CIFAR-10 cells in which the MLP leads the CNN and the linear auxiliary by about some points.
+    """Runs of Table 2's cells in which the MLP leads the CNN and the linear auxiliary by about some points.
 
     Seeds lie a point apart, and the leads half a point.
     """
     for perturb, lead in zip(("activity", "weight"), leads):
         for aux, below in (("mlp", 0), ("cnn", 1), ("linear", 1)):
             for seed in range(seeds):
-                paper = cell(f"cifar10 16 1 global local {aux} {perturb}")
+                paper = cell(f"{data if data in PAPER_DATA else 'cifar10'} 16 1 global local {aux} {perturb}")
                 accuracy = level + seed / 100 - below * (lead / 100 + (seed - (seeds - 1) / 2) / 200)
                 yield result(replace(paper, data=data), accuracy, seed=seed, like=paper, **changes)
 
@@ -194,6 +198,37 @@ def test_only_common_seeds_are_compared(tmp_path):
     (finding,) = judge(text_of("The MLP is the best"), *read_from(tmp_path, *runs)).findings
     seeds = {compared.comparison.minus[0].cell.aux: compared.difference.seeds for compared, _ in finding.made}
     assert seeds == {"cnn": 2, "linear": 3}
+
+
+def finding(of, hold, fail, open_):
+    """A claim about all, most or some of its comparisons, of which so many hold, do not, and are not told apart."""
+    claim = replace(CLAIMS[0], of=of, least=0, most=inf)
+    leads = [2.0] * hold + [-2.0] * fail + [0.0] * open_
+    differences = [Estimate.of([lead - 0.1, lead, lead + 0.1]) for lead in leads]
+    return Finding(claim, "", tuple(Compared(claim.comparisons[0], (), each, None) for each in differences))
+
+
+@pytest.mark.parametrize(
+    ("of", "comparisons", "enough", "too_many"),
+    [("all", 4, 4, 1), ("most", 4, 3, 2), ("most", 5, 3, 3), ("some", 4, 1, 4), ("all", 1, 1, 1), ("some", 1, 1, 1)],
+)
+def test_a_claim_holds_from_as_many_comparisons_on_as_it_is_about_and_falls_when_they_cannot_be_had(
+    of, comparisons, enough, too_many
+):
+    for hold in range(comparisons + 1):
+        for fail in range(comparisons + 1 - hold):
+            answer = "holds" if hold >= enough else "does not hold" if fail >= too_many else "open"
+            assert finding(of, hold, fail, comparisons - hold - fail).answer == answer, (hold, fail)
+
+
+def test_findings_that_decide_come_first_and_else_stay_in_order(tmp_path):
+    def answers(**leads):
+        runs = [run for data, lead in leads.items() for run in mlp_is_best(lead, lead, data=data)]
+        findings = judge(text_of("The MLP is the best"), *read_from(tmp_path / str(leads), *runs)).findings
+        return [(one.where, one.answer) for one in findings]
+
+    assert answers(cifar10=0, imagenet32=2) == [("imagenet32, 16 blocks", "holds"), ("cifar10, 16 blocks", "open")]
+    assert answers(cifar10=2, imagenet32=0) == [("cifar10, 16 blocks", "holds"), ("imagenet32, 16 blocks", "open")]
 
 
 def test_most_comparisons_are_enough_where_the_paper_says_so(tmp_path):
