@@ -6,6 +6,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from scipy.optimize import Bounds, LinearConstraint, milp
 from written_runs import ROWS, cell, result, scores_of, write_metrics, write_run
 
@@ -200,11 +201,10 @@ def test_only_common_seeds_are_compared(tmp_path):
     assert seeds == {"cnn": 2, "linear": 3}
 
 
-def finding(of, hold, fail, open_):
-    """A claim about all, most or some of its comparisons, of which so many hold, do not, and are not told apart."""
+def finding(of, leads):
+    """A claim about all, most or some comparisons, of which each comes out by so many deviations of three seeds."""
     claim = replace(CLAIMS[0], of=of, least=0, most=inf)
-    leads = [2.0] * hold + [-2.0] * fail + [0.0] * open_
-    differences = [Estimate.of([lead - 0.1, lead, lead + 0.1]) for lead in leads]
+    differences = [Estimate.of([lead - 1, lead, lead + 1]) for lead in leads]
     return Finding(claim, "", tuple(Compared(claim.comparisons[0], (), each, None) for each in differences))
 
 
@@ -218,7 +218,26 @@ def test_a_claim_holds_from_as_many_comparisons_on_as_it_is_about_and_falls_when
     for hold in range(comparisons + 1):
         for fail in range(comparisons + 1 - hold):
             answer = "holds" if hold >= enough else "does not hold" if fail >= too_many else "open"
-            assert finding(of, hold, fail, comparisons - hold - fail).answer == answer, (hold, fail)
+            leads = [20] * hold + [-20] * fail + [0] * (comparisons - hold - fail)
+            assert finding(of, leads).answer == answer, (hold, fail)
+
+
+@pytest.mark.parametrize(
+    ("of", "lead", "comparisons", "answer"),
+    [
+        ("all", 1, 4, "holds"),  # all must, each by its own interval
+        ("most", 1, 4, "open"),  # 0.03 times 4 is above 0.05
+        ("some", 1, 4, "open"),
+        ("some", 1, 1, "holds"),
+        ("all", -1, 4, "open"),
+        ("most", -1, 4, "open"),
+        ("some", -1, 4, "does not hold"),  # where all fail, each by its own interval
+        ("all", -1, 1, "does not hold"),
+    ],
+)
+def test_p_values_are_corrected_where_fewer_than_all_comparisons_decide(of, lead, comparisons, answer):
+    three_percent = float(stats.t.isf(0.03 / 2, 2)) / 3**0.5
+    assert finding(of, [lead * three_percent] * comparisons).answer == answer
 
 
 def test_findings_that_decide_come_first_and_else_stay_in_order(tmp_path):
