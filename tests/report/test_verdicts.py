@@ -158,7 +158,7 @@ def test_the_loss_from_8_blocks_to_16_is_compared_between_guesses(tmp_path):
 PAPER_DATA = {known.data for known in ROWS}
 
 
-def mlp_is_best(*leads, seeds=3, data="cifar10", level=0.5, like=None, **changes):
+def mlp_is_best(*leads, seeds=3, data="cifar10", level=0.5, width=1.0, **changes):
     """Runs of Table 2's cells in which the MLP leads the CNN and the linear auxiliary by about some points.
 
     Seeds lie a point apart, and the leads half a point.
@@ -168,7 +168,7 @@ def mlp_is_best(*leads, seeds=3, data="cifar10", level=0.5, like=None, **changes
             for seed in range(seeds):
                 paper = cell(f"{data if data in PAPER_DATA else 'cifar10'} 16 1 global local {aux} {perturb}")
                 accuracy = level + seed / 100 - below * (lead / 100 + (seed - (seeds - 1) / 2) / 200)
-                yield result(replace(paper, data=data), accuracy, seed=seed, like=paper, **changes)
+                yield result(replace(paper, data=data, width=width), accuracy, seed=seed, like=paper, **changes)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +291,17 @@ def test_runs_on_other_data_are_judged_once_and_under_what_was_trained(tmp_path)
     assert not any(
         "about" in claim or "cifar10" in where for (_, claim), all_of in found.items() for where, *_ in all_of
     )
+
+
+def test_scaled_down_claims_and_findings_that_decide_come_first_too(tmp_path):
+    def answers(narrow, wide):
+        leads = ((narrow, {"width": 0.25}), (wide, {"width": 1.0}))
+        runs = [run for lead, width in leads for run in mlp_is_best(lead, lead, data="digits", epochs=5, **width)]
+        found = scaled_findings(tmp_path / f"{narrow}{wide}", *runs)
+        return [(claim[:7], [answer for _, answer, _ in all_of]) for (_, claim), all_of in found.items()]
+
+    assert answers(0, 0) == [("With lo", ["open", "open"]), ("The MLP", ["open", "open"])]
+    assert answers(2, 0) == answers(0, 2) == [("The MLP", ["holds", "open"]), ("With lo", ["open", "open"])]
 
 
 def test_runs_scaled_down_say_nothing_of_claims_at_full_scale(tmp_path):
