@@ -1,5 +1,6 @@
 """What a sweep runs: the paper's tables row by row, filtered, moved to other data and scaled down."""
 
+import re
 from collections import Counter
 from itertools import chain, permutations, product
 
@@ -136,6 +137,15 @@ def test_folders_are_the_same_in_whatever_order_settings_are_given():
     job, other = (plan("table=3", "guess=exact", "seeds=1", *order)[0] for order in (settings, settings[::-1]))
     assert job.having({"optim.lr": "1", "aux.depth": "1"}) == other.having({"aux.depth": "1", "optim.lr": "1"})
     assert job.having({"optim.lr": "1"}).folder == job.having({"optim.lr": "1"}).having({}).folder
+
+
+@pytest.mark.parametrize("settings", [{"data.std": "[1, 2]"}, {f"optim.setting{number}": "1" for number in range(9)}])
+def test_settings_that_make_no_good_name_of_a_folder_are_told_by_their_hash(settings):
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1")
+    names = {job.having(settings).name, job.having(settings | {"optim.lr": "1"}).name}
+    assert len(names) == 2
+    assert all(re.fullmatch(rf"{job.cell}_[0-9a-f]{{12}}", name) for name in names)
+    assert job.having({"optim.lr": "1e-3"}).name == f"{job.cell}_optim.lr=1e-3"
 
 
 def test_what_a_cell_makes_no_use_of_is_not_told():
