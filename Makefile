@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-short test test-all lint format bench bench-depth bench-gpu table1 report examples docs docs-serve \
+.PHONY: help setup demo demo-short test test-all mutate lint format bench bench-depth bench-gpu table1 report examples docs docs-serve \
 	clean
 
 help:  ## list the targets
@@ -31,6 +31,10 @@ test: $(READY)  ## run the tests but the slow ones (some: make test ARGS=tests/t
 
 test-all: $(READY)  ## run all tests
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+mutate: $(READY)  ## how many small errors in a file its tests catch: make mutate ARGS=fglight/runs/record.py
+	$(PY) -m pip install --quiet -e '.[mutation]'
+	$(PY) benchmarks/mutate.py $(ARGS)
 
 lint: $(READY)  ## check style with ruff, types with mypy
 	$(VENV)/bin/ruff check .

@@ -13,12 +13,6 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(180))
-
-
 @pytest.fixture(scope="session")
 def device(request):
     return torch.device(request.config.getoption("--device"))

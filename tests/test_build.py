@@ -4,7 +4,7 @@ from helpers import PERTURBATIONS, compose
 
 from fglight import build_estimator, load_config
 from fglight.cell import Cell
-from fglight.estimators import ActivityPerturbation, Unprojected
+from fglight.estimators import ActivityPerturbation, Everything
 
 
 def test_defaults():
@@ -15,7 +15,7 @@ def test_defaults():
 
 def test_the_exact_guess_ignores_the_perturbation():
     for perturb in PERTURBATIONS:
-        assert isinstance(build_estimator(compose(guess="exact", perturb=perturb)).perturbation, Unprojected)
+        assert isinstance(build_estimator(compose(guess="exact", perturb=perturb)).perturbation, Everything)
 
 
 def test_an_estimator_has_three_parts():

@@ -38,11 +38,11 @@ from fglight.estimators import (
     ReverseMode,
     WeightPerSamplePerturbation,
     WeightPerturbation,
-    per_sample,
 )
 from fglight.estimators.batch import Batch
 from fglight.estimators.coefficients import RandomSign
 from fglight.estimators.measures import measure
+from fglight.estimators.spaces import per_sample
 from fglight.models import (
     BCEWithLogitsLoss,
     Block,

@@ -94,6 +94,8 @@ def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):
     [
         (LOCAL, {"epochs": 10}, {}, "cifar10, 10 epochs"),
         (LOCAL, {"epochs": 1}, {}, "cifar10, 1 epoch"),
+        (LOCAL, {"epochs": 9}, {}, "cifar10, 9 epochs"),
+        (LOCAL, {"epochs": 9, "lr_step": 2}, {}, "cifar10, 9 epochs, lr_step 2"),  # 2.7 are shrunk to 3
         (LOCAL, {"lr": 0.1}, {}, "cifar10, 100 epochs, lr 0.1"),
         (LOCAL, {"lr_step": 40}, {}, "cifar10, 100 epochs, lr_step 40"),
         (LOCAL, {"lr_step": LOCAL_STEP + 1}, {}, f"cifar10, 100 epochs, lr_step {LOCAL_STEP + 1}"),

@@ -1,6 +1,7 @@
 """What counts as a departure from the paper's training, from a configuration through its record into the report."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from fglight.report.contents import build
 from fglight.runs import differences
 from fglight.runs.folder import write_config
 from fglight.runs.record import build_result
-from fglight.runs.settings import check_unchanged, flat, has_effect, run_settings
+from fglight.runs.settings import check_unchanged, flat, has_effect, in_short, run_settings
 
 DEPARTURES = [
     "data.augment=false",
@@ -261,3 +262,22 @@ def test_a_run_goes_on_with_the_settings_that_it_began_with_and_no_others(tmp_pa
     ):
         with pytest.raises(ConfigError, match=words):
             check_unchanged(config(override), tmp_path)
+
+
+@pytest.mark.parametrize(("source", "refused"), [("image_folder", True), ("ImageDataModule", False)])
+def test_another_folder_of_images_is_another_data_set(source, refused, tmp_path):
+    cfg = config()
+    cfg.data._target_ = f"fglight.data.{source}"
+    write_config(run_settings(cfg), tmp_path)
+    check_unchanged(cfg, tmp_path)
+    cfg.data.root = "elsewhere"
+    with pytest.raises(ConfigError, match=r"data\.root=\w+ there, elsewhere now") if refused else nullcontext():
+        check_unchanged(cfg, tmp_path)
+
+
+def test_of_a_component_of_another_name_people_see_its_name_and_what_it_sets():
+    of_guess = {"guess._target_": "own.Mine", "guess.beta": None, "guess.random": True}
+    seen = {"guess.name": "mine", "guess.alpha": 0.3, "optim._target_": "own.Optim", "clip_norm": None, "probe": True}
+    assert in_short(of_guess | seen) == seen
+    del seen["guess.name"]
+    assert in_short(of_guess | seen) == of_guess | seen

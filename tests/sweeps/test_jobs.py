@@ -1,7 +1,8 @@
 """What a sweep runs: the paper's tables row by row, filtered, moved to other data and scaled down."""
 
+import re
 from collections import Counter
-from itertools import chain, product
+from itertools import chain, permutations, product
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -127,6 +128,31 @@ def test_scaled_down_runs_have_folders_of_their_own():
     long = plan("table=3", *(f"data.std=[{'0.25,' * 50}0.25]" for _ in range(1)))
     assert max(len(part) for job in long for part in job.folder.parts) < 100
     assert full.isdisjoint(job.folder for job in long)
+
+
+def test_folders_are_the_same_in_whatever_order_settings_are_given():
+    settings = ("trainer.max_epochs=3", "optim.momentum=0.5", "data=digits")
+    one, *others = ({job.folder for job in plan("table=3", *order)} for order in permutations(settings))
+    assert all(other == one for other in others)
+    job, other = (plan("table=3", "guess=exact", "seeds=1", *order)[0] for order in (settings, settings[::-1]))
+    assert job.having({"optim.lr": "1", "aux.depth": "1"}) == other.having({"aux.depth": "1", "optim.lr": "1"})
+    assert job.having({"optim.lr": "1"}).folder == job.having({"optim.lr": "1"}).having({}).folder
+
+
+@pytest.mark.parametrize("settings", [{"data.std": "[1, 2]"}, {f"optim.setting{number}": "1" for number in range(9)}])
+def test_settings_that_make_no_good_name_of_a_folder_are_told_by_their_hash(settings):
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1")
+    names = {job.having(settings).name, job.having(settings | {"optim.lr": "1"}).name}
+    assert len(names) == 2
+    assert all(re.fullmatch(rf"{job.cell}_[0-9a-f]{{12}}", name) for name in names)
+    assert job.having({"optim.lr": "1e-3"}).name == f"{job.cell}_optim.lr=1e-3"
+
+
+def test_what_a_cell_makes_no_use_of_is_not_told():
+    (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1")
+    defaults = {"aux.depth": 1, "perturb.granularity": "block", "probe": True}
+    assert job.telling(defaults).folder == job.folder
+    assert job.telling(defaults | {"clip_norm": 1.0}).name == f"{job.cell}_clip_norm=1.0"
 
 
 def test_settings_that_change_no_result_change_no_folder():

@@ -11,7 +11,6 @@ from two_processes import LOSSES, PARTS, REFUSED, TRAINED, chosen, numbers, simi
 from fglight.estimators.coefficients import RandomSign
 
 pytestmark = [
-    pytest.mark.timeout(180),  # a fixture has all numbers of both processes
     pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*treespec:DeprecationWarning"),
 ]
