@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fglight.report.scores import accuracy
+from fglight.report.results import accuracy
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
 PAGE = Path(__file__).parents[1] / "docs/findings.md"

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from fglight.paper.claims import ACCURACY, Quantity
 from fglight.report.contents import Report
+from fglight.report.estimators import Line
+from fglight.report.estimators import as_frame as studies_as_frame
 from fglight.report.intervals import Estimate
-from fglight.report.scores import Score, accuracy, scale_in_words
-from fglight.report.studies import Line
-from fglight.report.studies import as_frame as studies_as_frame
+from fglight.report.results import Score
 from fglight.report.tables import as_frame
 from fglight.report.verdicts import Answer, Compared
 from fglight.studies import QUANTITIES
@@ -95,9 +95,7 @@ def _environment(escape: Callable[[str], str], **options: Any) -> Environment:
         **options,
     )
     environment.filters |= {
-        "accuracy": accuracy,
         "cell": attrgetter("in_words"),
-        "scale": scale_in_words,
         "counted": counted,
         "quantity": _quantity,
         "value": _value,
@@ -146,7 +144,7 @@ def _quantity(quantity: Quantity) -> str:
 
 def _value(score: Score, quantity: Quantity) -> str:
     if quantity.metric == ACCURACY:
-        return accuracy(score.mean, score.std)
+        return str(score)
     return f"{score.mean:.3g}" if score.std is None else f"{score.mean:.3g} ± {score.std:.2g}"
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fglight.cell import Cell
 from fglight.paper import TABLES, rows
-from fglight.paper.figures import FIGURES
+from fglight.paper.figures import FIGURES, Panel
 
 COMPONENTS = ("data", "blocks", "width", "target", "guess", "aux", "perturb")
 """What a cell consists of; each is ``cell.<component>`` in a run's configuration."""
@@ -57,30 +57,16 @@ def figure_workspace(entity: str, project: str, number: int) -> ws.Workspace:
     """
     figure = FIGURES[number]
     cells = [curve.cell for curve in figure.curves]
-    if figure.kind == "losses":
-        drawn = [_curve("Loss", "loss")]
-    elif figure.kind == "depth":
-        last = max(cell.blocks for cell in cells) - 1
-        drawn = [
-            panels.BarPlot(
-                title="Local train losses at the end, by block",
-                metrics=[panels.SummaryMetric(f"train/local_loss/block{j}") for j in range(last)],
-                title_x="local train loss",
-            )
-        ]
-    else:
-        drawn = [_curve(f"Local loss, block {j}", f"local_loss/block{j}") for j in figure.blocks] + [
-            panels.LinePlot(
-                title=f"Cosine of guess and target, block {j}",
-                x=_EPOCH,
-                y=[f"cosine/block{j}"],
-                title_y="cosine similarity (Eq. 6)",
-                smoothing_factor=0.6,
-            )
-            for j in figure.blocks
-        ]
+    drawn = [_drawn(panel) for row in figure.panels for panel in row]
     sections = [ws.Section(name=f"Figure {number}: {figure.title}", is_open=True, panels=drawn)]
     return _workspace(entity, project, f"Figure {number}", cells, sections)
+
+
+def _drawn(panel: Panel) -> panels.BarPlot | panels.LinePlot:
+    title = ", ".join(filter(None, (panel.y, panel.title)))
+    if panel.x == "Block":
+        return panels.BarPlot(title=title, metrics=list(map(panels.SummaryMetric, panel.metrics)), title_x=panel.y)
+    return panels.LinePlot(title=title, x=_EPOCH, y=list(panel.metrics), title_x="epoch", title_y=panel.y)
 
 
 def _curve(title: str, metric: str) -> panels.LinePlot:

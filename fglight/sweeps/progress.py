@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fglight.runs.folder import State, failure, metric_of, modified, read_result, state
+from fglight.runs.folder import State, failure, modified, read_result, state
 from fglight.sweeps.jobs import Job
 from fglight.words import measured
 
@@ -37,7 +37,7 @@ class Progress:
             result = read_result(folder)
             if result is not None:
                 self.done += 1
-                metric = metric_of(result)
+                metric = result["metric"]
                 self._say(job, f"{measured(metric, result[f'test_{metric}'])} in {duration(result['time_s'])}")
             elif modified(folder / "failure.json") != self._old_failures[job]:
                 self.errors[job] = failure(folder)

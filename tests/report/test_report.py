@@ -12,8 +12,8 @@ import fglight.paper
 import fglight.report
 from fglight.errors import ConfigError
 from fglight.paper import TABLES
-from fglight.report import folder
-from fglight.report.__main__ import main
+from fglight.report import output
+from fglight.report.command import main
 
 
 @pytest.fixture
@@ -106,12 +106,12 @@ def test_everything_is_in_a_report_of_no_runs(tmp_path, monkeypatch):
     [
         (["nowhere"], "No folder of runs at 'nowhere'."),
         ([], "neither multirun nor outputs is here"),
-        ([".", "--table", "13"], "no table 13 with results; there are 2 to 12"),
-        ([".", "--table", "3", "1"], "no table 1 "),
-        ([".", "--figure", "10"], "no figure 10 with results; there are 2 to 9"),
-        ([".", "--out", "file"], "'file' is none"),
+        ([".", "--table", "13"], "--table must be of 2 to 12, got 13"),
+        ([".", "--table", "3", "1"], "--table must be of 2 to 12, got 1."),
+        ([".", "--figure", "10"], "--figure must be of 2 to 9, got 10"),
+        ([".", "--out", "file"], "--out must be a folder, got 'file'"),
         ([".", "--out", "file/report"], "Cannot write the report to 'file/report'"),
-        ([".", "--out", "mine"], "'mine' holds 'notes.txt', which is not part of a report"),
+        ([".", "--out", "mine"], "--out must hold nothing but a report, got 'mine', which holds 'notes.txt'"),
     ],
 )
 def test_a_mistake_is_one_clear_error_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, error):
@@ -129,14 +129,25 @@ def test_a_mistake_is_one_clear_error_and_writes_nothing(tmp_path, monkeypatch, 
 
 def test_a_new_report_replaces_the_whole_earlier_one(tmp_path):
     out = tmp_path / "report"
-    folder.write(out, {"index.html": b"old", "figures/figure2.png": b"old"})
-    folder.write(out, {"index.html": b"new"})
+    output.write(out, {"index.html": b"old", "figures/figure2.png": b"old"})
+    output.write(out, {"index.html": b"new"})
     assert contents(tmp_path) == {"report/index.html": b"new"}
+
+
+def test_hidden_names_in_its_folder_count_as_nothing_and_stay(tmp_path):
+    out = tmp_path / "report"
+    output.write(out, {"index.html": b"old", "figures/figure2.png": b"old"})
+    for name in (".DS_Store", "figures/.DS_Store", ".ipynb_checkpoints/index-checkpoint.html"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"")
+    output.check(out)
+    output.write(out, {"index.html": b"new"})
+    assert set(contents(out)) == {"index.html", ".DS_Store", ".ipynb_checkpoints/index-checkpoint.html"}
 
 
 def test_an_error_half_way_leaves_the_earlier_report(tmp_path, monkeypatch):
     out = tmp_path / "report"
-    folder.write(out, {"index.html": b"old"})
+    output.write(out, {"index.html": b"old"})
 
     def full_disk(path, target):
         raise OSError(28, "No space left on device")
@@ -144,7 +155,7 @@ def test_an_error_half_way_leaves_the_earlier_report(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.write_bytes", full_disk)
         with pytest.raises(ConfigError, match="No space left"):
-            folder.write(out, {"index.html": b"new"})
+            output.write(out, {"index.html": b"new"})
     rename = type(out).rename
 
     def fails_for_the_new_one(path, target):
@@ -153,7 +164,7 @@ def test_an_error_half_way_leaves_the_earlier_report(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.rename", fails_for_the_new_one)
         with pytest.raises(ConfigError, match="No space left"):
-            folder.write(out, {"index.html": b"new"})
+            output.write(out, {"index.html": b"new"})
     assert contents(tmp_path) == {"report/index.html": b"old"}
 
 

@@ -10,13 +10,10 @@ from written_runs import write_metrics, write_run
 
 from fglight.config import compose
 from fglight.paper import TABLES
-from fglight.report.__main__ import main
+from fglight.report.command import main
 from fglight.report.contents import build
-from fglight.report.draw_estimates import compose_estimates
-from fglight.report.draw_studies import compose_study
-from fglight.report.estimates import MEASURES, PARTS, estimates
-from fglight.report.metrics import read_metrics
-from fglight.report.studies import Filled, as_frame, fill
+from fglight.report.draw_studies import MEASURES, PARTS, compose_accuracy, compose_estimates, estimates, means
+from fglight.report.estimators import Filled, as_frame, fill
 from fglight.runs.collect import collect
 from fglight.runs.record import build_result
 from fglight.studies import STUDIES
@@ -56,12 +53,8 @@ class Runs:
         self.written += 1
 
     def filled(self, study: str = "guesses") -> Filled:
-        (filled,) = fill(STUDIES[study], collect([self.folder]).finished, read)
+        (filled,) = fill(STUDIES[study], collect([self.folder]).finished)
         return filled
-
-
-def read(run: Path) -> pd.DataFrame:
-    return read_metrics(run, [])
 
 
 def line(filled: Filled, label: str):
@@ -177,7 +170,7 @@ def test_searches_are_in_no_table_and_studies_alone_have_no_claims(runs):
     runs.add("Backpropagation", 0.9)
     runs.add("Backpropagation", 0.3, lr=0.2, held_out=True)
     report = build([runs.folder], TABLES, (), ())
-    assert {score.mean for found in report.scores.by_scale.values() for score in found.values()} == {90}
+    assert {score.mean for found in report.results.by_scale.values() for score in found.values()} == {90}
     assert report.kinds == {"scaled down": 1, "on held-out images": 1}
     assert report.verdicts
     assert not build([runs.folder], (), (), ["guesses"]).verdicts
@@ -197,7 +190,7 @@ def test_controls_beside_tables_are_those_of_the_papers_rate(runs):
 def test_the_front_begins_at_what_takes_nothing(runs):
     for label, accuracy, taken in ((FROZEN, 0.6, 0), (GUESS, 0.5, 7), ("Local guess, CNN, activity", 0.7, 9)):
         runs.add(label, accuracy, logged=pd.DataFrame([{"epoch": 0, "step": 0, "derivatives/taken": taken}]))
-    ax = compose_study(replace(runs.filled(), study=STUDIES["continuum"])).axes[0]
+    ax = compose_accuracy(replace(runs.filled(), study=STUDIES["continuum"])).axes[0]
     (front,) = (drawn for drawn in ax.lines if drawn.get_drawstyle() == "steps-post")
     assert front.get_xydata().tolist() == [[7, 60], [9, 70]]
 
@@ -210,30 +203,31 @@ def test_estimators_of_another_study_are_no_scale_of_this_one(runs):
     assert line(runs.filled("continuum"), "Local guess, weight, one a tensor").score.mean == 90
     OVERRIDES["DFA a filter"] = "guess=dfa perturb=weight perturb.granularity=filter"  # nobody else's
     runs.add("DFA a filter", 0.7)
-    scales = fill(STUDIES["guesses"], collect([runs.folder]).finished, read)
-    assert ["granularity filter" in filled.in_words for filled in scales] == [True, False]
+    scales = fill(STUDIES["guesses"], collect([runs.folder]).finished)
+    assert ["granularity filter" in str(filled.scale) for filled in scales] == [True, False]
 
 
 def test_estimates_by_block_and_over_training(runs):
     runs.add(GUESS, 0.9, 0, logged=measured(estimate=1))
     runs.add(GUESS, 0.9, 1, logged=measured(estimate=3))
     runs.add(FROZEN, 0.5, logged=measured(estimate=0, alignment=float("nan")))
-    found = estimates(runs.filled(), read)
-    for frames, columns in ((found.by_block, BLOCKS), (found.over_training, PARTS)):
+    found = estimates(runs.filled())
+    for level, columns in (("block", BLOCKS), ("part", PARTS)):
+        frames = {name: means(found, name, level) for name in MEASURES}
         assert {name: list(frame.columns) for name, frame in frames.items()} == {
             name: list(range(columns)) for name in MEASURES
         }
         assert (frames["length"].loc[GUESS] == (1 / 2 + 3 / 2) / 2).all()
         assert (frames["alignment"].loc[GUESS] == 0.5).all()
         assert all(frame.loc[FROZEN].isna().all() for frame in frames.values())
-    assert list(found.by_block["decrease"].loc[GUESS]) == [0, 1, 2]
-    assert (found.over_training["decrease"].loc[GUESS] == 1).all()
+    assert list(means(found, "decrease", "block").loc[GUESS]) == [0, 1, 2]
+    assert (means(found, "decrease", "part").loc[GUESS] == 1).all()
 
 
 def test_every_estimator_is_a_row_of_the_figure(runs):
     runs.add(GUESS, 0.9, logged=measured())
     runs.add(SAME, 0.9, logged=measured(alignment=-0.1))
-    canvas = compose_estimates(estimates(runs.filled(), read), "digits")
+    canvas = compose_estimates(estimates(runs.filled()), "digits")
     first, *rest = [ax for ax in canvas.axes if ax.images]
     assert len(rest) == 2 * len(MEASURES) - 1
     assert [label.get_text() for label in first.get_yticklabels()] == [SAME, GUESS]
@@ -242,7 +236,7 @@ def test_every_estimator_is_a_row_of_the_figure(runs):
 
 def test_runs_that_were_not_measured_have_no_such_figure(runs, tmp_path):
     runs.add(GUESS, 0.9)
-    assert estimates(runs.filled(), read) is None
+    assert estimates(runs.filled()) is None
     assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out" / "figures").exists()
 

@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from written_runs import LOCAL, curves, result, write_metrics, write_run
 
+from fglight.config import compose
 from fglight.errors import ConfigError
-from fglight.report.metrics import along_training, by_epoch, read_metrics
 from fglight.runs.collect import collect
+from fglight.runs.folder import write_config
+from fglight.runs.logged import along_training, by_epoch, read_metrics
+from fglight.runs.settings import run_settings
 
 
 def test_every_kind_of_run_is_found_at_any_depth(tmp_path):
@@ -38,11 +41,8 @@ def test_copies_in_hidden_folders_are_no_runs(tmp_path):
 
 
 def test_an_unfinished_run_is_named_by_its_configuration(tmp_path):
-    write_run(tmp_path / "a")
-    (tmp_path / "a/config.yaml").write_text(
-        "seed: 2\ndata: {name: digits}\nmodel: {name: resnet18_16, blocks: 16, width: 0.5}\ntarget: {name: global}\n"
-        "guess: {name: ntk}\naux: {name: mlp}\nperturb: {name: activity}\n"
-    )
+    cfg = compose(["seed=2", "model=resnet18_16", "model.width=0.5", "guess=ntk", "aux=mlp", "perturb=activity"])
+    write_config(run_settings(cfg), write_run(tmp_path / "a"))
     (run,) = collect([tmp_path]).unfinished
     assert run.what == "digits, 16 blocks, ntk guess, mlp, activity, global target, width 0.5, seed 2"
 
@@ -52,23 +52,6 @@ def test_a_result_after_a_failure_counts_as_finished(tmp_path):
     (folder / "result.json").write_text(json.dumps(result(LOCAL, 0.9)))
     runs = collect([tmp_path])
     assert (len(runs.finished), len(runs.failed)) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("recorded", "config", "probe"),
-    [
-        ({"probe": "cnn"}, "probe: true\naux: {name: mlp}\n", "cnn"),
-        ({}, "probe: true\naux: {name: mlp}\n", "mlp"),
-        ({}, "probe: false\naux: {name: mlp}\n", ""),
-        ({}, "seed: [0", ""),
-    ],
-)
-def test_a_run_that_did_not_record_its_probe_is_asked_for_its_configuration(tmp_path, recorded, config, probe):
-    words = {name: value for name, value in result(LOCAL, 0.9).items() if name != "probe"}
-    folder = write_run(tmp_path / "a", words | recorded)
-    (folder / "config.yaml").write_text(config)
-    (run,) = collect([tmp_path]).finished
-    assert run.probe == probe
 
 
 def test_a_missing_root_is_one_clear_error(tmp_path):
@@ -85,6 +68,7 @@ def test_a_missing_root_is_one_clear_error(tmp_path):
         (json.dumps({**result(LOCAL, 0.9), "seed": None}), "wrong type"),
         (json.dumps({**result(LOCAL, 0.9), "cell": "cnn"}), "wrong type"),
         (json.dumps({k: v for k, v in result(LOCAL, 0.9).items() if k != "test_accuracy"}), "no entry 'test_accuracy'"),
+        (json.dumps({k: v for k, v in result(LOCAL, 0.9).items() if k != "differences"}), "no entry 'differences'"),
         (json.dumps(result(LOCAL, float("nan"))), "no fraction"),
         (json.dumps(result(LOCAL, 91.0)), "no fraction"),
         (json.dumps(result(LOCAL, 0.9, lr=float("inf"))), "not finite"),

@@ -164,7 +164,7 @@ def test_each_run_is_told_once_whatever_the_launcher_loses(tmp_path, capsys):
 
     def launch(overrides, number):
         assert (len(overrides), number) == (4, 0)
-        write_json(folders[0] / "result.json", {"test_accuracy": 0.5, "time_s": 1})
+        write_json(folders[0] / "result.json", {"metric": "accuracy", "test_accuracy": 0.5, "time_s": 1})
         write_json(folders[1] / "failure.json", {"error": "it diverged"})
         raise RuntimeError("job 2 was killed\nand so on")
 
@@ -218,7 +218,7 @@ def test_files_that_no_run_needs_or_that_are_elsewhere_are_not_missing(tmp_path)
     sweep = on(tmp_path, "imagenet32")
     finished = sweep.folder / sweep.jobs[0].folder
     finished.mkdir(parents=True)
-    write_json(finished / "result.json", {"test_accuracy": 0.5, "time_s": 1})
+    write_json(finished / "result.json", {"metric": "accuracy", "test_accuracy": 0.5, "time_s": 1})
     assert sweep.run() == 0
     started = []
 

@@ -53,7 +53,7 @@ def _by_block(metric: str, period: tuple[float, float] | None, *, space: str = "
     return {
         (number, curve.label, j): _of(curve, f"{metric}/block{j}", period)
         for number, figure in FIGURES.items()
-        if figure.kind == "dynamics"
+        if figure.blocks
         for curve in figure.curves
         if curve.cell.perturb.startswith(space)
         for j in figure.blocks
@@ -115,7 +115,7 @@ def _in_both_spaces(period: tuple[float, float], metric: str = "cosine") -> list
 
 
 _COSINES = _by_block("cosine", ALWAYS)
-_DYNAMICS = [number for number, figure in FIGURES.items() if figure.kind == "dynamics"]
+_DYNAMICS = [number for number, figure in FIGURES.items() if figure.blocks]
 
 FIGURE_CLAIMS: tuple[Claim, ...] = (
     *(

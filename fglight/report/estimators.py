@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Literal
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from fglight.report.intervals import Estimate, Word, told
-from fglight.report.metrics import ReadMetrics
-from fglight.report.scores import Scale, Score, accuracies, apart, by_seed, scale_in_words
-from fglight.report.study_matching import row_of, scale_in_study, searched, told_better
+from fglight.report.results import Scale, Score, accuracies, difference_columns, over_common_seeds, score_columns
 from fglight.runs.collect import Run
-from fglight.studies import Row, Study
+from fglight.runs.settings import OF_COST, differences, settings_of
+from fglight.studies import STUDIES, Row, Study
+
+CHOSEN = ("optim.lr", "data.holdout")
+"""Settings in which runs of an estimator differ that belong together: the search's, and those after it."""
 
 LOGGED = {
     "alignment": "alignment/block",
@@ -55,9 +58,6 @@ class Line:
         frozen: how far it is above frozen blocks; None where it is these, or there are none.
         same: the score of local learning with the same auxiliary networks.
         local: how far it is above that; None where there is no such local learning.
-        quantities: what a step of it takes and is worth, as far as it is known: ``QUANTITIES``; ``exact``, how many
-            derivatives are the exact gradient of a single number; ``alignment``, the cosine similarity of its estimate
-            and the exact gradient, a mean over blocks, training and seeds.
     """
 
     row: Row
@@ -68,12 +68,26 @@ class Line:
     frozen: Lead | None
     same: Score | None
     local: Lead | None
-    quantities: Mapping[str, float]
 
     @property
     def searched(self) -> bool:
         """Whether the rate is the best of several, and not just the one that its runs had."""
         return len(self.held_out) > 1
+
+    @cached_property
+    def quantities(self) -> Mapping[str, float]:
+        """What a step of it takes and is worth, as far as its runs have logged it; means over them.
+
+        ``QUANTITIES``; ``exact``, how many derivatives are the exact gradient of a single number; ``alignment``, the
+        cosine similarity of its estimate and the exact gradient, a mean over blocks, training and seeds.
+        """
+        found = [
+            {name: run.metrics.filter(regex=f"^{begin}").stack().mean() for name, begin in LOGGED.items()}
+            | {"seconds": run.seconds}
+            for run in (self.score.runs if self.score else ())
+        ]
+        means = pd.DataFrame(found, dtype=float).mean().dropna().to_dict()
+        return {name: value / 1e6 if name == "memory" else value for name, value in means.items()}
 
     def of(self, quantity: str) -> float | None:
         """One of the quantities; None where it is not known."""
@@ -87,11 +101,6 @@ class Filled:
     study: Study
     scale: Scale
     lines: tuple[Line, ...]
-
-    @property
-    def in_words(self) -> str:
-        """The scale in words."""
-        return scale_in_words(self.scale)
 
     @property
     def drawn(self) -> bool:
@@ -109,7 +118,7 @@ class Filled:
         return [line.row.label for line in self.lines if line.local and line.local.answer == "more"]
 
 
-def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, ...]:
+def fill(study: Study, runs: Iterable[Run]) -> tuple[Filled, ...]:
     """Put the runs of a study's estimators in its rows, for each scale; that with most runs comes first.
 
     An estimator's runs are those at its best learning rate, by accuracy and then by loss on held-out images. A scale
@@ -118,23 +127,57 @@ def fill(study: Study, runs: Iterable[Run], read: ReadMetrics) -> tuple[Filled, 
     Args:
         study: the study.
         runs: finished runs of any kind.
-        read: gives a run directory's metrics, as ``read_metrics`` does.
     """
     scales: dict[Scale, dict[Row, list[Run]]] = {}
     for run in runs:
-        if (row := row_of(study, run)) is not None:
-            scales.setdefault(scale_in_study(row, run), {}).setdefault(row, []).append(run)
-    own = (
-        (scale, found)
+        if (row := _row_of(study, run)) is not None:
+            scales.setdefault(_scale_in_study(row, run), {}).setdefault(row, []).append(run)
+    own = {
+        scale: found
         for scale, found in scales.items()
-        if not all(told_better(row, run) for row, runs_of_row in found.items() for run in runs_of_row)
-    )
-    ordered = sorted(own, key=lambda of_scale: -sum(map(len, of_scale[1].values())))
-    return tuple(_fill(study, scale, found, read) for scale, found in ordered)
+        if not all(_told_better(row, run) for row, alike in found.items() for run in alike)
+    }
+    ordered = sorted(own, key=lambda scale: -sum(map(len, own[scale].values())))
+    return tuple(_fill(study, scale, own[scale]) for scale in ordered)
 
 
-def _fill(study: Study, scale: Scale, found: Mapping[Row, list[Run]], read: ReadMetrics) -> Filled:
-    found = {row: [run for run in runs if "lr" in run.recipe] for row, runs in found.items()}
+def searched(run: Run) -> bool:
+    """Whether a run is judged on images held out, for a search."""
+    return "data.holdout" in run.differences
+
+
+def _row_of(study: Study, run: Run) -> Row | None:
+    """The row that a run belongs to: of those that it has all the settings of, the one with most."""
+    if run.metric != "accuracy":
+        return None
+    cell = replace(run.cell, data="", blocks=8, width=1.0)
+    differing = {name: str(value) for name, value in run.differences.items()}.items()
+    alike = [row for row in study.rows if row.cell("") == cell and _settings(row).items() <= differing]
+    return max(alike, key=lambda row: len(_settings(row)), default=None)
+
+
+def _told_better(row: Row, run: Run) -> bool:
+    """Whether a row of any study has more of the settings that a run's result is of than the one that it is in."""
+    others = (_row_of(study, run) for study in STUDIES.values())
+    return any(other and len(_settings(other).keys() - OF_COST) > len(_settings(row)) for other in others)
+
+
+def _scale_in_study(row: Row, run: Run) -> Scale:
+    """What a run was trained on and how, its row and its learning rate aside."""
+    scale = Scale.of(run, {*_settings(row), *CHOSEN}).with_width(run.cell.width)
+    return scale if run.cell.blocks == row.cell("").blocks else scale.with_settings(blocks=str(run.cell.blocks))
+
+
+@cache
+def _settings(row: Row) -> dict[str, str]:
+    """How a row's components depart from the paper's, as its runs record; those not in the paper are as they ship."""
+    chosen = OmegaConf.from_dotlist([f"{name}={value}" for name, value in row.settings.items()])
+    cfg = OmegaConf.merge(settings_of(row.cell("digits")), chosen)
+    return {name: str(value) for name, value in differences(cfg).items()}
+
+
+def _fill(study: Study, scale: Scale, found: Mapping[Row, list[Run]]) -> Filled:
+    found = {row: [run for run in found.get(row, ()) if "lr" in run.recipe] for row in study.rows}
     searches = {row: {run.recipe["lr"]: run for run in runs if searched(run)} for row, runs in found.items()}
     rates = {row: _rate(runs, searches[row]) for row, runs in found.items()}
     scores = {row: _score(runs, rates[row]) for row, runs in found.items()}
@@ -142,29 +185,25 @@ def _fill(study: Study, scale: Scale, found: Mapping[Row, list[Run]], read: Read
     local = {row: other for row in study.rows if (other := study.local_learning(row))}
     frozen = {row: study.frozen for row in study.rows if study.frozen and row != study.frozen}
     over_local, over_frozen = (_leads(pairs, scores, at_edge) for pairs in (local, frozen))
-    return Filled(
-        study,
-        scale,
-        tuple(
-            Line(
-                row=row,
-                rate=rates.get(row),
-                held_out={rate: 100 * run.score for rate, run in searches.get(row, {}).items()},
-                at_edge=row in at_edge,
-                score=scores.get(row),
-                frozen=over_frozen.get(row),
-                same=scores.get(local[row]) if row in local else None,
-                local=over_local.get(row),
-                quantities=_quantities(scores.get(row), read),
-            )
-            for row in study.rows
-        ),
+    lines = (
+        Line(
+            row=row,
+            rate=rates[row],
+            held_out={rate: 100 * run.score for rate, run in searches[row].items()},
+            at_edge=row in at_edge,
+            score=scores[row],
+            frozen=over_frozen.get(row),
+            same=scores[local[row]] if row in local else None,
+            local=over_local.get(row),
+        )
+        for row in study.rows
     )
+    return Filled(study, scale, tuple(lines))
 
 
 def _leads(pairs: Mapping[Row, Row], scores: Mapping[Row, Score | None], at_edge: Container[Row]) -> dict[Row, Lead]:
     """How far each row is above the other of its pair."""
-    differences = {row: _difference(scores.get(row), scores.get(other)) for row, other in pairs.items()}
+    differences = {row: over_common_seeds([scores[row]], [scores[other]]) for row, other in pairs.items()}
     leads: dict[Row, Lead] = {}
     for row, difference in differences.items():
         if difference is None:
@@ -174,26 +213,6 @@ def _leads(pairs: Mapping[Row, Row], scores: Mapping[Row, Score | None], at_edge
     asked = [row for row in pairs if row not in leads]
     words = told([differences[row] for row in asked])
     return leads | {row: Lead(differences[row], word) for row, word in zip(asked, words)}
-
-
-def _difference(ours: Score | None, other: Score | None) -> Estimate | None:
-    """The lead of a score over another; None where no seed has both."""
-    if not (ours and other):
-        return None
-    values = [ours.by_seed[seed] - other.by_seed[seed] for seed in ours.seeds if seed in other.by_seed]
-    return Estimate.of(values) if values else None
-
-
-def _quantities(score: Score | None, read: ReadMetrics) -> dict[str, float]:
-    """The means over runs of what they have logged; memory in MB."""
-    runs = score.runs if score else ()
-    found = [
-        {name: read(run.path).filter(regex=f"^{begin}").stack().mean() for name, begin in LOGGED.items()}
-        | {"seconds": run.seconds}
-        for run in runs
-    ]
-    means = pd.DataFrame(found, dtype=float).mean().dropna().to_dict()
-    return {name: value / 1e6 if name == "memory" else value for name, value in means.items()}
 
 
 def _rate(runs: Iterable[Run], search: Mapping[float, Run]) -> float | None:
@@ -221,20 +240,18 @@ def _records(filled: Filled) -> Iterator[dict[str, object]]:
         leads = {"frozen": line.frozen, "local_learning": line.local}
         yield {
             "study": filled.study.name,
-            "scale": filled.in_words,
+            "scale": str(filled.scale),
             "estimator": line.row.label,
             "overrides": line.row.overrides,
             "lr": line.rate,
             "at_edge": line.at_edge,
             **line.quantities,
-            "mean": line.score and line.score.mean,
-            "std": line.score and line.score.std,
-            "seeds": line.score and len(line.score.seeds),
-            "accuracies": line.score and by_seed(line.score),
+            **score_columns(line.score),
             "held_out": " ".join(f"{rate:g}:{accuracy:.5f}" for rate, accuracy in sorted(line.held_out.items())),
             **{
                 f"over_{name}_{what}": value
                 for name, lead in leads.items()
-                for what, value in (apart(lead.difference) | {"answer": lead.answer} if lead else {}).items()
+                if lead
+                for what, value in {**difference_columns(lead.difference), "answer": lead.answer}.items()
             },
         }

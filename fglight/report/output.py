@@ -9,6 +9,8 @@ from fglight.errors import ConfigError
 
 _OURS = re.compile(r"index\.html|tables\.(md|tex|csv)|studies\.csv|figures(/[a-z-]+\d+\.(png|pdf))?")
 
+_HIDDEN = re.compile(r"(^|/)\.")  # what the Finder, Jupyter or git keep in any folder
+
 
 def check(out: Path) -> None:
     """Refuse a place that a report cannot be written to, before any work is done.
@@ -17,13 +19,11 @@ def check(out: Path) -> None:
         ConfigError: it is no folder, holds something else than a report, or cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"The report goes to a folder, and '{out}' is none.")
+        raise ConfigError(f"--out must be a folder, got '{out}'.")
     try:
-        foreign = [path for path in out.rglob("*") if not _OURS.fullmatch(path.relative_to(out).as_posix())]
-        if foreign:
-            raise ConfigError(
-                f"'{out}' holds '{foreign[0].relative_to(out)}', which is not part of a report; choose another --out."
-            )
+        for name in (path.relative_to(out).as_posix() for path in out.rglob("*")):
+            if not (_HIDDEN.search(name) or _OURS.fullmatch(name)):
+                raise ConfigError(f"--out must hold nothing but a report, got '{out}', which holds '{name}'.")
         with _beside(out):
             pass
     except OSError as error:
@@ -68,3 +68,5 @@ def _swap(out: Path, new: Path, old: Path) -> None:
         if old.exists():
             old.rename(out)
         raise
+    for hidden in old.glob(".*"):
+        hidden.rename(out / hidden.name)
