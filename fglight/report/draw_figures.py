@@ -4,6 +4,7 @@ They are to be read in print and by colour-blind readers.
 """
 
 import io
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,11 @@ class Drawing:
     pdf: bytes
     width: int
     height: int
+
+    @property
+    def url(self) -> str:
+        """The PNG as an address that holds it."""
+        return f"data:image/png;base64,{b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Studies filled in: each estimator beside frozen blocks and beside local learning with the same auxiliary networks."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from statistics import mode
 from typing import Literal
 
 import pandas as pd
@@ -35,11 +36,13 @@ class Lead:
     """How far an estimator's test accuracy is above another's, in points, over the seeds that both have.
 
     Attributes:
+        other: the other's score.
         difference: the mean of the differences, with its interval; None where no seed has both.
         answer: what it tells, corrected for the number of estimators that are compared alike. Nothing where one of the
             two is best at the largest or smallest learning rate searched: beyond it, it may be better.
     """
 
+    other: Score | None
     difference: Estimate | None
     answer: Answer
 
@@ -53,26 +56,27 @@ class Line:
         rate: its learning rate, the best on held-out images; where none was searched, that of most runs; None where no
             run tells.
         held_out: the accuracy on these, in percent, by the learning rates that were searched.
-        at_edge: whether the rate is the largest or smallest of several, so that one beyond may be better.
         score: its test accuracy, in percent.
         frozen: how far it is above frozen blocks; None where it is these, or there are none.
-        same: the score of local learning with the same auxiliary networks.
-        local: how far it is above that; None where there is no such local learning.
+        local: how far it is above local learning with the same auxiliary networks; None where there is no such one.
     """
 
     row: Row
     rate: float | None
     held_out: Mapping[float, float]
-    at_edge: bool
     score: Score | None
-    frozen: Lead | None
-    same: Score | None
-    local: Lead | None
+    frozen: Lead | None = None
+    local: Lead | None = None
 
     @property
     def searched(self) -> bool:
         """Whether the rate is the best of several, and not just the one that its runs had."""
         return len(self.held_out) > 1
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the rate is the largest or smallest of several, so that one beyond may be better."""
+        return self.searched and self.rate in (min(self.held_out), max(self.held_out))
 
     @cached_property
     def quantities(self) -> Mapping[str, float]:
@@ -92,6 +96,12 @@ class Line:
     def of(self, quantity: str) -> float | None:
         """One of the quantities; None where it is not known."""
         return self.quantities.get(quantity)
+
+    @property
+    def derivatives(self) -> str:
+        """How many there are a step, and how many of them are exact: ``704 (512 exact)``."""
+        taken, exact = (self.of(name) or 0 for name in ("derivatives", "exact"))
+        return f"{taken:,.0f}" + (f" ({exact:,.0f} exact)" if exact else "")
 
 
 @dataclass(frozen=True)
@@ -177,57 +187,47 @@ def _settings(row: Row) -> dict[str, str]:
 
 
 def _fill(study: Study, scale: Scale, found: Mapping[Row, list[Run]]) -> Filled:
-    found = {row: [run for run in found.get(row, ()) if "lr" in run.recipe] for row in study.rows}
-    searches = {row: {run.recipe["lr"]: run for run in runs if searched(run)} for row, runs in found.items()}
-    rates = {row: _rate(runs, searches[row]) for row, runs in found.items()}
-    scores = {row: _score(runs, rates[row]) for row, runs in found.items()}
-    at_edge = {row for row, search in searches.items() if len(search) > 1 and rates[row] in (min(search), max(search))}
-    local = {row: other for row in study.rows if (other := study.local_learning(row))}
+    lines = {row: _line(row, [run for run in found.get(row, ()) if "lr" in run.recipe]) for row in study.rows}
     frozen = {row: study.frozen for row in study.rows if study.frozen and row != study.frozen}
-    over_local, over_frozen = (_leads(pairs, scores, at_edge) for pairs in (local, frozen))
-    lines = (
-        Line(
-            row=row,
-            rate=rates[row],
-            held_out={rate: 100 * run.score for rate, run in searches[row].items()},
-            at_edge=row in at_edge,
-            score=scores[row],
-            frozen=over_frozen.get(row),
-            same=scores[local[row]] if row in local else None,
-            local=over_local.get(row),
-        )
-        for row in study.rows
+    local = {row: other for row in study.rows if (other := study.local_learning(row))}
+    over_frozen, over_local = (
+        _leads({row: (lines[row], lines[other]) for row, other in pairs.items()}) for pairs in (frozen, local)
     )
-    return Filled(study, scale, tuple(lines))
+    return Filled(
+        study,
+        scale,
+        tuple(replace(line, frozen=over_frozen.get(row), local=over_local.get(row)) for row, line in lines.items()),
+    )
 
 
-def _leads(pairs: Mapping[Row, Row], scores: Mapping[Row, Score | None], at_edge: Container[Row]) -> dict[Row, Lead]:
-    """How far each row is above the other of its pair."""
-    differences = {row: over_common_seeds([scores[row]], [scores[other]]) for row, other in pairs.items()}
-    leads: dict[Row, Lead] = {}
-    for row, difference in differences.items():
-        if difference is None:
-            leads[row] = Lead(None, "not run")
-        elif row in at_edge or pairs[row] in at_edge:
-            leads[row] = Lead(difference, difference.lack or "rate at the edge")
-    asked = [row for row in pairs if row not in leads]
-    words = told([differences[row] for row in asked])
-    return leads | {row: Lead(differences[row], word) for row, word in zip(asked, words)}
-
-
-def _rate(runs: Iterable[Run], search: Mapping[float, Run]) -> float | None:
-    """The best learning rate; without a search, that of most seeds."""
+def _line(row: Row, runs: Sequence[Run]) -> Line:
+    """An estimator with the test accuracies of its runs at the best learning rate; without a search, at most seeds'."""
+    search = {run.recipe["lr"]: run for run in runs if searched(run)}
+    # Of runs that differ in cost alone the plain one comes last, and counts.
+    final = sorted((run for run in runs if not searched(run)), key=lambda run: -len(run.differences))
     if len(search) > 1:
-        return max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
-    counts = Counter(run.recipe["lr"] for run in runs if not searched(run))
-    return counts.most_common(1)[0][0] if counts else None
+        rate = max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
+    else:
+        rate = mode(run.recipe["lr"] for run in runs if not searched(run)) if final else None
+    chosen = {run.seed: run for run in final if run.recipe["lr"] == rate}
+    held_out = {rate: 100 * run.score for rate, run in search.items()}
+    return Line(row, rate, held_out, accuracies(chosen.values()) if chosen else None)
 
 
-def _score(runs: Iterable[Run], rate: float | None) -> Score | None:
-    """The test accuracy of the runs at a learning rate."""
-    ordered = sorted(runs, key=lambda run: -len(run.differences))  # of runs that differ in cost alone the plain one
-    chosen = {run.seed: run for run in ordered if run.recipe["lr"] == rate and not searched(run)}
-    return accuracies(chosen.values()) if chosen else None
+def _leads(pairs: Mapping[Row, tuple[Line, Line]]) -> dict[Row, Lead]:
+    """How far each row is above the other of its pair."""
+    differences = {row: over_common_seeds([one.score], [other.score]) for row, (one, other) in pairs.items()}
+    at_edge = {row for row, pair in pairs.items() if any(line.at_edge for line in pair)}
+    asked = [row for row in pairs if differences[row] and row not in at_edge]
+    words = dict(zip(asked, told([differences[row] for row in asked])))
+    return {
+        row: Lead(
+            other.score,
+            difference,
+            words.get(row) or (difference.lack or "rate at the edge" if difference else "not run"),
+        )
+        for (row, (_, other)), difference in zip(pairs.items(), differences.values())
+    }
 
 
 def as_frame(studies: Iterable[Filled]) -> pd.DataFrame:

@@ -117,7 +117,7 @@ class Score:
 
     def __str__(self) -> str:
         """An accuracy in percent with its deviation, as the paper has it."""
-        return accuracy(self.mean, self.std)
+        return with_deviation(self.mean, self.std)
 
 
 def accuracies(runs: Iterable[Run]) -> Score:
@@ -230,13 +230,15 @@ def _stopped(run: Run) -> bool:
     return run.epoch + 1 < run.recipe["epochs"]
 
 
+@cache
 def like(cell: Cell) -> tuple[Row, ...]:
     """The paper's cells that a cell is like: of the same data, or of any where the paper does not have its data.
 
     Their width may be another.
     """
-    alike = _by_architecture().get(_architecture(cell), ())
-    return tuple(row for row in alike if cell.data not in _paper_data() or row.cell.data == cell.data)
+    data = {cell.data} if cell.data in _paper_data() else _paper_data()
+    alike = (row for row in rows() if row.cell == replace(cell, data=row.cell.data, width=row.cell.width))
+    return tuple(row for row in alike if row.cell.data in data)
 
 
 def trained_as(cell: Cell, scale: Scale, width: float) -> Cell | None:
@@ -264,9 +266,9 @@ def recipe_in_words(run: Run) -> str:
     return ", ".join(f"{name} {_text(value)}" for name, value in {**run.recipe, **differing, "seed": run.seed}.items())
 
 
-def accuracy(mean: float, std: float | None) -> str:
-    """Write an accuracy in percent with its deviation, as the paper does: ``91.8 ± 0.3``."""
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+def with_deviation(mean: float, std: float | None, forms: tuple[str, str] = (".1f", ".1f")) -> str:
+    """Write a mean with its deviation, as the paper writes accuracies in percent: ``91.8 ± 0.3``."""
+    return format(mean, forms[0]) + ("" if std is None else f" ± {std:{forms[1]}}")
 
 
 def score_columns(score: Score | None) -> dict[str, object]:
@@ -282,7 +284,7 @@ def difference_columns(difference: Estimate | None) -> dict[str, object]:
     if difference is None:
         return dict.fromkeys(("difference", "low", "high", "in_words"))
     low, high = (None, None) if difference.lack else difference.interval()
-    return {"difference": difference.mean, "low": low, "high": high, "in_words": difference.text()}
+    return {"difference": difference.mean, "low": low, "high": high, "in_words": str(difference)}
 
 
 def _text(value: object) -> str:
@@ -290,18 +292,5 @@ def _text(value: object) -> str:
 
 
 @cache
-def _by_architecture() -> Mapping[Cell, tuple[Row, ...]]:
-    """The paper's cells by what is left of them without data set and width."""
-    found: dict[Cell, tuple[Row, ...]] = {}
-    for row in rows():
-        found[_architecture(row.cell)] = (*found.get(_architecture(row.cell), ()), row)
-    return found
-
-
-@cache
 def _paper_data() -> frozenset[str]:
     return frozenset(row.cell.data for row in rows())
-
-
-def _architecture(cell: Cell) -> Cell:
-    return replace(cell, data="", width=1.0)

@@ -16,10 +16,10 @@ from fglight.report.results import (
     Results,
     Scale,
     Score,
-    accuracy,
     difference_columns,
     like,
     score_columns,
+    with_deviation,
 )
 
 Status = Word | Literal["missing", "alone"]
@@ -41,7 +41,7 @@ class Entry:
     @property
     def paper(self) -> str:
         """The paper's accuracy, or that it is not printed."""
-        return accuracy(self.row.mean, self.row.std) if self.printed else "not printed"
+        return with_deviation(self.row.mean, self.row.std) if self.printed else "not printed"
 
     @cached_property
     def difference(self) -> Estimate | None:

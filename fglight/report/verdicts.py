@@ -11,7 +11,7 @@ from typing import Literal
 from fglight.paper import rows_by_cell
 from fglight.paper.claims import ACCURACY, CLAIMS, Claim, Comparison, Quantity
 from fglight.report.intervals import LEVEL, Estimate, Lack, holm
-from fglight.report.results import FULL, Results, Scale, Score, over_common_seeds, trained_as
+from fglight.report.results import FULL, Results, Scale, Score, over_common_seeds, trained_as, with_deviation
 from fglight.words import counted
 
 Answer = Literal["holds", "does not hold", "open"]
@@ -35,9 +35,16 @@ class Compared:
     lack: Lack | Literal["at chance", "not run"] | None
 
     @property
-    def sides(self) -> list[tuple[Quantity, Score]]:
-        """Each quantity with its score."""
-        return list(zip(self.comparison.quantities, self.scores))
+    def sides(self) -> list[tuple[Quantity, str]]:
+        """Each quantity with its score, in words."""
+        return [
+            (one, with_deviation(score.mean, score.std, (".1f", ".1f") if one.metric == ACCURACY else (".3g", ".2g")))
+            for one, score in zip(self.comparison.quantities, self.scores)
+        ]
+
+    def __str__(self) -> str:
+        """What comes out: points of accuracy, or what the numbers are in."""
+        return self.difference.text(".1f" if self.comparison.quantities[0].metric == ACCURACY else ".2g")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ A workspace shows the runs whose cell belongs to the table or figure, whichever 
 """
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
-from rich.console import Console
 
 from fglight.cell import Cell
 from fglight.paper import TABLES, rows
@@ -108,15 +108,11 @@ def main(arguments: Sequence[str]) -> int:
     figures = FIGURES if everything else asked.figure or ()
     workspaces = [table_workspace(asked.entity, asked.project, number) for number in tables]
     workspaces += [figure_workspace(asked.entity, asked.project, number) for number in figures]
-    console = Console()
     for workspace in workspaces:
         shown = ", ".join(str(panel.title) for section in workspace.sections for panel in section.panels)
-        if asked.dry_run:
-            console.print(f"{workspace.name}: {shown}", soft_wrap=True, markup=False)
-            continue
         try:
-            console.print(f"{workspace.name}: {workspace.save().url}", soft_wrap=True, markup=False)
+            print(f"{workspace.name}: {shown if asked.dry_run else workspace.save().url}")
         except Exception as error:  # whatever the service or its client says, there is nothing else to try
-            Console(stderr=True).print(f"{workspace.name} was not saved: {error}", soft_wrap=True, markup=False)
+            print(f"{workspace.name} was not saved: {error}", file=sys.stderr)
             return 1
     return 0

@@ -116,7 +116,7 @@ def test_fewer_than_three_seeds_are_not_enough(runs, seeds, answer):
         runs.add(GUESS, 0.9, seed)
         runs.add(SAME, 0.8, seed)
     lead = line(runs.filled(), GUESS).local
-    assert (lead.answer, lead.difference.text()) == (answer, ", ".join(["+10.0"] * seeds))
+    assert (lead.answer, str(lead.difference)) == (answer, ", ".join(["+10.0"] * seeds))
 
 
 def test_a_rate_at_the_edge_of_those_searched_gives_no_verdict(runs):

@@ -79,7 +79,7 @@ def test_a_verdict_beside_the_papers_number_takes_three_seeds_and_an_interval(tm
 
 def test_of_two_seeds_both_differences_are_told(tmp_path):
     scores = results_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.93, 0.90))))
-    assert entry_of(3, scores).difference.text() == "+1.0, −2.0"
+    assert str(entry_of(3, scores).difference) == "+1.0, −2.0"
 
 
 def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):

@@ -30,6 +30,13 @@ class Quantity:
     period: tuple[float, float] | None = None
     probe: str = ""
 
+    def __str__(self) -> str:
+        """Its cell, and what it is unless an accuracy."""
+        if self.metric == ACCURACY:
+            return self.cell.in_words
+        period = "" if self.period is None else " from {:.0%} to {:.0%} of training".format(*self.period)
+        return f"{self.cell.in_words}, {self.metric}{period}"
+
 
 @dataclass(frozen=True)
 class Comparison:
