@@ -6,7 +6,7 @@ from typing import Any
 _MODULES = {
     "Batches": "batches",
     "DataModule": "base",
-    "ImageDataModule": "datamodule",
+    "ImageDataModule": "in_memory",
     "ImagenetteDataModule": "imagenette",
     "VectorDataModule": "vectors",
     "image_folder": "class_folders",
