@@ -13,6 +13,7 @@ from fglight.cell import Cell, cell_of
 from fglight.paper import rows_by_cell
 from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
+from fglight.paper.recipes import recipe as paper_recipe
 from fglight.report.results import Results, sort_runs
 from fglight.runs.collect import collect
 from fglight.runs.record import RECIPE, build_result
@@ -28,10 +29,10 @@ def cell(words: str) -> Cell:
 
 def recipe(like: Cell, **changes: float) -> dict[str, float]:
     """The paper's recipe with changes; the schedule shrinks with the epochs."""
-    row = ROWS[like]
-    paper = {name: getattr(row, name) for name in ("lr", "lr_step", "lr_gamma", "epochs")}
+    how = paper_recipe(like)
+    paper = {name: getattr(how, name) for name in ("lr", "lr_step", "lr_gamma", "epochs")}
     if "epochs" in changes:
-        paper["lr_step"] = max(1, round(row.lr_step * changes["epochs"] / row.epochs))
+        paper["lr_step"] = max(1, round(how.lr_step * changes["epochs"] / how.epochs))
     return {**paper, **changes}
 
 

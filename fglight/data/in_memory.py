@@ -68,7 +68,8 @@ class InMemoryDataModule(DataModule):
 
     def batches(self, samples: Samples, **settings: Any) -> Batches:
         """Batches of some samples, with settings of ``Batches``."""
-        return Batches(*samples, batch_size=self.batch_size, **settings, **self.processes)
+        inputs, labels = samples
+        return Batches(inputs, labels, batch_size=self.batch_size, **settings, **self.processes)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the samples, once, and put them on the trainer's device (the CPU without a trainer).

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fglight.cell import Cell
+from fglight.log_names import COSINE, LOCAL_LOSS, TEST_LOSS, TRAIN_LOSS, of_block, of_split
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Figure:
 
 def depth_metrics(blocks: int) -> tuple[str, ...]:
     """The metrics that show losses by depth: the auxiliary networks' by block, and the network's own."""
-    return (*(f"train/local_loss/block{j}" for j in range(blocks - 1)), "train/loss")
+    return (*(of_block(of_split("train", LOCAL_LOSS), j) for j in range(blocks - 1)), TRAIN_LOSS)
 
 
 _PERTURB = "The paper does not say which perturbation; weight is drawn."
@@ -109,8 +110,8 @@ def _losses(number: int, blocks: int) -> Figure:
     )
     title = f"Train and test loss, global target (CIFAR-10, {blocks} blocks, CNN auxiliary)"
     panels = (
-        Panel("Train loss", "Epoch", "Cross-entropy (nats)", ("train/loss",)),
-        Panel("Test loss", "Epoch", "Cross-entropy (nats)", ("test/loss",)),
+        Panel("Train loss", "Epoch", "Cross-entropy (nats)", (TRAIN_LOSS,)),
+        Panel("Test loss", "Epoch", "Cross-entropy (nats)", (TEST_LOSS,)),
     )
     return Figure(number, title, curves, (panels,), note=_PERTURB)
 
@@ -127,10 +128,10 @@ def _dynamics(number: int, blocks: int, perturb: str) -> Figure:
         f"(CIFAR-10, {blocks} blocks, {perturb} perturbation)"
     )
     shown = {8: (0, 3, 6), 16: (0, 7, 14)}[blocks]
-    losses = ((j, (f"train/local_loss/block{j}", f"test/local_loss/block{j}")) for j in shown)
-    panels = (
-        tuple(Panel(f"Block {j}", "Epoch", "Local loss (nats)", metrics) for j, metrics in losses),
-        tuple(Panel(f"Block {j}", "Epoch", "Cosine similarity", (f"cosine/block{j}",)) for j in shown),
+    losses = [of_split(split, LOCAL_LOSS) for split in ("train", "test")]
+    panels = tuple(
+        tuple(Panel(f"Block {j}", "Epoch", words, tuple(of_block(metric, j) for metric in metrics)) for j in shown)
+        for words, metrics in (("Local loss (nats)", losses), ("Cosine similarity", [COSINE]))
     )
     return Figure(number, title, curves, panels, shown)
 

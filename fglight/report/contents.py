@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fglight.errors import one_line
+from fglight.log_names import of_split
 from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
@@ -140,7 +141,7 @@ def _drawings(filled: Filled) -> dict[str, Drawing]:
 
 def _progress(run: Unfinished) -> tuple[str, ...]:
     """How far a run is that has no result."""
-    values = by_epoch(run.metrics, f"test/{run.metric}")
+    values = by_epoch(run.metrics, of_split("test", run.metric))
     if values.empty:
         return str(run.path), run.what, "0", ""
     return str(run.path), run.what, f"{values.index[-1]:g}", f"{run.metric} {measured(run.metric, values.iloc[-1])}"

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
+from fglight.log_names import COSINE
 from fglight.paper.figures import Curve, Figure, Panel
 from fglight.report.results import FULL, Results, Scale, trained_as
 from fglight.runs.collect import Run
@@ -103,11 +104,10 @@ def plot(figure: Figure, results: Results) -> Plot:
     among several of these the nearest to the paper's.
     """
     found = {}
-    for scale, width in results.sizes:
-        cells = {curve: trained_as(curve.cell, scale, width) for curve in figure.curves}
-        found[scale.with_width(width)] = _choose(
-            figure, {curve: results.runs[scale].get(cell, []) for curve, cell in cells.items()}
-        )
+    for scale, cells in results.runs.items():
+        for width in results.widths(scale):
+            runs = {curve: cells.get(trained_as(curve.cell, scale, width), []) for curve in figure.curves}
+            found[scale.with_width(width)] = _choose(figure, runs)
     drawable = [scale for scale, (drawn, _) in found.items() if drawn]
     if not drawable:
         missing = min(
@@ -150,7 +150,7 @@ def _lines(panel: Panel, drawn: Mapping[Curve, Sequence[pd.DataFrame]]) -> Itera
             yield Line(curve.label, pd.DataFrame(ends).T)
         else:
             for number, name in enumerate(panel.metrics):
-                over_epochs = along_training if name.startswith("cosine") else by_epoch  # the one is logged by steps
+                over_epochs = along_training if name.startswith(COSINE) else by_epoch  # the one is logged by steps
                 values = pd.concat([over_epochs(seed, name) for seed in seeds], axis=1, keys=range(len(seeds)))
                 yield Line(curve.label, values.sort_index(), dashed=number > 0)
 

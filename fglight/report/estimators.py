@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 from omegaconf import OmegaConf
 
+from fglight.log_names import ALIGNMENT, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, MEMORY
 from fglight.report.intervals import Estimate, Word, told
 from fglight.report.results import Scale, Score, accuracies, difference_columns, over_common_seeds, score_columns
 from fglight.runs.collect import Run
@@ -20,13 +21,13 @@ CHOSEN = ("optim.lr", "data.holdout")
 """Settings in which runs of an estimator differ that belong together: the search's, and those after it."""
 
 LOGGED = {
-    "alignment": "alignment/block",
-    "derivatives": "derivatives/taken",
-    "exact": "derivatives/exact",
-    "forwards": "costs/forwards",
-    "memory": "costs/memory",
+    "alignment": ALIGNMENT,
+    "derivatives": DERIVATIVES,
+    "exact": EXACT_DERIVATIVES,
+    "forwards": FORWARDS,
+    "memory": MEMORY,
 }
-"""What runs with ``measure=true`` log, by the names' beginnings."""
+"""What runs with ``measure=true`` log, of the whole network or by block."""
 
 Answer = Word | Literal["rate at the edge", "not run"]
 
@@ -86,7 +87,7 @@ class Line:
         cosine similarity of its estimate and the exact gradient, a mean over blocks, training and seeds.
         """
         found = [
-            {name: run.metrics.filter(regex=f"^{begin}").stack().mean() for name, begin in LOGGED.items()}
+            {name: run.metrics.filter(regex=rf"^{logged}(/|$)").stack().mean() for name, logged in LOGGED.items()}
             | {"seconds": run.seconds}
             for run in (self.score.runs if self.score else ())
         ]

@@ -7,8 +7,9 @@ from math import isclose
 from statistics import fmean, stdev
 
 from fglight.cell import Cell
+from fglight.log_names import ACCURACY
 from fglight.paper import Row, rows, rows_by_cell
-from fglight.paper.claims import ACCURACY, Quantity
+from fglight.paper.claims import Quantity
 from fglight.paper.recipes import nearest, recipe
 from fglight.report.intervals import Estimate
 from fglight.runs.collect import Run
@@ -144,10 +145,12 @@ class Results:
         runs: those of the paper's cells, and of cells that are like one of them but for the width, and for data that
             the paper does not have; by scale and cell, repeated ones too. ``FULL`` has the paper's own cells alone.
         others: runs of cells that no table has.
+        repeated: runs not counted, for another one has the same scale, cell and seed.
     """
 
     runs: Mapping[Scale, Mapping[Cell, list[Run]]]
     others: tuple[Run, ...]
+    repeated: tuple[Problem, ...]
 
     @cached_property
     def by_scale(self) -> Mapping[Scale, Mapping[Cell, Score]]:
@@ -161,25 +164,9 @@ class Results:
         """Those of runs at the paper's own setting."""
         return self.by_scale[FULL]
 
-    @property
-    def repeated(self) -> list[Problem]:
-        """Runs not counted, for another one has the same scale, cell and seed."""
-        return [
-            Problem(run.path, f"repeats cell and seed of another run ({cell.in_words}, seed {run.seed}); not counted")
-            for scale, cells in self.runs.items()
-            for cell, same in cells.items()
-            for run in same
-            if run not in self.by_scale[scale][cell].runs
-        ]
-
-    @property
-    def sizes(self) -> list[tuple[Scale, float]]:
-        """Each scale with each width that stands for the paper's width of 1 there, the paper's own first."""
-        return [
-            (scale, width)
-            for scale, cells in self.runs.items()
-            for width in ([1.0] if scale == FULL else sorted({cell.width for cell in cells}))
-        ]
+    def widths(self, scale: Scale) -> list[float]:
+        """The widths that stand for the paper's width of 1 at a scale: the paper's own, or any that was trained."""
+        return [1.0] if scale == FULL else sorted({cell.width for cell in self.runs[scale]})
 
     def measure(self, quantity: Quantity, scale: Scale) -> Score | None:
         """A quantity over the seeds of the runs of its cell at a scale; None where no run has it.
@@ -198,26 +185,29 @@ class Results:
 def _logged(quantity: Quantity, run: Run) -> float | None:
     if quantity.metric not in run.metrics:
         return None
-    logged = run.metrics.dropna(subset=[quantity.metric])
-    if quantity.period is None:
-        part = logged.tail(1)
-    else:
-        done = (logged["step"] + 0.5) / (run.metrics["step"].max() + 1)
-        part = logged[done.between(*quantity.period)]
-    return float(part[quantity.metric].mean()) if len(part) else None
+    values = run.metrics[quantity.metric]
+    if quantity.period is not None:
+        done = (run.metrics["step"] + 0.5) / (run.metrics["step"].max() + 1)
+        values = values[done.between(*quantity.period)]
+    values = values.dropna().tail(1 if quantity.period is None else len(values))
+    return float(values.mean()) if len(values) else None
 
 
 def sort_runs(runs: Iterable[Run]) -> Results:
     """Sort finished runs by scale and cell; the scale with most runs comes first, after the paper's own."""
     found: dict[Scale, dict[Cell, list[Run]]] = {FULL: {}}
-    others = []
+    others, repeated = [], []
     for run in sorted(runs, key=lambda run: (run.seed, run.path)):
         if run.metric == "accuracy" and like(run.cell):
-            found.setdefault(scale_of(run), {}).setdefault(run.cell, []).append(run)
+            same = found.setdefault(scale_of(run), {}).setdefault(run.cell, [])
+            if any(run.seed == other.seed for other in same):
+                which = f"{run.cell.in_words}, seed {run.seed}"
+                repeated.append(Problem(run.path, f"repeats cell and seed of another run ({which}); not counted"))
+            same.append(run)
         else:
             others.append(run)
     ordered = sorted(found.items(), key=lambda item: (item[0] != FULL, -sum(map(len, item[1].values()))))
-    return Results(dict(ordered), tuple(others))
+    return Results(dict(ordered), tuple(others), tuple(repeated))
 
 
 def scale_of(run: Run) -> Scale:

@@ -8,8 +8,9 @@ from itertools import groupby, product
 from operator import attrgetter
 from typing import Literal
 
+from fglight.log_names import ACCURACY
 from fglight.paper import rows_by_cell
-from fglight.paper.claims import ACCURACY, CLAIMS, Claim, Comparison, Quantity
+from fglight.paper.claims import CLAIMS, Claim, Comparison, Quantity
 from fglight.report.intervals import LEVEL, Estimate, Lack, holm
 from fglight.report.results import FULL, Results, Scale, Score, over_common_seeds, trained_as, with_deviation
 from fglight.words import counted
@@ -172,8 +173,7 @@ def _at(claim: Claim, results: Results, scale: Scale) -> Iterable[Comparison]:
     Any width stands for the paper's 1, unless widths are what is compared.
     """
     found: dict[Comparison, None] = {}
-    widths = {1.0} if scale == FULL else {1.0, *(cell.width for cell in results.runs[scale])}
-    for width, comparison in product(sorted(widths), claim.comparisons):
+    for width, comparison in product(sorted({1.0, *results.widths(scale)}), claim.comparisons):
         cells = {quantity.cell: trained_as(quantity.cell, scale, width) for quantity in comparison.quantities}
         if all(cells.values()) and (width == 1 or all(cell.width == 1 for cell in cells)):
             sides = (comparison.plus, comparison.minus)

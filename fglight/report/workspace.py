@@ -13,6 +13,7 @@ import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
 
 from fglight.cell import Cell
+from fglight.log_names import ACCURACY, of_split
 from fglight.paper import TABLES, rows
 from fglight.paper.figures import FIGURES, Panel
 
@@ -34,7 +35,7 @@ def table_workspace(entity: str, project: str, number: int) -> ws.Workspace:
     accuracy = [
         panels.BarPlot(
             title=f"Test accuracy by {component}",
-            metrics=[panels.SummaryMetric("test/accuracy")],
+            metrics=[panels.SummaryMetric(ACCURACY)],
             groupby=panels.Config(f"cell.{component}"),
             title_x="test accuracy after the last epoch",
         )
@@ -63,14 +64,16 @@ def figure_workspace(entity: str, project: str, number: int) -> ws.Workspace:
 
 
 def _drawn(panel: Panel) -> panels.BarPlot | panels.LinePlot:
-    title = ", ".join(filter(None, (panel.y, panel.title)))
+    title = f"{panel.title}: {panel.y}" if panel.title else panel.y
     if panel.x == "Block":
         return panels.BarPlot(title=title, metrics=list(map(panels.SummaryMetric, panel.metrics)), title_x=panel.y)
     return panels.LinePlot(title=title, x=_EPOCH, y=list(panel.metrics), title_x="epoch", title_y=panel.y)
 
 
 def _curve(title: str, metric: str) -> panels.LinePlot:
-    return panels.LinePlot(title=title, x=_EPOCH, y=[f"train/{metric}", f"test/{metric}"], title_x="epoch")
+    return panels.LinePlot(
+        title=title, x=_EPOCH, y=[of_split(split, metric) for split in ("train", "test")], title_x="epoch"
+    )
 
 
 def _varying(cells: Iterable[Cell]) -> list[str]:

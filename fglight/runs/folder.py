@@ -61,7 +61,7 @@ def make_directory(setting: str, path: Path, *, new: bool = False) -> Path:
             pass
     except OSError as error:
         raise ConfigError(
-            f"{setting}={path} cannot be written to ({error.strerror}): accepted is a folder, or a place for one"
+            f"{setting} must be a folder that can be written to, or a place for one, got {path} ({error.strerror})"
         ) from error
     return made
 

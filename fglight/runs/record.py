@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fglight import __version__
 from fglight.cell import Cell, cell_of
+from fglight.log_names import of_split
 from fglight.runs.settings import differences, in_short
 from fglight.words import counted, measured
 
@@ -64,7 +65,7 @@ def build_result(
         "steps": steps,
         "metric": names[0],
         "classes": cfg.data.num_classes,
-        **{f"{split}_{name}": metrics[f"{split}/{name}"] for split in ("test", "train") for name in names},
+        **{f"{split}_{name}": metrics[of_split(split, name)] for split in ("test", "train") for name in names},
         "time_s": round(seconds, 2),
         "device": device,
         "versions": {

@@ -14,6 +14,7 @@ from fglight.config.settings import NO_RUN_HAS, choices
 from fglight.errors import ConfigError, one_line
 from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
+from fglight.runs.folder import CONFIG
 
 WITHOUT_EFFECT = (
     "logger",
@@ -149,7 +150,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     Raises:
         ConfigError: naming the settings that differ, or that ``config.yaml`` cannot be read.
     """
-    path = run_dir / "config.yaml"
+    path = run_dir / CONFIG
     if not path.exists():
         return
     try:

@@ -9,10 +9,11 @@ from written_runs import LOCAL, cell, result, results_of
 
 from fglight.paper import TABLES, published, rows, unprinted
 from fglight.paper.layouts import LAYOUTS
+from fglight.paper.recipes import recipe
 from fglight.report.results import FULL, like
 from fglight.report.tables import as_frame, fill, scaled
 
-LOCAL_STEP = next(row.lr_step for row in published() if row.cell == LOCAL)
+LOCAL_STEP = recipe(LOCAL).lr_step
 
 
 def entry_of(number, scores, wanted=LOCAL):

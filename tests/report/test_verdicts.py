@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 from written_runs import ROWS, cell, result, results_of, write_metrics, write_run
 
-from fglight.paper.claims import ACCURACY, CLAIMS
+from fglight.log_names import ACCURACY
+from fglight.paper.claims import CLAIMS
 from fglight.report.results import FULL, sort_runs
 from fglight.report.verdicts import groups, judge, judge_all
 from fglight.runs.collect import collect

@@ -13,7 +13,7 @@ from fglight.cell import Cell
 from fglight.config.rules import LIGHTNING
 from fglight.config.settings import GROUPS
 from fglight.errors import ConfigError
-from fglight.paper.recipes import MODELS, nearest
+from fglight.paper.recipes import MODELS, nearest, recipe
 from fglight.report.contents import build
 from fglight.runs import differences
 from fglight.runs.folder import write_config
@@ -116,9 +116,9 @@ def test_every_cell_of_the_paper_is_trained_as_in_the_paper(table):
         cfg = of_cell(cell)
         assert Cell.from_config(cfg) == cell
         assert differences(cfg) == {}
-        recipe = ROWS[cell]
+        how = recipe(cell)
         settings = (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma, cfg.trainer.max_epochs)
-        assert settings == (recipe.lr, recipe.lr_step, recipe.lr_gamma, recipe.epochs)
+        assert settings == (how.lr, how.lr_step, how.lr_gamma, how.epochs)
 
 
 @pytest.mark.parametrize("override", DEPARTURES)

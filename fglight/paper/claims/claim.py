@@ -6,12 +6,11 @@ from itertools import product
 from typing import Any, Literal
 
 from fglight.cell import Cell
+from fglight.log_names import ACCURACY
 from fglight.paper import rows_by_cell
 
 Parts = Mapping[str, Any]
 """Parts of a cell; a tuple stands for all its values."""
-
-ACCURACY = "test/accuracy"
 
 
 @dataclass(frozen=True)
