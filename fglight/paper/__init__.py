@@ -1,6 +1,6 @@
 """What the paper published: each number of Tables 2 to 12 with the cell that it belongs to.
 
-``tables.csv`` has a row for each published accuracy, with its recipe, for which ``recipes`` has the rules. A sweep plans
+``tables.csv`` has a row for each published accuracy, and its recipe, of which ``recipes`` has the rules. A sweep plans
 the cells of a table from it and a report compares with it; neither pandas nor a plotting library is needed here. A few
 more cells belong to a table without being printed.
 """

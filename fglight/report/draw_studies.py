@@ -18,17 +18,8 @@ from fglight.studies import QUANTITIES, Row
 
 # Okabe and Ito's colours and one more; single estimators are black. As many as a study has lines, and more markers.
 _COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#F0E442", "#882255")
-_MARKERS = "svDPo^X<>"
-_SINGLE: tuple[tuple[Any, str], ...] = (
-    (":", "*"),
-    ("--", "+"),
-    ("-.", "x"),
-    ((0, (1, 4)), "1"),
-    ((0, (5, 5)), "2"),
-    ((0, (3, 1, 1, 1)), "3"),
-    ((0, (8, 3)), "4"),
-    ((0, (3, 1, 1, 1, 1, 1)), "|"),
-)
+_MARKERS, _SINGLE_MARKERS = "svDPo^X<>", "*+x1234|"
+_DASHES: Any = (":", "--", "-.", *((0, marks) for marks in ((1, 4), (5, 5), (3, 1, 1, 1), (8, 3), (3, 1, 1, 1, 1, 1))))
 
 PARTS = 10
 """Into how many equal parts training is divided."""
@@ -81,14 +72,12 @@ def _name(row: Row) -> str:
 
 def _styles(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """How each line, and each estimator that is on none, is drawn."""
-    lines, singles = zip(cycle(_COLOURS), cycle(_MARKERS)), cycle(_SINGLE)
+    lines = zip(cycle(_COLOURS), cycle(_MARKERS), cycle("-"))
+    singles = zip(cycle(["black"]), cycle(_SINGLE_MARKERS), cycle(_DASHES))
     styles: dict[str, dict[str, Any]] = {}
     for row in rows:
         if _name(row) not in styles:
-            if row.line:
-                colour, marker, dots = *next(lines), "-"
-            else:
-                colour, (dots, marker) = "black", next(singles)
+            colour, marker, dots = next(lines if row.line else singles)
             looks = {"color": colour, "marker": marker, "linestyle": dots}
             styles[_name(row)] = {**looks, "markersize": 5, "linewidth": 1.2}
     return styles

@@ -2,7 +2,8 @@
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from fglight.errors import ConfigError
@@ -18,16 +19,8 @@ def check(out: Path) -> None:
     Raises:
         ConfigError: it is no folder, holds something else than a report, or cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder, got '{out}'.")
-    try:
-        for name in (path.relative_to(out).as_posix() for path in out.rglob("*")):
-            if not (_HIDDEN.search(name) or _OURS.fullmatch(name)):
-                raise ConfigError(f"--out must hold nothing but a report, got '{out}', which holds '{name}'.")
-        with _beside(out):
-            pass
-    except OSError as error:
-        raise ConfigError(f"Cannot write the report to '{out}': {error.strerror}.") from error
+    with _beside(out):
+        pass
 
 
 def write(out: Path, files: Mapping[str, bytes]) -> None:
@@ -40,23 +33,29 @@ def write(out: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         ConfigError: as ``check``, or the disk is full.
     """
-    check(out)
+    with _beside(out) as staged:
+        new, old = Path(staged, "new"), Path(staged, "old")
+        for name, content in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+        _swap(out.resolve(), new, old)
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[str]:
+    """A temporary folder on the same file system, so that what is in it can be renamed into place."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder, got '{out}'.")
+    for name in (path.relative_to(out).as_posix() for path in out.rglob("*")):
+        if not (_HIDDEN.search(name) or _OURS.fullmatch(name)):
+            raise ConfigError(f"--out must hold nothing but a report, got '{out}', which holds '{name}'.")
+    parent = out.resolve().parent
     try:
-        with _beside(out) as staged:
-            new, old = Path(staged, "new"), Path(staged, "old")
-            for name, content in files.items():
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
-                (new / name).write_bytes(content)
-            _swap(out.resolve(), new, old)
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.resolve().name}-", dir=parent) as folder:
+            yield folder
     except OSError as error:
         raise ConfigError(f"Cannot write the report to '{out}': {error.strerror}.") from error
-
-
-def _beside(out: Path) -> tempfile.TemporaryDirectory:
-    """A temporary folder on the same file system, so that what is in it can be renamed into place."""
-    parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix=f".{out.resolve().name}-", dir=parent)
 
 
 def _swap(out: Path, new: Path, old: Path) -> None:
