@@ -8,6 +8,7 @@ _MODULES = {
     "DataModule": "base",
     "ImageDataModule": "in_memory",
     "ImagenetteDataModule": "imagenette",
+    "Samples": "in_memory",
     "VectorDataModule": "vectors",
     "image_folder": "class_folders",
 }
