@@ -100,6 +100,7 @@ class FileSource(ABC):
         Raises:
             DataError: a file is missing or damaged.
         """
+        self.prepare(root, False)
         return self._split(root, self.train_parts), self._split(root, self.test_parts)
 
     def error(self, root: Path, problem: str) -> str:
@@ -124,13 +125,11 @@ class FileSource(ABC):
 
     def _part(self, root: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         paths = [self._find(root, name) for name in names]
-        if None in paths:
-            raise DataError(self.error(root, f"{names[paths.index(None)]} is missing"))
         try:
             images, labels = self.read(*paths)
             self._check(images, labels)
         except Exception as error:  # a damaged file can raise nearly anything on its way through gzip and pickle
-            files = " with ".join(str(path) for path in paths)
+            files = " with ".join(map(str, paths))
             reason = f"{type(error).__name__}: {error}"
             raise DataError(self.error(root, f"{files} is damaged or not what its name says ({reason})")) from error
         return images, labels
