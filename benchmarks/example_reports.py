@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fglight.report.__main__ import main
+from fglight.report.command import main
 from fglight.runs.collect import collect
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"

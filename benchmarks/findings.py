@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fglight.report.scores import accuracy
+from fglight.report.results import with_deviation
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
 PAGE = Path(__file__).parents[1] / "docs/findings.md"
@@ -89,7 +89,7 @@ def _derivatives(result: "pd.Series") -> str:
 
 
 def _spread(result: "pd.Series") -> str:
-    return accuracy(result["mean"], None if pd.isna(result["std"]) else result["std"])
+    return with_deviation(result["mean"], None if pd.isna(result["std"]) else result["std"])
 
 
 def _lead(result: "pd.Series") -> str:

@@ -10,7 +10,7 @@ from fglight import __version__, processes
 
 COMMANDS = {
     "train": ("fglight.train", "train one cell, or with -m a sweep of many"),
-    "report": ("fglight.report.__main__", "put the results of runs beside the paper's"),
+    "report": ("fglight.report.command", "put the results of runs beside the paper's"),
     "demo": ("fglight.demo", "train six cells on digits and show them side by side"),
     "workspace": ("fglight.report.workspace", "save the paper's tables and figures as views on Weights & Biases"),
 }

@@ -20,7 +20,6 @@ from omegaconf import DictConfig
 from fglight.config import devices
 from fglight.config.settings import CONFIG_DIR, check_overrides
 from fglight.errors import ConfigError, FglightError, RunBusyError
-from fglight.runs.folder import metric_of
 
 PLUGINS = {
     "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
@@ -110,7 +109,7 @@ def job(cfg: DictConfig) -> float | None:
         from fglight.training.run import train  # loads torch, which help and errors do without
 
         result = train(cfg, Path(HydraConfig.get().runtime.output_dir))
-        return result[f"test_{metric_of(result)}"]
+        return result[f"test_{result['metric']}"]
     except FglightError as error:
         if sweep and isinstance(error, RunBusyError):
             print(error)

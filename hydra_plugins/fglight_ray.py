@@ -117,7 +117,7 @@ class RayLauncher(Launcher):
 
     def _returned(self, job: Any, config: DictConfig) -> JobReturn:
         from fglight.cell import Cell
-        from fglight.runs.folder import write_json
+        from fglight.runs.folder import FAILURE, write_json
 
         try:
             return self.ray.get(job)
@@ -130,7 +130,7 @@ class RayLauncher(Launcher):
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             failure = {"cell": asdict(Cell.from_config(config)), "seed": config.seed, "error": words}
-            write_json(folder / "failure.json", failure)
+            write_json(folder / FAILURE, failure)
         returned = JobReturn(overrides=list(config.hydra.overrides.task), status=JobStatus.FAILED)
         returned.return_value = CompactHydraException(words)
         return returned

@@ -41,7 +41,7 @@ def fit(module, folder, epochs=1, bad_epoch=None, callbacks=(), every=1, validat
         max_epochs=epochs,
         accelerator="cpu",
         logger=CSVLogger(folder, name="metrics", version=""),
-        callbacks=[LastCheckpoint(Path(folder) / "checkpoints"), *callbacks],
+        callbacks=[LastCheckpoint(Path(folder) / "checkpoints/last.ckpt"), *callbacks],
         log_every_n_steps=every,
         num_sanity_val_steps=0,
         enable_progress_bar=False,

@@ -18,7 +18,7 @@ from fglight import build_model, load_config, train
 from fglight.build import build_estimator
 from fglight.config import check_config
 from fglight.config.settings import check_overrides
-from fglight.report import __main__ as report
+from fglight.report import command as report
 from fglight.sweeps.jobs import plan_jobs
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

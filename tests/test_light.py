@@ -17,7 +17,7 @@ TRAIN = {
     "trainer.max_epoch=2": "did you mean trainer.max_epochs?",
     "data.mean=[1": "cannot be read",
     "optim.lr=-1": "optim.lr=-1 is not possible",
-    "data=image_folder data.root=gone": "data.root=gone is not possible, there are no images in gone/train",
+    "data=image_folder data.root=gone": "val/CLASS/, got gone: there are no images in gone/train",
     "data=image_folder --help": "${folder:num_classes}",
     "-m table=99": "table=99 is not possible",
     "-m table=3 guess=fixed_ntk": "no cell of Table 3 has guess=fixed_ntk",

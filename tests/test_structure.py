@@ -8,7 +8,7 @@ import pytest
 from forked import ROOT
 
 FLOORS = (
-    ("errors", "words", "layout", "processes", "locks"),
+    ("errors", "words", "layout", "log_names", "processes", "locks"),
     ("cell", "models", "data"),
     ("paper", "estimators", "studies"),
     ("config",),

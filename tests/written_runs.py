@@ -13,7 +13,8 @@ from fglight.cell import Cell, cell_of
 from fglight.paper import rows_by_cell
 from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
-from fglight.report.scores import Scores, score
+from fglight.paper.recipes import recipe as paper_recipe
+from fglight.report.results import Results, sort_runs
 from fglight.runs.collect import collect
 from fglight.runs.record import RECIPE, build_result
 
@@ -28,10 +29,10 @@ def cell(words: str) -> Cell:
 
 def recipe(like: Cell, **changes: float) -> dict[str, float]:
     """The paper's recipe with changes; the schedule shrinks with the epochs."""
-    row = ROWS[like]
-    paper = {name: getattr(row, name) for name in ("lr", "lr_step", "lr_gamma", "epochs")}
+    how = paper_recipe(like)
+    paper = {name: getattr(how, name) for name in ("lr", "lr_step", "lr_gamma", "epochs")}
     if "epochs" in changes:
-        paper["lr_step"] = max(1, round(row.lr_step * changes["epochs"] / row.epochs))
+        paper["lr_step"] = max(1, round(how.lr_step * changes["epochs"] / how.epochs))
     return {**paper, **changes}
 
 
@@ -56,7 +57,7 @@ def _result(trained: Cell, like: Cell, settings: str, changes: str) -> dict:
 def write_run(folder: Path, words: dict | None = None, name: str = "result.json") -> Path:
     """A run directory with a configuration and, unless ``words`` is None, its end."""
     (folder / "metrics").mkdir(parents=True)
-    (folder / "config.yaml").write_text("seed: 0\naux: {full_conv: true}\n")
+    (folder / "config.yaml").write_text("seed: 0\n")
     if words is not None:
         (folder / name).write_text(json.dumps(words))
     return folder
@@ -90,11 +91,11 @@ def write_metrics(folder: Path, metrics: pd.DataFrame, version: int = 0) -> Path
     return path
 
 
-def scores_of(folder: Path, *results: dict) -> Scores:
-    """The scores of runs with these results."""
+def results_of(folder: Path, *results: dict) -> Results:
+    """Runs with these results, sorted."""
     for number, words in enumerate(results):
         write_run(folder / f"run{number}", words)
-    return score(collect([folder]).finished)
+    return sort_runs(collect([folder]).finished)
 
 
 LOCAL = cell("cifar10 8 1 global local cnn weight")

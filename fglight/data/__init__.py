@@ -6,8 +6,9 @@ from typing import Any
 _MODULES = {
     "Batches": "batches",
     "DataModule": "base",
-    "ImageDataModule": "datamodule",
+    "ImageDataModule": "in_memory",
     "ImagenetteDataModule": "imagenette",
+    "Samples": "in_memory",
     "VectorDataModule": "vectors",
     "image_folder": "class_folders",
 }

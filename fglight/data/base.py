@@ -16,13 +16,13 @@ def require(condition: bool, setting: str, value: Any, accepted: str) -> None:
         condition: what must be true.
         setting: the name of the setting, without ``data.``.
         value: the value given.
-        accepted: what is accepted, in words.
+        accepted: what it must be, in words.
 
     Raises:
         ConfigError: the condition is false.
     """
     if not condition:
-        raise ConfigError(f"data.{setting}={value} is not possible: accepted is {accepted}")
+        raise ConfigError(f"data.{setting} must be {accepted}, got {value}")
 
 
 def is_integer(value: Any, smallest: int) -> bool:
@@ -79,7 +79,7 @@ class DataModule(lightning.LightningDataModule):
         require(min(std) > 0, "std", std, "above 0 in every channel")
         require(isinstance(holdout, int | float) and 0 <= holdout < 1, "holdout", holdout, "in [0, 1)")
         if not is_integer(seed, 0):
-            raise ConfigError(f"seed={seed} is not possible: accepted is an integer from 0 up")
+            raise ConfigError(f"seed must be an integer from 0 up, got {seed}")
         self.name = name
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -100,6 +100,10 @@ class DataModule(lightning.LightningDataModule):
             DataError: a file is missing that ``prepare_data`` would not download.
         """
 
+    def val_dataloader(self) -> Any:
+        """The batches of ``test_dataloader``: the curves of a run are those of the set it is judged on."""
+        return self.test_dataloader()
+
     @property
     def processes(self) -> dict[str, Any]:
         """How many processes the trainer has, and which one this is, as ``batch_shares`` takes them."""
@@ -119,7 +123,7 @@ class DataModule(lightning.LightningDataModule):
         reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # Lightning sets it
         if reload != 1 and self.trainer.max_epochs != 1:
             raise ConfigError(
-                f"trainer.reload_dataloaders_every_n_epochs={reload} is not possible: accepted is 1, or an epoch would "
-                "see the batches of an earlier one again"
+                f"trainer.reload_dataloaders_every_n_epochs must be 1, got {reload}: an epoch would see the batches of "
+                "an earlier one again"
             )
         return self.trainer.current_epoch

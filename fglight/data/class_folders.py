@@ -9,9 +9,8 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from fglight.data.base import DataModule, require
-from fglight.data.datamodule import ImageDataModule
-from fglight.data.folders import FolderDataModule, check_classes, open_folders
-from fglight.data.sources import ImageSet
+from fglight.data.in_memory import ImageDataModule, Samples
+from fglight.data.streamed import FolderDataModule, check_classes, open_folders
 
 SMALL = 2**30
 """Bytes of pixels up to which a set lies in memory where nothing else is said."""
@@ -35,7 +34,7 @@ class ImageFolders:
     def prepare(self, root: Path, may_download: bool) -> None:
         """Does nothing: what is missing, loading tells."""
 
-    def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
+    def load(self, root: Path) -> tuple[Samples, Samples]:
         """Read all images.
 
         Raises:
@@ -45,7 +44,7 @@ class ImageFolders:
         """
         train, test = self._open(root)
         check_classes(self.num_classes, train)
-        return _image_set(train), _image_set(test)
+        return _samples(train), _samples(test)
 
     def bytes(self, root: Path) -> int:
         """How much memory the pixels take.
@@ -65,8 +64,8 @@ class ImageFolders:
         )
 
 
-def _image_set(images: datasets.ImageFolder) -> ImageSet:
-    return ImageSet(torch.stack([pixels for pixels, _ in images]), torch.tensor(images.targets))
+def _samples(images: datasets.ImageFolder) -> Samples:
+    return Samples(torch.stack([pixels for pixels, _ in images]), torch.tensor(images.targets))
 
 
 def image_folder(

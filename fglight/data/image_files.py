@@ -51,8 +51,8 @@ def found(root: Path, fact: str) -> Any:
     path = next((path for folder in classes for path in _images(folder)), None)
     if path is None:
         raise DataError(
-            f"data.root={root} is not possible, there are no images in {root / 'train'}: accepted is a folder with "
-            "train/CLASS/*.png or *.jpg, and val/CLASS/"
+            f"data.root must be a folder with train/CLASS/*.png or *.jpg, and val/CLASS/, got {root}: there are no "
+            f"images in {root / 'train'}"
         )
     image = _read(path)
     return min(image.size) if fact == "image_size" else 1 if image.mode in _GREY else 3
@@ -71,11 +71,11 @@ def read_image(path: str, channels: int = 3, side: int | None = None) -> Image.I
     """
     image = _read(path, whole=True)
     if channels == 1 and image.mode not in _GREY:
-        raise DataError(f"{path} is in colour, which data.in_channels=1 cannot hold: accepted is 3, for all images")
+        raise DataError(f"{path} is in colour: data.in_channels must be 3, for all images, got 1")
     if side is not None and image.size != (side, side):
         raise DataError(
-            f"{path} has {image.width}x{image.height} pixels, not {side}x{side}: accepted are images of "
-            "data.image_size, or of any size with data.resize=true, which scales and crops them"
+            f"{path} must have {side}x{side} pixels, as data.image_size says, got {image.width}x{image.height}: with "
+            "data.resize=true images may have any size, and are scaled and cropped"
         )
     return image.convert("L" if channels == 1 else "RGB")
 
@@ -88,7 +88,7 @@ def _read(path: str, whole: bool = False) -> Image.Image:
     except Exception as error:  # a damaged file can raise nearly anything
         raise DataError(f"{path} is damaged ({error})") from error
     if image.mode[0] in "IF":
-        raise DataError(f"{path} has more than 8 bits a pixel (PIL's mode {image.mode}): accepted are images of bytes")
+        raise DataError(f"{path} must have 8 bits a pixel, got PIL's mode {image.mode}")
     return image
 
 

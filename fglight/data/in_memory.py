@@ -1,15 +1,42 @@
-"""What data sets that lie in memory have in common, on the device that trains on them."""
+"""Data sets that lie in memory, on the device that trains on them, as Lightning data modules."""
 
-from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from fglight.data.base import DataModule, require
 from fglight.data.batches import Batches
+from fglight.data.splits import holdout_split
 
-Samples = Any
-"""A named tuple of two tensors: what the network takes in, and labels, a row a sample."""
+
+class Samples(NamedTuple):
+    """What a network takes in, and what it is to give."""
+
+    inputs: Tensor
+    """uint8, (images, channels, height, width); or float32, (samples, features)."""
+    labels: Tensor
+    """int64, (samples,), for classes; or anything else, a row a sample."""
+
+    def part(self, chosen: Any) -> "Samples":
+        """Some of the samples."""
+        return Samples(self.inputs[chosen], self.labels[chosen])
+
+
+class Source(Protocol):
+    """What a data set of images has to offer: the facts of its images, and their arrays."""
+
+    num_classes: int
+    shape: tuple[int, int, int]
+    """(channels, height, width) of every image."""
+
+    def prepare(self, root: Path, may_download: bool) -> None:
+        """Make sure that the files are there, or raise a ``DataError``."""
+
+    def load(self, root: Path) -> tuple[Samples, Samples]:
+        """The training and the test images, or a ``DataError``."""
 
 
 class InMemoryDataModule(DataModule):
@@ -17,28 +44,27 @@ class InMemoryDataModule(DataModule):
 
     The order and the augmentation of an epoch follow from (seed, epoch) alone, so a run resumed at the end of an
     epoch sees the batches that it would have seen without a break.
+
+    Args:
+        source: its ``load(root)`` gives the samples of training and of testing.
+        facts: what the source says that settings must be, by their names.
+        **settings: the settings of ``DataModule``.
+
+    Raises:
+        ConfigError: a setting is out of range or does not fit the data set.
     """
 
-    _train: Samples = None
-    _test: Samples = None
-
-    def check_facts(self, settings: dict[str, Any], where: str, **facts: int) -> None:
-        """Check settings that are facts of the data set.
-
-        Args:
-            settings: those that were given.
-            where: what the facts are taken from, in words.
-            **facts: what is true, by the settings' names.
-
-        Raises:
-            ConfigError: a setting says otherwise.
-        """
+    def __init__(self, *, source: Any, facts: Mapping[str, int], **settings: Any) -> None:
+        super().__init__(**settings)
         for name, fact in facts.items():
-            require(settings[name] == fact, name, settings[name], f"{fact}, as in {where}")
+            require(settings[name] == fact, name, settings[name], f"{fact}, as in {self.name}")
+        self.source = source
+        self._train: Samples | None = None
+        self._test: Samples | None = None
 
-    @abstractmethod
-    def read(self) -> tuple[Samples, Samples]:
-        """The samples of training and of testing, or of what is held out of training in place of the latter."""
+    def load(self) -> tuple[Samples, Samples]:
+        """The samples of training and of testing."""
+        return self.source.load(self.root)
 
     def batches(self, samples: Samples, **settings: Any) -> Batches:
         """Batches of some samples, with settings of ``Batches``."""
@@ -56,10 +82,12 @@ class InMemoryDataModule(DataModule):
             ConfigError: a setting does not go with what was found.
         """
         if self._train is None:
-            self._train, self._test = self.read()
+            self._train, self._test = self.load()
+            if self.holdout:
+                self._train, self._test = map(self._train.part, holdout_split(self._train.labels, self.holdout))
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         self._train, self._test = (
-            type(samples)(*(tensor.to(device) for tensor in samples)) for samples in (self._train, self._test)
+            Samples(*(tensor.to(device) for tensor in samples)) for samples in (self._train, self._test)
         )
 
     def train_dataloader(self) -> Batches:
@@ -67,11 +95,56 @@ class InMemoryDataModule(DataModule):
         self.setup()
         return self.batches(self._train, shuffle=True, augment=self.augment, seed=self.seed, epoch=self.epoch)
 
-    def val_dataloader(self) -> Batches:
-        """The batches of ``test_dataloader``: the curves of a run are those of the set it is judged on."""
-        return self.test_dataloader()
-
     def test_dataloader(self) -> Batches:
         """The test samples, or with ``holdout`` those held out, in order and without augmentation."""
         self.setup()
         return self.batches(self._test)
+
+
+class ImageDataModule(InMemoryDataModule):
+    """Images as one uint8 tensor on the training device, cropped, flipped and normalised there.
+
+    Args:
+        source: where the images come from.
+        train_images: how many of the training images, from the first on, there are to train on, and to hold some out
+            of; None: all.
+        **settings: the settings of ``DataModule``.
+
+    Raises:
+        ConfigError: a setting is out of range or does not fit the data set.
+    """
+
+    def __init__(self, *, source: Source, train_images: int | None = None, **settings: Any) -> None:
+        channels, height, _ = source.shape
+        facts = {"num_classes": source.num_classes, "in_channels": channels, "image_size": height}
+        super().__init__(source=source, facts=facts, **settings)
+        self.train_images = train_images
+
+    def check_files(self) -> None:
+        """See ``DataModule``; of a source that does not say what downloads its files, anything may be downloaded."""
+        if not self.download or getattr(self.source, "fetch", True) is None:
+            self.source.prepare(self.root, False)
+
+    def prepare_data(self) -> None:
+        """Download what is missing.
+
+        Raises:
+            DataError: a file is missing and was not downloaded.
+        """
+        self.source.prepare(self.root, self.download)
+
+    def load(self) -> tuple[Samples, Samples]:
+        """See ``InMemoryDataModule``.
+
+        Raises:
+            DataError: a file is missing or damaged.
+            ConfigError: there are fewer than ``train_images``.
+        """
+        train, test = super().load()
+        count, there = self.train_images, len(train.labels)
+        require(count is None or 1 <= count <= there, "train_images", count, f"a whole number from 1 to {there}")
+        return train.part(slice(count)), test
+
+    def batches(self, samples: Samples, **settings: Any) -> Batches:
+        """See ``InMemoryDataModule``; normalised."""
+        return super().batches(samples, mean=self.mean, std=self.std, **settings)

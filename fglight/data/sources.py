@@ -4,26 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor
 
 from fglight.data.download import download
 from fglight.data.formats import read_idx, read_pickled_batch
-from fglight.data.splits import stratified_split
+from fglight.data.in_memory import Samples
+from fglight.data.splits import split
 from fglight.errors import DataError
-
-
-class ImageSet(NamedTuple):
-    """Images and their classes."""
-
-    images: Tensor
-    """uint8, (images, channels, height, width)."""
-    labels: Tensor
-    """int64, (images,)."""
 
 
 class Digits:
@@ -35,14 +26,14 @@ class Digits:
     def prepare(self, root: Path, may_download: bool) -> None:
         """Do nothing: the images are part of scikit-learn."""
 
-    def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
+    def load(self, root: Path) -> tuple[Samples, Samples]:
         """The training and the test images, grey levels 0..16 stretched to 0..255."""
         import sklearn.datasets  # takes seconds, and no other data set needs it
 
         digits = sklearn.datasets.load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-        train, test = stratified_split(digits.target, 0.2)
-        return _image_set(images[train], digits.target[train]), _image_set(images[test], digits.target[test])
+        first, second = map(_samples(images, digits.target).part, split(digits.target, 0.2))
+        return first, second
 
 
 class FileSource(ABC):
@@ -97,7 +88,7 @@ class FileSource(ABC):
         if missing:
             raise DataError(self.error(root, f"{missing} is missing"))
 
-    def load(self, root: Path) -> tuple[ImageSet, ImageSet]:
+    def load(self, root: Path) -> tuple[Samples, Samples]:
         """Read and check all files.
 
         Args:
@@ -109,6 +100,7 @@ class FileSource(ABC):
         Raises:
             DataError: a file is missing or damaged.
         """
+        self.prepare(root, False)
         return self._split(root, self.train_parts), self._split(root, self.test_parts)
 
     def error(self, root: Path, problem: str) -> str:
@@ -127,19 +119,17 @@ class FileSource(ABC):
         names = (name for part in [*self.train_parts, *self.test_parts] for name in part)
         return next((name for name in names if self._find(root, name) is None), None)
 
-    def _split(self, root: Path, parts: Sequence[tuple[str, ...]]) -> ImageSet:
+    def _split(self, root: Path, parts: Sequence[tuple[str, ...]]) -> Samples:
         images, labels = zip(*(self._part(root, names) for names in parts))
-        return _image_set(np.concatenate(images), np.concatenate(labels))
+        return _samples(np.concatenate(images), np.concatenate(labels))
 
     def _part(self, root: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         paths = [self._find(root, name) for name in names]
-        if None in paths:
-            raise DataError(self.error(root, f"{names[paths.index(None)]} is missing"))
         try:
             images, labels = self.read(*paths)
             self._check(images, labels)
         except Exception as error:  # a damaged file can raise nearly anything on its way through gzip and pickle
-            files = " with ".join(str(path) for path in paths)
+            files = " with ".join(map(str, paths))
             reason = f"{type(error).__name__}: {error}"
             raise DataError(self.error(root, f"{files} is damaged or not what its name says ({reason})")) from error
         return images, labels
@@ -236,5 +226,5 @@ class ImageNet32(CIFAR10):
     first_label = 1
 
 
-def _image_set(images: np.ndarray, labels: np.ndarray) -> ImageSet:
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+def _samples(images: np.ndarray, labels: np.ndarray) -> Samples:
+    return Samples(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fglight.cell import Cell
+from fglight.log_names import COSINE, LOCAL_LOSS, TEST_LOSS, TRAIN_LOSS, of_block, of_split
 
 
 @dataclass(frozen=True)
@@ -26,35 +27,56 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One pair of axes of a figure.
+
+    Attributes:
+        title: above it; empty where the figure has one panel.
+        x: ``Epoch``, or ``Block`` where the end of training is shown, a metric a block.
+        y: what is shown, with its unit.
+        metrics: what is shown, by the names that runs log; over epochs a line each, the second of them dashed.
+    """
+
+    title: str
+    x: Literal["Epoch", "Block"]
+    y: str
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Figure:
     """One figure of the paper.
 
     Attributes:
         number: the paper's number.
-        kind: ``depth``: local train losses at the end, by block. ``losses``: train and test loss during training.
-            ``dynamics``: local losses and cosine similarity during training, for some blocks.
         title: a short caption.
         curves: what is drawn, in the order of the legend.
-        blocks: for ``dynamics``: an early, a middle and the last auxiliary's block.
+        panels: what is drawn of each curve, row by row.
+        blocks: those whose training is shown: an early, a middle and the last auxiliary's; empty where it is not.
         note: what the paper leaves open and how it is settled here.
     """
 
     number: int
-    kind: Literal["depth", "losses", "dynamics"]
     title: str
     curves: tuple[Curve, ...]
+    panels: tuple[tuple[Panel, ...], ...]
     blocks: tuple[int, ...] = ()
     note: str = ""
 
     @property
+    def metrics(self) -> list[str]:
+        """What the runs of each curve must have logged."""
+        return [metric for row in self.panels for panel in row for metric in panel.metrics]
+
+    @property
     def cosine(self) -> bool:
         """Whether the runs must log ``cosine/block{j}`` between guess and target."""
-        return self.kind == "dynamics"
+        return bool(self.blocks)
 
 
-def depth_metrics(blocks: int) -> list[str]:
+def depth_metrics(blocks: int) -> tuple[str, ...]:
     """The metrics that show losses by depth: the auxiliary networks' by block, and the network's own."""
-    return [*(f"train/local_loss/block{j}" for j in range(blocks - 1)), "train/loss"]
+    return (*(of_block(of_split("train", LOCAL_LOSS), j) for j in range(blocks - 1)), TRAIN_LOSS)
 
 
 _PERTURB = "The paper does not say which perturbation; weight is drawn."
@@ -74,7 +96,8 @@ def _depth(number: int, blocks: int) -> Figure:
         Curve("Gaussian guess, local target", _cell(blocks, "local", "gaussian", "cnn", "weight")),
     )
     title = f"Local train losses at the end of training, by block (CIFAR-10, {blocks} blocks, CNN auxiliary)"
-    return Figure(number, "depth", title, curves, note=f"{_PERTURB} The last block's loss is the network's own.")
+    panel = Panel("", "Block", "Local train loss (nats)", depth_metrics(blocks))
+    return Figure(number, title, curves, ((panel,),), note=f"{_PERTURB} The last block's loss is the network's own.")
 
 
 def _losses(number: int, blocks: int) -> Figure:
@@ -86,7 +109,11 @@ def _losses(number: int, blocks: int) -> Figure:
         Curve("Random (Gaussian) guess", _cell(blocks, "global", "gaussian", "", "weight")),
     )
     title = f"Train and test loss, global target (CIFAR-10, {blocks} blocks, CNN auxiliary)"
-    return Figure(number, "losses", title, curves, note=_PERTURB)
+    panels = (
+        Panel("Train loss", "Epoch", "Cross-entropy (nats)", (TRAIN_LOSS,)),
+        Panel("Test loss", "Epoch", "Cross-entropy (nats)", (TEST_LOSS,)),
+    )
+    return Figure(number, title, curves, (panels,), note=_PERTURB)
 
 
 def _dynamics(number: int, blocks: int, perturb: str) -> Figure:
@@ -100,7 +127,13 @@ def _dynamics(number: int, blocks: int, perturb: str) -> Figure:
         f"Local losses, and cosine similarity of local guess and global target in {space} space "
         f"(CIFAR-10, {blocks} blocks, {perturb} perturbation)"
     )
-    return Figure(number, "dynamics", title, curves, blocks={8: (0, 3, 6), 16: (0, 7, 14)}[blocks])
+    shown = {8: (0, 3, 6), 16: (0, 7, 14)}[blocks]
+    losses = [of_split(split, LOCAL_LOSS) for split in ("train", "test")]
+    panels = tuple(
+        tuple(Panel(f"Block {j}", "Epoch", words, tuple(of_block(metric, j) for metric in metrics)) for j in shown)
+        for words, metrics in (("Local loss (nats)", losses), ("Cosine similarity", [COSINE]))
+    )
+    return Figure(number, title, curves, panels, shown)
 
 
 FIGURES: dict[int, Figure] = {

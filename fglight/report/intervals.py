@@ -108,7 +108,11 @@ class Estimate:
         """The p value of lying beyond one of two bounds: at most ``LEVEL`` where the 95 % interval does."""
         return min(1.0, 2 * min(self.below(least), self.above(most)))
 
-    def text(self, form: str = ".1f") -> str:
+    def __str__(self) -> str:
+        """``text`` of points of accuracy."""
+        return self.text(".1f")
+
+    def text(self, form: str) -> str:
         """Write it with its interval, ``+1.5 [0.4, 2.7]``; of two seeds both values, of one run its value."""
         if not self.lack:
             low, high = (_number(bound, form) for bound in self.interval())

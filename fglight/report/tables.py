@@ -11,7 +11,16 @@ from fglight.cell import Cell
 from fglight.paper import Row, rows_by_cell
 from fglight.paper.layouts import Layout
 from fglight.report.intervals import Estimate, Word, told
-from fglight.report.scores import FULL, Scale, Score, Scores, accuracy, apart, by_seed, like, scale_in_words
+from fglight.report.results import (
+    FULL,
+    Results,
+    Scale,
+    Score,
+    difference_columns,
+    like,
+    score_columns,
+    with_deviation,
+)
 
 Status = Word | Literal["missing", "alone"]
 
@@ -32,7 +41,7 @@ class Entry:
     @property
     def paper(self) -> str:
         """The paper's accuracy, or that it is not printed."""
-        return accuracy(self.row.mean, self.row.std) if self.printed else "not printed"
+        return with_deviation(self.row.mean, self.row.std) if self.printed else "not printed"
 
     @cached_property
     def difference(self) -> Estimate | None:
@@ -69,26 +78,13 @@ class Table:
         return any(entry.full for entry in self.entries)
 
 
-def fill(layout: Layout, scores: Scores) -> Table:
+def fill(layout: Layout, results: Results) -> Table:
     """Put the paper's and our numbers into a layout."""
-    return Table(
-        layout,
-        tuple(
-            (
-                header.words,
-                tuple(Entry(rows_by_cell()[cell], span, scores.full.get(cell)) for cell, span in layout.cells(header)),
-            )
-            for header in layout.rows
-        ),
-    )
 
+    def entries(cells: Iterable[tuple[Cell, int]]) -> tuple[Entry, ...]:
+        return tuple(Entry(rows_by_cell()[cell], span, results.full.get(cell)) for cell, span in cells)
 
-_PARTS = ("guess", "auxiliary", "target", "blocks", "width")
-
-
-def _parts(cell: Cell) -> tuple[str, ...]:
-    """``_PARTS`` of a cell, in words."""
-    return cell.guess, cell.aux, cell.target, str(cell.blocks), f"{cell.width:g}"
+    return Table(layout, tuple((header.words, entries(layout.cells(header))) for header in layout.rows))
 
 
 @dataclass(frozen=True)
@@ -98,22 +94,37 @@ class Scaled:
     scale: Scale
     scores: Mapping[Cell, Score]
 
-    @property
-    def in_words(self) -> str:
-        """What was trained, and how."""
-        return scale_in_words(self.scale)
+    @cached_property
+    def perturbations(self) -> list[str]:
+        """Those that occur; empty for guesses without one."""
+        return list(dict.fromkeys(cell.perturb for cell in self.scores))
+
+    @cached_property
+    def parts(self) -> pd.DataFrame:
+        """What its cells are, the perturbation aside, in words: a column a part, a line a cell."""
+        cells = dict.fromkeys(replace(cell, perturb="") for cell in self.scores)
+        parts = [(cell.guess, cell.aux, cell.target, str(cell.blocks), f"{cell.width:g}") for cell in cells]
+        return pd.DataFrame(parts, cells, columns=["guess", "auxiliary", "target", "blocks", "width"], dtype=object)
 
     @property
-    def columns(self) -> dict[str, list[str]]:
-        """What its cells differ in, the perturbation aside: a word for each of ``lines``."""
-        columns = zip(*(_parts(cell) for cell, _ in self.lines))
-        return {name: list(words) for name, words in zip(_PARTS, columns) if name == "guess" or len(set(words)) > 1}
+    def columns(self) -> list[str]:
+        """The parts in which they differ."""
+        return [name for name in self.parts if name == "guess" or self.parts[name].nunique() > 1]
 
     @property
     def shared(self) -> str:
         """What they all have, in words."""
-        parts = zip(_PARTS, *(_parts(cell) for cell, _ in self.lines[:1]))
-        return ", ".join(f"{name} {word}" for name, word in parts if name not in self.columns and word)
+        shared = self.parts.drop(columns=self.columns).iloc[0]
+        return ", ".join(f"{name} {word}" for name, word in shared.items() if word)
+
+    @property
+    def lines(self) -> list[tuple[list[str], list[Score | None]]]:
+        """For each cell, its perturbation aside, the words of ``columns`` and the scores of ``perturbations``."""
+        words = self.parts[self.columns].to_numpy().tolist()
+        scores = (
+            [self.scores.get(replace(cell, perturb=name)) for name in self.perturbations] for cell in self.parts.index
+        )
+        return list(zip(words, scores))
 
     @property
     def seeds(self) -> list[int]:
@@ -125,19 +136,8 @@ class Scaled:
         """The accuracy of guessing, in percent; None where it is not known."""
         return next((score.chance for score in self.scores.values()), None)
 
-    @property
-    def perturbations(self) -> list[str]:
-        """Those that occur; empty for guesses without one."""
-        return list(dict.fromkeys(cell.perturb for cell in self.scores))
 
-    @property
-    def lines(self) -> list[tuple[Cell, list[Score | None]]]:
-        """For each cell, its perturbation aside, a score for each of ``perturbations``."""
-        cells = dict.fromkeys(replace(cell, perturb="") for cell in self.scores)
-        return [(cell, [self.scores.get(replace(cell, perturb=name)) for name in self.perturbations]) for cell in cells]
-
-
-def scaled(scores: Scores, tables: Iterable[int]) -> tuple[Scaled, ...]:
+def scaled(results: Results, tables: Iterable[int]) -> tuple[Scaled, ...]:
     """The runs that are scaled down, of cells like those of some tables, by scale."""
     numbers = set(tables)
     order = list(rows_by_cell())
@@ -146,7 +146,7 @@ def scaled(scores: Scores, tables: Iterable[int]) -> tuple[Scaled, ...]:
         return cell.width, order.index(like(cell)[0].cell)
 
     found = []
-    for scale, cells in scores.by_scale.items():
+    for scale, cells in results.by_scale.items():
         own = [cell for cell in sorted(cells, key=place) if numbers & {row.table for row in like(cell)}]
         if scale != FULL and own:
             found.append(Scaled(scale, {cell: cells[cell] for cell in own}))
@@ -166,26 +166,17 @@ def as_frame(tables: Iterable[Table], others: Iterable[Scaled]) -> pd.DataFrame:
             "paper_std": entry.row.std,
             "paper_seeds": entry.row.seeds,
             "status": entry.status,
-            "scale": "full scale" if entry.full else None,
-            **_ours(entry.full),
-            **apart(entry.difference),
+            "scale": str(FULL) if entry.full else None,
+            **score_columns(entry.full),
+            **difference_columns(entry.difference),
         }
         for table in tables
         for entry in table.entries
     ]
     lines += [
-        {**vars(cell), "status": "scaled", "scale": scaled.in_words, **_ours(score)}
+        {**vars(cell), "status": "scaled", "scale": str(scaled.scale), **score_columns(score)}
         for scaled in others
         for cell, score in scaled.scores.items()
     ]
     frame = pd.DataFrame(lines)
     return frame.astype(dict.fromkeys(("seeds", "table", "paper_seeds"), "Int64"))
-
-
-def _ours(score: Score | None) -> dict[str, object]:
-    return {
-        "mean": score and score.mean,
-        "std": score and score.std,
-        "seeds": score and len(score.seeds),
-        "accuracies": score and by_seed(score),
-    }

@@ -1,19 +1,18 @@
 """What the runs at hand say about a claim, and what the paper's own numbers say."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
-from itertools import groupby
+from functools import cached_property
+from itertools import groupby, product
 from operator import attrgetter
 from typing import Literal
 
+from fglight.log_names import ACCURACY
 from fglight.paper import rows_by_cell
-from fglight.paper.claims import ACCURACY, CLAIMS, Claim, Comparison, Quantity
+from fglight.paper.claims import CLAIMS, Claim, Comparison, Quantity
 from fglight.report.intervals import LEVEL, Estimate, Lack, holm
-from fglight.report.metrics import ReadMetrics
-from fglight.report.quantities import measure
-from fglight.report.scores import FULL, Scale, Score, Scores, trained_as
+from fglight.report.results import FULL, Results, Scale, Score, over_common_seeds, trained_as, with_deviation
 from fglight.words import counted
 
 Answer = Literal["holds", "does not hold", "open"]
@@ -37,9 +36,16 @@ class Compared:
     lack: Lack | Literal["at chance", "not run"] | None
 
     @property
-    def sides(self) -> list[tuple[Quantity, Score]]:
-        """Each quantity with its score."""
-        return list(zip(self.comparison.quantities, self.scores))
+    def sides(self) -> list[tuple[Quantity, str]]:
+        """Each quantity with its score, in words."""
+        return [
+            (one, with_deviation(score.mean, score.std, (".1f", ".1f") if one.metric == ACCURACY else (".3g", ".2g")))
+            for one, score in zip(self.comparison.quantities, self.scores)
+        ]
+
+    def __str__(self) -> str:
+        """What comes out: points of accuracy, or what the numbers are in."""
+        return self.difference.text(".1f" if self.comparison.quantities[0].metric == ACCURACY else ".2g")
 
 
 @dataclass(frozen=True)
@@ -130,69 +136,50 @@ class Verdict:
         return 0 if decided else 1 if self.findings else 2
 
 
-def judge_all(scores: Scores, read: ReadMetrics) -> tuple[Verdict, ...]:
-    """Judge the paper's claims by runs at its own setting; first come those that are decided."""
-    return tuple(sorted((judge(claim, scores, read) for claim in CLAIMS), key=attrgetter("rank")))
+def judge_all(results: Results, scale: Scale = FULL) -> tuple[Verdict, ...]:
+    """Judge the paper's claims by runs at one scale; first come those that are decided.
 
-
-def judge(claim: Claim, scores: Scores, read: ReadMetrics) -> Verdict:
-    """Make a claim's comparisons by runs at the paper's own setting.
-
-    Args:
-        claim: one of the paper's claims.
-        scores: the finished runs.
-        read: gives a run directory's metrics, as ``read_metrics`` does.
+    A claim of a size, such as a margin in points, is about the paper's own setting. At other scales it is left out, as
+    are claims of which no comparison can be made, and runs that are not above chance decide nothing.
     """
-    findings = []
-    for where, comparisons in groups(claim.comparisons):
-        paper = Finding(claim, where, tuple(map(_printed, comparisons)))
-        findings.append(Finding(claim, where, _compare(comparisons, FULL, scores, read), paper))
+    claims = (claim for claim in CLAIMS if scale == FULL or not claim.sized)
+    verdicts = (judge(claim, results, scale) for claim in claims)
+    return tuple(sorted((one for one in verdicts if scale == FULL or one.findings), key=attrgetter("rank")))
+
+
+def judge(claim: Claim, results: Results, scale: Scale = FULL) -> Verdict:
+    """Make a claim's comparisons by the runs of one scale, and by the paper's own numbers."""
+
+    def printed(comparisons: Iterable[Comparison], where: str = "") -> Finding:
+        return Finding(claim, where, tuple(map(_printed, comparisons)))
+
+    findings = [
+        Finding(
+            claim,
+            where,
+            tuple(_compared(comparison, results, scale) for comparison in comparisons),
+            printed(comparisons, where) if scale == FULL else None,
+        )
+        for where, comparisons in groups(_at(claim, results, scale))
+    ]
     made = sorted((finding for finding in findings if finding.made), key=lambda finding: finding.answer == "open")
-    unknown = tuple(finding.where for finding in findings if not finding.made)
-    return Verdict(claim, Finding(claim, "", tuple(map(_printed, claim.comparisons))), tuple(made), unknown)
+    unknown = tuple(finding.where for finding in findings if scale == FULL and not finding.made)
+    return Verdict(claim, printed(claim.comparisons), tuple(made), unknown)
 
 
-def judge_scaled(scale: Scale, scores: Scores, read: ReadMetrics) -> tuple[Verdict, ...]:
-    """Make the claims' comparisons by runs that are scaled down alike, and above chance.
-
-    A claim of a size, such as a margin in points, is about the paper's own setting and left out.
-
-    Args:
-        scale: what was trained, and how.
-        scores: the finished runs.
-        read: gives a run directory's metrics, as ``read_metrics`` does.
-
-    Returns:
-        The claims of which a comparison can be made; first come those that are decided.
-    """
-    verdicts = []
-    for claim in CLAIMS:
-        if not claim.sized:
-            paper = Finding(claim, "", tuple(map(_printed, claim.comparisons)))
-            found = (
-                Finding(claim, where, _compare(comparisons, scale, scores, read))
-                for where, comparisons in groups(_at(claim, scale, scores))
-            )
-            made = sorted((one for one in found if one.made), key=lambda finding: finding.answer == "open")
-            verdicts.append(Verdict(claim, paper, tuple(made)))
-    return tuple(sorted((one for one in verdicts if one.findings), key=attrgetter("rank")))
-
-
-def _at(claim: Claim, scale: Scale, scores: Scores) -> list[Comparison]:
+def _at(claim: Claim, results: Results, scale: Scale) -> Iterable[Comparison]:
     """What stands at a scale for a claim's comparisons, each once on whatever data the paper has it.
 
     Any width stands for the paper's 1, unless widths are what is compared.
     """
     found: dict[Comparison, None] = {}
-    for width in sorted({1.0, *(cell.width for cell in scores.by_scale[scale])}):
-        for comparison in claim.comparisons:
-            if width == 1 or all(quantity.cell.width == 1 for quantity in comparison.quantities):
-                sides = (comparison.plus, comparison.minus)
-                trained = [[(quantity, trained_as(quantity.cell, scale, width)) for quantity in side] for side in sides]
-                if all(cell for side in trained for _, cell in side):
-                    plus, minus = (tuple(replace(quantity, cell=cell) for quantity, cell in side) for side in trained)
-                    found[Comparison(plus, minus)] = None
-    return list(found)
+    for width, comparison in product(sorted({1.0, *results.widths(scale)}), claim.comparisons):
+        cells = {quantity.cell: trained_as(quantity.cell, scale, width) for quantity in comparison.quantities}
+        if all(cells.values()) and (width == 1 or all(cell.width == 1 for cell in cells)):
+            sides = (comparison.plus, comparison.minus)
+            plus, minus = (tuple(replace(quantity, cell=cells[quantity.cell]) for quantity in side) for side in sides)
+            found[Comparison(plus, minus)] = None
+    return found
 
 
 def groups(comparisons: Iterable[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
@@ -201,39 +188,15 @@ def groups(comparisons: Iterable[Comparison]) -> Iterator[tuple[str, list[Compar
         yield words, list(same)
 
 
-def _compare(
-    comparisons: Iterable[Comparison], scale: Scale, scores: Scores, read: ReadMetrics
-) -> tuple[Compared, ...]:
-    """Make comparisons by our runs."""
-    known = cache(partial(measure, scale=scale, scores=scores, read=read))
-
-    def above_chance(quantity: Quantity) -> bool:
-        return scale == FULL or scores.by_scale[scale][quantity.cell].above_chance
-
-    return tuple(_compared(comparison, known, above_chance) for comparison in comparisons)
-
-
-def _compared(
-    comparison: Comparison, known: Callable[[Quantity], Score | None], above_chance: Callable[[Quantity], bool]
-) -> Compared:
-    scores = tuple(map(known, comparison.quantities))
-    values = _on_common_seeds(scores, len(comparison.plus))
-    if not values:
+def _compared(comparison: Comparison, results: Results, scale: Scale) -> Compared:
+    """Make a comparison by our runs, over the seeds that all quantities have."""
+    scores = tuple(results.measure(quantity, scale) for quantity in comparison.quantities)
+    plus = len(comparison.plus)
+    difference = over_common_seeds(scores[:plus], scores[plus:])
+    if difference is None:
         return Compared(comparison, scores, None, "not run")
-    difference = Estimate.of(values)
-    at_chance = not difference.lack and not all(map(above_chance, comparison.quantities))
-    return Compared(comparison, scores, difference, "at chance" if at_chance else difference.lack)
-
-
-def _on_common_seeds(scores: Sequence[Score | None], plus: int) -> list[float]:
-    """The sum of the first scores less that of the others, on each seed that all have."""
-    if None in scores:
-        return []
-    seeds = set.intersection(*(set(score.seeds) for score in scores))
-    return [
-        sum(score.by_seed[seed] for score in scores[:plus]) - sum(score.by_seed[seed] for score in scores[plus:])
-        for seed in sorted(seeds)
-    ]
+    judged = scale == FULL or all(results.by_scale[scale][one.cell].above_chance for one in comparison.quantities)
+    return Compared(comparison, scores, difference, difference.lack or (None if judged else "at chance"))
 
 
 def _printed(comparison: Comparison) -> Compared:

@@ -6,15 +6,16 @@ A workspace shows the runs whose cell belongs to the table or figure, whichever 
 """
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
-from rich.console import Console
 
 from fglight.cell import Cell
+from fglight.log_names import ACCURACY, of_split
 from fglight.paper import TABLES, rows
-from fglight.paper.figures import FIGURES
+from fglight.paper.figures import FIGURES, Panel
 
 COMPONENTS = ("data", "blocks", "width", "target", "guess", "aux", "perturb")
 """What a cell consists of; each is ``cell.<component>`` in a run's configuration."""
@@ -34,7 +35,7 @@ def table_workspace(entity: str, project: str, number: int) -> ws.Workspace:
     accuracy = [
         panels.BarPlot(
             title=f"Test accuracy by {component}",
-            metrics=[panels.SummaryMetric("test/accuracy")],
+            metrics=[panels.SummaryMetric(ACCURACY)],
             groupby=panels.Config(f"cell.{component}"),
             title_x="test accuracy after the last epoch",
         )
@@ -57,34 +58,22 @@ def figure_workspace(entity: str, project: str, number: int) -> ws.Workspace:
     """
     figure = FIGURES[number]
     cells = [curve.cell for curve in figure.curves]
-    if figure.kind == "losses":
-        drawn = [_curve("Loss", "loss")]
-    elif figure.kind == "depth":
-        last = max(cell.blocks for cell in cells) - 1
-        drawn = [
-            panels.BarPlot(
-                title="Local train losses at the end, by block",
-                metrics=[panels.SummaryMetric(f"train/local_loss/block{j}") for j in range(last)],
-                title_x="local train loss",
-            )
-        ]
-    else:
-        drawn = [_curve(f"Local loss, block {j}", f"local_loss/block{j}") for j in figure.blocks] + [
-            panels.LinePlot(
-                title=f"Cosine of guess and target, block {j}",
-                x=_EPOCH,
-                y=[f"cosine/block{j}"],
-                title_y="cosine similarity (Eq. 6)",
-                smoothing_factor=0.6,
-            )
-            for j in figure.blocks
-        ]
+    drawn = [_drawn(panel) for row in figure.panels for panel in row]
     sections = [ws.Section(name=f"Figure {number}: {figure.title}", is_open=True, panels=drawn)]
     return _workspace(entity, project, f"Figure {number}", cells, sections)
 
 
+def _drawn(panel: Panel) -> panels.BarPlot | panels.LinePlot:
+    title = f"{panel.title}: {panel.y}" if panel.title else panel.y
+    if panel.x == "Block":
+        return panels.BarPlot(title=title, metrics=list(map(panels.SummaryMetric, panel.metrics)), title_x=panel.y)
+    return panels.LinePlot(title=title, x=_EPOCH, y=list(panel.metrics), title_x="epoch", title_y=panel.y)
+
+
 def _curve(title: str, metric: str) -> panels.LinePlot:
-    return panels.LinePlot(title=title, x=_EPOCH, y=[f"train/{metric}", f"test/{metric}"], title_x="epoch")
+    return panels.LinePlot(
+        title=title, x=_EPOCH, y=[of_split(split, metric) for split in ("train", "test")], title_x="epoch"
+    )
 
 
 def _varying(cells: Iterable[Cell]) -> list[str]:
@@ -122,15 +111,11 @@ def main(arguments: Sequence[str]) -> int:
     figures = FIGURES if everything else asked.figure or ()
     workspaces = [table_workspace(asked.entity, asked.project, number) for number in tables]
     workspaces += [figure_workspace(asked.entity, asked.project, number) for number in figures]
-    console = Console()
     for workspace in workspaces:
         shown = ", ".join(str(panel.title) for section in workspace.sections for panel in section.panels)
-        if asked.dry_run:
-            console.print(f"{workspace.name}: {shown}", soft_wrap=True, markup=False)
-            continue
         try:
-            console.print(f"{workspace.name}: {workspace.save().url}", soft_wrap=True, markup=False)
+            print(f"{workspace.name}: {shown if asked.dry_run else workspace.save().url}")
         except Exception as error:  # whatever the service or its client says, there is nothing else to try
-            Console(stderr=True).print(f"{workspace.name} was not saved: {error}", soft_wrap=True, markup=False)
+            print(f"{workspace.name} was not saved: {error}", file=sys.stderr)
             return 1
     return 0

@@ -5,45 +5,77 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import pandas as pd
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fglight.cell import Cell, cell_of
-from fglight.config.settings import MOVED, choices
 from fglight.errors import ConfigError, one_line
-from fglight.runs.folder import metric_of
+from fglight.runs.folder import CONFIG, FAILURE, METRICS, RESULT
+from fglight.runs.logged import Problem, read_metrics
 from fglight.runs.record import RECIPE, metric_names
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its ``result.json``. Accuracies are fractions between 0 and 1.
+class _Folder:
+    """A run's directory.
 
-    ``score`` is the test value of ``metric`` after the last epoch.
-
-    ``recipe`` has what there is of ``RECIPE``. ``differences`` are the settings that depart from the paper's. Where a
-    run of an earlier version did not record one, its ``config.yaml`` tells, or else it is among them as not known.
-    ``probe`` is the auxiliary network that only logs, empty where none was recorded. ``seconds`` are a
-    step's, with its share of tests. ``classes`` is how many there are of labels, None where nothing tells.
+    Attributes:
+        path: of the directory.
+        problems: receives a line for each file of metrics, or part of one, that cannot be used.
     """
 
     path: Path
+    problems: list[Problem] = field(repr=False, compare=False)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """What it logged; see ``read_metrics``."""
+        return read_metrics(self.path, self.problems)
+
+
+@dataclass(frozen=True)
+class Run(_Folder):
+    """A finished run: its ``result.json``.
+
+    Attributes:
+        cell: what was trained.
+        seed: its seed.
+        recipe: what there is of ``RECIPE``.
+        differences: the settings that depart from the paper's.
+        epoch: the last one, from 0.
+        metric: what it is judged by.
+        score: the test value of it after the last epoch; accuracies are fractions between 0 and 1.
+        probe: the auxiliary network that only logs; empty where there is none.
+        test_loss: after the last epoch; NaN where it was not kept.
+        seconds: of a step, with its share of tests; NaN where they were not kept.
+        classes: how many there are of labels; None where that means nothing.
+    """
+
     cell: Cell
     seed: int
     recipe: Mapping[str, float]
     differences: Mapping[str, Any]
     epoch: int
+    metric: str
     score: float
-    metric: str = "accuracy"
-    probe: str = ""
-    test_loss: float = math.nan
-    seconds: float = math.nan
-    classes: int | None = None
+    probe: str
+    test_loss: float
+    seconds: float
+    classes: int | None
+
+
+@dataclass(frozen=True)
+class Unfinished(_Folder):
+    """A run that goes on or was interrupted; ``what`` is its cell and seed as far as they are known."""
+
+    what: str
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -53,23 +85,6 @@ class Failure:
     path: Path
     what: str
     error: str
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A run that goes on or was interrupted; ``what`` is its cell and seed as far as they are known."""
-
-    path: Path
-    what: str
-    metric: str = "accuracy"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that could not be used, and why."""
-
-    path: Path
-    reason: str
 
 
 @dataclass
@@ -118,51 +133,51 @@ def _run_folders(root: Path, problems: list[Problem]) -> Iterator[Path]:
         problems.append(Problem(Path(error.filename), error.strerror or str(error)))
 
     for folder, subfolders, names in os.walk(root, onerror=note):
-        ran = "config.yaml" in names and "metrics" in subfolders
-        if ran or "result.json" in names or "failure.json" in names:
+        if {RESULT, FAILURE} & set(names) or (CONFIG in names and METRICS in subfolders):
             subfolders.clear()
             yield Path(folder)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # such as Jupyter's copies
 
 
 def _add(folder: Path, runs: Collection) -> None:
-    result, failure = folder / "result.json", folder / "failure.json"
+    result, failure = folder / RESULT, folder / FAILURE
     if result.exists():
-        runs.finished.append(_finished(result, _read_json(result)))
+        runs.finished.append(_finished(result, _read_json(result), runs.problems))
     elif failure.exists():
-        words = _read_json(failure)
-        runs.failed.append(Failure(folder, _named(words), str(words.get("error", "no error was recorded"))))
+        found = _read_json(failure)
+        runs.failed.append(Failure(folder, _named(found), str(found.get("error", "no error was recorded"))))
     else:
-        runs.unfinished.append(_unfinished(folder / "config.yaml"))
+        runs.unfinished.append(_unfinished(folder / CONFIG, runs.problems))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise _Unreadable(path, error.strerror or str(error)) from error
     except ValueError as error:  # not UTF-8, or half-written JSON
         raise _Unreadable(path, f"not valid JSON ({error})") from error
-    if not isinstance(words, dict):
+    if not isinstance(found, dict):
         raise _Unreadable(path, "not a JSON object")
-    return words
+    return found
 
 
-def _finished(path: Path, words: dict[str, Any]) -> Run:
+def _finished(path: Path, result: dict[str, Any], problems: list[Problem]) -> Run:
     try:
         run = Run(
             path=path.parent,
-            cell=cell_of(words["cell"]),
-            seed=int(words["seed"]),
-            recipe={name: float(words["recipe"][name]) for name in RECIPE if words["recipe"][name] is not None},
-            differences=_differences(path.parent, words),
-            epoch=int(words["epoch"]),
-            score=float(words[f"test_{metric_of(words)}"]),
-            metric=metric_of(words),
-            probe=_probe(path.parent, words),
-            test_loss=float(words.get("test_loss", math.nan)),
-            seconds=float(words.get("time_s", math.nan)) / (words.get("steps") or math.nan),
-            classes=_classes(path.parent, words),
+            problems=problems,
+            cell=cell_of(result["cell"]),
+            seed=int(result["seed"]),
+            recipe={name: float(result["recipe"][name]) for name in RECIPE if result["recipe"][name] is not None},
+            differences=dict(result["differences"]),
+            epoch=int(result["epoch"]),
+            metric=result["metric"],
+            score=float(result[f"test_{result['metric']}"]),
+            probe=result["probe"],
+            test_loss=float(result.get("test_loss", math.nan)),
+            seconds=float(result.get("time_s", math.nan)) / (result["steps"] or math.nan),
+            classes=result["classes"],
         )
     except KeyError as error:
         raise _Unreadable(path, f"no entry {error}") from error
@@ -175,68 +190,24 @@ def _finished(path: Path, words: dict[str, Any]) -> Run:
     return run
 
 
-def _differences(folder: Path, words: Mapping[str, Any]) -> dict[str, Any]:
-    if "differences" not in words:
-        recipe = {RECIPE[name]: value for name, value in words["recipe"].items() if value is not None}
-        return {**recipe, **(words.get("options") or {}), "other settings": "not known"}
-    found = {MOVED.get(name, name): value for name, value in words["differences"].items()}
-    if words["cell"]["aux"] == "predsim":  # earlier versions took its thinned form for the paper's
-        full = OmegaConf.select(_config(folder), "aux.full_conv")
-        found.pop("aux.full_conv", None)
-        if full is not True:
-            found["aux.full_conv"] = "not known" if full is None else full
-    return found
-
-
-def _probe(folder: Path, words: Mapping[str, Any]) -> str:
-    if "probe" in words:
-        return str(words["probe"])
-    config = _config(folder)
-    return str(OmegaConf.select(config, "aux.name")) if config.get("probe") else ""
-
-
-def _classes(folder: Path, words: Mapping[str, Any]) -> int | None:
-    if "classes" in words:
-        return int(words["classes"])
-    told = _shipped_classes().get(words["cell"]["data"]) or OmegaConf.select(_config(folder), "data.num_classes")
-    return told if isinstance(told, int) else None
-
-
-@cache
-def _shipped_classes() -> Mapping[str, int]:
-    return {name: data["num_classes"] for name, data in choices("data").items() if isinstance(data["num_classes"], int)}
-
-
-def _config(folder: Path) -> DictConfig:
-    """A run's ``config.yaml``; empty where that cannot be read."""
-    try:
-        config = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError, UnicodeDecodeError):
-        config = None
-    return config if isinstance(config, DictConfig) else DictConfig({})
-
-
-def _unfinished(path: Path) -> Unfinished:
-    metric = "accuracy"  # as it was before there were others
+def _unfinished(path: Path, problems: list[Problem]) -> Unfinished:
+    what, metric = "", "accuracy"
     try:
         config = OmegaConf.load(path)
-        for group in ("guess", "target", "model"):  # an earlier version did not say of them what their files now do
-            config[group] = choices(group).get(config[group].name, {}) | OmegaConf.to_container(config[group])
         what = f"{Cell.from_config(config).in_words}, seed {config.seed}"
-        if "loss" in config:
-            metric = metric_names(config)[0]
+        metric = metric_names(config)[0]
     except OSError as error:
         raise _Unreadable(path, error.strerror or str(error)) from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise _Unreadable(path, f"not valid YAML ({one_line(error)})") from error
     except (OmegaConfBaseException, AttributeError):  # some other configuration
-        what = ""
-    return Unfinished(path.parent, what, metric)
+        pass
+    return Unfinished(path.parent, problems, what, metric)
 
 
-def _named(words: Mapping[str, Any]) -> str:
+def _named(failure: Mapping[str, Any]) -> str:
     """Name the cell and the seed of a failure as far as they are known."""
     try:
-        return f"{cell_of(words['cell']).in_words}, seed {words['seed']}"
+        return f"{cell_of(failure['cell']).in_words}, seed {failure['seed']}"
     except (KeyError, TypeError, ValueError):
         return ""

@@ -16,6 +16,10 @@ from omegaconf import OmegaConf
 from fglight.errors import ConfigError, NonFiniteLossError, RunBusyError
 from fglight.locks import locked
 
+CONFIG, RESULT, FAILURE, METRICS = "config.yaml", "result.json", "failure.json", "metrics"
+CHECKPOINT = "checkpoints/last.ckpt"
+"""What a run's directory holds: its settings; how it ended; the folder of what it logged; where it goes on from."""
+
 
 class State(StrEnum):
     """How far a run has come."""
@@ -57,7 +61,7 @@ def make_directory(setting: str, path: Path, *, new: bool = False) -> Path:
             pass
     except OSError as error:
         raise ConfigError(
-            f"{setting}={path} cannot be written to ({error.strerror}): accepted is a folder, or a place for one"
+            f"{setting} must be a folder that can be written to, or a place for one, got {path} ({error.strerror})"
         ) from error
     return made
 
@@ -99,29 +103,24 @@ def state(run_dir: Path) -> State:
             return State.RUNNING
         except ConfigError:  # which the run will tell, where it is to go on
             pass
-    if (run_dir / "failure.json").exists():
+    if (run_dir / FAILURE).exists():
         return State.DIVERGED if failure(run_dir).startswith(NonFiniteLossError.__name__) else State.FAILED
-    return State.INTERRUPTED if (run_dir / "config.yaml").exists() else State.NEW
+    return State.INTERRUPTED if (run_dir / CONFIG).exists() else State.NEW
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
     """What ``result.json`` holds; None where there is none, or none that can be read."""
     try:
-        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
+        return result if f"test_{result['metric']}" in result else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result if isinstance(result, dict) and f"test_{metric_of(result)}" in result else None
-
-
-def metric_of(result: Mapping[str, Any]) -> str:
-    """The metric whose test value is a run's result; earlier versions knew accuracy alone and did not say so."""
-    return result.get("metric", "accuracy")
 
 
 def failure(run_dir: Path) -> str:
     """The error that ``failure.json`` tells; empty where there is none that can be read."""
     try:
-        return str(json.loads((run_dir / "failure.json").read_text(encoding="utf-8"))["error"])
+        return str(json.loads((run_dir / FAILURE).read_text(encoding="utf-8"))["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -136,7 +135,7 @@ def modified(path: Path) -> int | None:
 
 def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:
     """Write ``config.yaml``, whole or not at all."""
-    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+    write_whole(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fglight import __version__
 from fglight.cell import Cell, cell_of
-from fglight.runs.folder import metric_of
+from fglight.log_names import of_split
 from fglight.runs.settings import differences, in_short
 from fglight.words import counted, measured
 
@@ -65,7 +65,7 @@ def build_result(
         "steps": steps,
         "metric": names[0],
         "classes": cfg.data.num_classes,
-        **{f"{split}_{name}": metrics[f"{split}/{name}"] for split in ("test", "train") for name in names},
+        **{f"{split}_{name}": metrics[of_split(split, name)] for split in ("test", "train") for name in names},
         "time_s": round(seconds, 2),
         "device": device,
         "versions": {
@@ -82,8 +82,8 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     table = Table(show_header=False, title=f"{cell_of(result['cell'])}, seed {result['seed']}", title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
-    metric = metric_of(result)
-    judged = judged_on(result.get("differences", {}).get("data.holdout"))
+    metric = result["metric"]
+    judged = judged_on(result["differences"].get("data.holdout"))
     table.add_row(f"{judged} {metric}", f"[bold]{measured(metric, result[f'test_{metric}'])}[/bold]")
     table.add_row(f"train {metric}", measured(metric, result[f"train_{metric}"]))
     table.add_row("time", f"{result['time_s']:.0f} s on {result['device']}")
@@ -91,10 +91,9 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     if recipe["lr_step"] is not None and recipe["lr_gamma"] is not None:
         schedule.append(f"times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}")
     table.add_row("learning rate", ", ".join([*schedule, counted(recipe["epochs"], "epoch")]))
-    if "steps" in result:  # earlier versions did not count them
-        reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
-        table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
-    for setting, value in in_short(result.get("differences", {})).items():
+    reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
+    table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
+    for setting, value in in_short(result["differences"]).items():
         table.add_row(setting, str(value))
     table.add_row("run directory", os.path.relpath(run_dir))
     return table

@@ -14,6 +14,7 @@ from fglight.config.settings import NO_RUN_HAS, choices
 from fglight.errors import ConfigError, one_line
 from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
+from fglight.runs.folder import CONFIG
 
 WITHOUT_EFFECT = (
     "logger",
@@ -125,11 +126,7 @@ def departures(cfg: DictConfig, cell: Cell) -> dict[str, Any]:
     settings = flat(run_settings(cfg))
     paper = flat(protocol(nearest(cell, random=says(cfg.guess, "random"))))
     settings |= {name: paper.get(name) for name in _AS_THE_PAPER if settings.get(name) is None}
-    return {
-        name: settings.get(name)
-        for name in sorted(settings.keys() | paper.keys())
-        if is_told(name) and name != "seed" and _value(settings, name) != _value(paper, name)
-    }
+    return {name: settings.get(name) for name in _changed(settings, paper) if is_told(name) and name != "seed"}
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:
@@ -149,7 +146,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     Raises:
         ConfigError: naming the settings that differ, or that ``config.yaml`` cannot be read.
     """
-    path = run_dir / "config.yaml"
+    path = run_dir / CONFIG
     if not path.exists():
         return
     try:
@@ -161,8 +158,8 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     own = ["data.root"] if now["data._target_"] == "fglight.data.image_folder" else []  # which is the data set there
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
-        for name in sorted(before.keys() | now.keys())
-        if (has_effect(name) or name in own) and _value(before, name) != _value(now, name)
+        for name in _changed(before, now)
+        if has_effect(name) or name in own
     ]
     if differing:
         raise ConfigError(
@@ -182,8 +179,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _value(settings: Mapping[str, Any], name: str) -> Any:
-    return settings.get(name, _NEUTRAL.get(name))
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The full names of settings that two have differently."""
+    names = sorted(one.keys() | other.keys())
+    return [name for name in names if one.get(name, _NEUTRAL.get(name)) != other.get(name, _NEUTRAL.get(name))]
 
 
 def within(setting: str, names: Iterable[str]) -> bool:

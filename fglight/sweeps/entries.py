@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fglight.cell import Cell
 from fglight.paper import rows, rows_by_cell
 from fglight.paper.figures import FIGURES
-from fglight.paper.searches import aux_sizes
+from fglight.paper.grids import aux_sizes
 from fglight.studies import STUDIES
 from fglight.sweeps.request import Request
 

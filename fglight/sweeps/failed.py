@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fglight.config.settings import CONFIG_DIR
 from fglight.errors import one_line
+from fglight.runs.folder import FAILURE
 from fglight.sweeps.runner import quoted
 from fglight.words import counted
 
@@ -69,8 +70,8 @@ class Noting(Launcher):
         why = one_line(error)
         if not isinstance(error, CompactHydraException):
             why = f"{type(error).__name__}: {why}"
-            if folder and Path(folder, "failure.json").exists():
-                why += f" (its traceback is in {_short(Path(folder, 'failure.json'))})"
+            if folder and Path(folder, FAILURE).exists():
+                why += f" (its traceback is in {_short(Path(folder, FAILURE))})"
             else:
                 traceback.print_exception(error)
         return f"- {why}\n  fglight train {shlex.join(words)}"

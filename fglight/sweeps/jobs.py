@@ -11,8 +11,8 @@ from typing import Any
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
+from fglight.paper.grids import HOLDOUT, LR_AXES, schedules
 from fglight.paper.recipes import MODELS, nearest, recipe
-from fglight.paper.searches import HOLDOUT, LR_AXES, schedules
 from fglight.runs.settings import is_told, unused, within
 from fglight.sweeps.entries import Entry, entries_of, with_controls
 from fglight.sweeps.request import Request

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fglight.runs.folder import State, failure, metric_of, modified, read_result, state
+from fglight.runs.folder import FAILURE, State, failure, modified, read_result, state
 from fglight.sweeps.jobs import Job
 from fglight.words import measured
 
@@ -29,7 +29,7 @@ class Progress:
         self.total = finished + len(pending)
         self._ended_here = 0
         self._start = time.monotonic()
-        self._old_failures = {job: modified(folder / "failure.json") for job, folder in pending.items()}
+        self._old_failures = {job: modified(folder / FAILURE) for job, folder in pending.items()}
 
     def look(self) -> None:
         """Print a line for every run that ended since the last look."""
@@ -37,9 +37,9 @@ class Progress:
             result = read_result(folder)
             if result is not None:
                 self.done += 1
-                metric = metric_of(result)
+                metric = result["metric"]
                 self._say(job, f"{measured(metric, result[f'test_{metric}'])} in {duration(result['time_s'])}")
-            elif modified(folder / "failure.json") != self._old_failures[job]:
+            elif modified(folder / FAILURE) != self._old_failures[job]:
                 self.errors[job] = failure(folder)
                 self._say(job, f"failed: {first_line(self.errors[job])}")
 

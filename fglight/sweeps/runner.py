@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fglight.config import check_config
 from fglight.errors import ConfigError, DataError, FglightError, LauncherError
-from fglight.runs.folder import State, make_directory, state
+from fglight.runs.folder import CHECKPOINT, State, make_directory, state
 from fglight.runs.record import metric_names
 from fglight.runs.settings import check_unchanged, departures
 from fglight.sweeps.files import missing_files
@@ -207,7 +207,7 @@ class Sweep:
 
         free = shutil.disk_usage(make_directory("hydra.sweep.dir", self.folder)).free
         sizes = {name: BYTES_A_PARAMETER * parameter_count(cfg) for name, cfg in self.configs.items()}
-        new = [job for job in todo if not (self._dir(job) / "checkpoints" / "last.ckpt").exists()]
+        new = [job for job in todo if not (self._dir(job) / CHECKPOINT).exists()]
         needed = sum(sizes[job.name] for job in new) + max((sizes[job.name] for job in todo), default=0)
         if needed > free:
             raise ConfigError(

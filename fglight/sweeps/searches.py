@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from rich.table import Column, Table
 
 from fglight.paper import rows_by_cell
+from fglight.paper.grids import LARGEST_SHARE, LR_AXES, SIZE_AXES
 from fglight.paper.recipes import recipe
-from fglight.paper.searches import LARGEST_SHARE, LR_AXES, SIZE_AXES
 from fglight.runs.folder import read_result
 from fglight.sweeps.jobs import Job, in_words, plain, shrunk
 

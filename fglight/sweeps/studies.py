@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fglight.errors import ConfigError
-from fglight.paper.searches import LR_AXES
+from fglight.paper.grids import LR_AXES
 from fglight.runs.folder import State, read_result, state
 from fglight.sweeps.jobs import Job, plan_jobs
 from fglight.sweeps.request import Request

@@ -22,7 +22,7 @@ class LastCheckpoint(Checkpoint):
     or repeats the epoch.
 
     Args:
-        folder: where the checkpoint goes.
+        path: where the checkpoint goes.
 
     Attributes:
         metrics: of the last whole epoch, by the names they are logged under.
@@ -31,13 +31,13 @@ class LastCheckpoint(Checkpoint):
         stopped: whether training was to end with that epoch, however many there might have been.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "last.ckpt"
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self.wandb_id: str | None = None
         self.stopped = False
-        self._next = folder / "next.ckpt"
+        self._next = path.with_name("next.ckpt")
         self._since = time.perf_counter()
 
     def usable(self) -> Path | None:

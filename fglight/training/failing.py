@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from fglight.errors import FglightError, ProcessError
-from fglight.runs.folder import failure, modified, write_json
+from fglight.runs.folder import FAILURE, failure, modified, write_json
 
 
 class FirstFailure(L.Callback):
@@ -56,11 +56,11 @@ class FirstFailure(L.Callback):
             found["traceback"] = "".join(traceback.format_exception(error))
         own = self.run_dir / f"failure-{os.getpid()}.json"  # another process may write at the same moment
         write_json(own, found)
-        own.replace(self.run_dir / "failure.json")
+        own.replace(self.run_dir / FAILURE)
         self._before = self._changed()
 
     def _told(self, error: Exception) -> bool:
         return self._known and self._changed() != self._before and not isinstance(error, FglightError)
 
     def _changed(self) -> int | None:
-        return modified(self.run_dir / "failure.json")
+        return modified(self.run_dir / FAILURE)

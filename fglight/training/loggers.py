@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError, one_line
+from fglight.runs.folder import METRICS
 from fglight.runs.settings import run_settings
 
 
@@ -28,7 +29,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
         run_dir: the run's directory.
         resumed: id of the run on Weights & Biases that goes on; None for a new one.
     """
-    loggers: list[Logger] = [CSVLogger(run_dir, name="metrics")]
+    loggers: list[Logger] = [CSVLogger(run_dir, name=METRICS)]
     if cfg.logger.mode != "disabled":
         import wandb  # takes seconds
 

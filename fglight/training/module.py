@@ -20,6 +20,7 @@ from fglight.estimators.costs import costs, forward_flops
 from fglight.estimators.counting import count_derivatives
 from fglight.estimators.measures import measure
 from fglight.layout import laid_out
+from fglight.log_names import COSINE, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, LOCAL_LOSS, MEMORY, of_block, of_split
 from fglight.models import BlockNetwork
 from fglight.training.metrics import Accuracy, BlockMetrics
 from fglight.training.setup import SetUp, seed_step
@@ -151,7 +152,7 @@ class ForwardGradientModule(L.LightningModule):
             self._stop_on_bad_loss()
             self.log("loss", step.loss, prog_bar=True, logger=False)
             if step.cosine is not None:
-                self.log_dict({f"cosine/block{j}": value for j, value in enumerate(step.cosine)})
+                self.log_dict({of_block(COSINE, j): value for j, value in enumerate(step.cosine)})
 
     def on_train_epoch_end(self) -> None:
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
@@ -199,7 +200,7 @@ class ForwardGradientModule(L.LightningModule):
         Where every step is reported there is none without cosine, and one with it has to do.
         """
         plain = not report or self._every == 1
-        wanted = self.measure and self.counts and "costs/memory" not in self.counts and plain
+        wanted = self.measure and self.counts and MEMORY not in self.counts and plain
         if not wanted or self.estimator.compiled or torch._C._autograd._profiler_enabled():
             yield
             return
@@ -207,31 +208,31 @@ class ForwardGradientModule(L.LightningModule):
         with costs(self.device) as seen:
             yield
         forward = forward_flops(self.model.blocks, laid_out(images, self.estimator.channels_last))
-        self.counts |= {"costs/memory": float(seen.memory), "costs/forwards": seen.flops / forward if forward else 0.0}
+        self.counts |= {MEMORY: float(seen.memory), FORWARDS: seen.flops / forward if forward else 0.0}
 
     def _measure(self, images: Tensor, labels: Tensor, *, report: bool) -> None:
         blocks = self.model.blocks
-        if "derivatives/taken" not in self.counts:
+        if DERIVATIVES not in self.counts:
             (batch_size,) = Batch.of(images, labels).sum([torch.tensor(len(images), device=self.device)])
             derivatives = count_derivatives(self.estimator, blocks, images[:2], int(batch_size))
-            self.counts |= {f"derivatives/{name}": float(count) for name, count in vars(derivatives).items()}
+            self.counts |= {DERIVATIVES: float(derivatives.taken), EXACT_DERIVATIVES: float(derivatives.exact)}
         if not report:
             return
         measured = measure(blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
         for name, values in vars(measured).items():
-            self.log_dict({f"{name}/block{j}": value for j, value in enumerate(values)})
+            self.log_dict({of_block(name, j): value for j, value in enumerate(values)})
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
         if not metrics.losses.update_called:
             return  # there was no batch, which is told once the epoch is over
         (*local_losses, loss), (*local_scores, scores) = metrics.compute()
         metrics.reset()
-        self.log(f"{split}/loss", loss)
-        self.log_dict({f"{split}/{name}": score for name, score in scores.items()}, prog_bar=True)
+        self.log(of_split(split, "loss"), loss)
+        self.log_dict({of_split(split, name): score for name, score in scores.items()}, prog_bar=True)
         if self.estimator.evaluates_auxiliaries:
             for j, (loss, scores) in enumerate(zip(local_losses, local_scores)):
-                self.log(f"{split}/local_loss/block{j}", loss)
-                self.log_dict({f"{split}/local_{name}/block{j}": score for name, score in scores.items()})
+                self.log(of_block(of_split(split, LOCAL_LOSS), j), loss)
+                self.log_dict({of_block(of_split(split, f"local_{name}"), j): score for name, score in scores.items()})
 
     def _stop_on_bad_loss(self) -> None:
         step = int(self.first_bad_step)  # losses are of the whole batch: all processes stop, or none

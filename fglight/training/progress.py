@@ -6,6 +6,8 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
 
+from fglight.log_names import ACCURACY
+
 
 class ProgressBar(RichProgressBar):
     """Epoch, steps and time, with the current loss and the last epoch's accuracy, on 80 columns.
@@ -29,6 +31,6 @@ class ProgressBar(RichProgressBar):
         """The figures one watches, in few characters."""
         metrics = trainer.progress_bar_metrics
         shown = {"loss": f"{metrics['loss']:.2f}"} if "loss" in metrics else {}
-        if "test/accuracy" in metrics:
-            shown[self.judged] = f"{100 * metrics['test/accuracy']:.0f}%"
+        if ACCURACY in metrics:
+            shown[self.judged] = f"{100 * metrics[ACCURACY]:.0f}%"
         return shown

@@ -24,7 +24,7 @@ from fglight.data import DataModule
 from fglight.errors import ConfigError, ProcessError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
-from fglight.runs.folder import claim, read_result, write_config, write_json
+from fglight.runs.folder import CHECKPOINT, CONFIG, FAILURE, RESULT, claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, judged_on, summary
 from fglight.runs.settings import check_unchanged, differences, in_short, run_settings
 from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
@@ -72,7 +72,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         if result is not None:
             Console().print(summary(result, run_dir))
             return result
-        if not (run_dir / "config.yaml").exists():
+        if not (run_dir / CONFIG).exists():
             write_config(run_settings(cfg), run_dir)
         try:
             with terminable(lambda: _last_checkpoint(run_dir)), finishing(cfg):
@@ -82,8 +82,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         except Exception as error:
             failing.write(error)
             raise
-        write_json(run_dir / "result.json", result)
-        (run_dir / "failure.json").unlink(missing_ok=True)
+        write_json(run_dir / RESULT, result)
+        (run_dir / FAILURE).unlink(missing_ok=True)
     Console().print(summary(result, run_dir))
     return result
 
@@ -98,7 +98,7 @@ def _train(
     data.setup("fit")
     model = build_model(cfg)
     callbacks = build_callbacks(cfg)
-    checkpoint = LastCheckpoint(run_dir / "checkpoints")
+    checkpoint = LastCheckpoint(run_dir / CHECKPOINT)
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     options = _trainer_options(cfg)
@@ -196,7 +196,7 @@ def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:
 
 
 def _last_checkpoint(run_dir: Path) -> str:
-    path = run_dir / "checkpoints" / "last.ckpt"
+    path = run_dir / CHECKPOINT
     return f"; last checkpoint: {os.path.relpath(path)}" if path.exists() else " before the first checkpoint"
 
 

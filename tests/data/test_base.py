@@ -10,14 +10,14 @@ from image_files import (
 from fglight.errors import ConfigError
 
 BAD_SETTINGS = [
-    ({"batch_size": 1}, "data.batch_size=1 is not possible: accepted is an integer from 2 up"),
-    ({"batch_size": 2.5}, "data.batch_size=2.5"),
-    ({"batch_size": True}, "data.batch_size=True"),
-    ({"holdout": 1}, "data.holdout=1 is not possible: accepted is in [0, 1)"),
-    ({"holdout": -0.1}, "data.holdout=-0.1"),
-    ({"holdout": "half"}, "data.holdout=half"),
-    ({"mean": [0.5, 0.5]}, "data.mean=[0.5, 0.5] is not possible: accepted is a list with one number for each of"),
-    ({"std": 0.5}, "data.std=0.5"),
+    ({"batch_size": 1}, "data.batch_size must be an integer from 2 up, for batch normalisation, got 1"),
+    ({"batch_size": 2.5}, "normalisation, got 2.5"),
+    ({"batch_size": True}, "normalisation, got True"),
+    ({"holdout": 1}, "data.holdout must be in [0, 1), got 1"),
+    ({"holdout": -0.1}, "data.holdout must be in [0, 1), got -0.1"),
+    ({"holdout": "half"}, "data.holdout must be in [0, 1), got half"),
+    ({"mean": [0.5, 0.5]}, " channels, got [0.5, 0.5]"),
+    ({"std": 0.5}, "channels, got 0.5"),
 ]
 
 
@@ -31,23 +31,27 @@ def test_settings_out_of_range(tmp_path, name, settings, message):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("digits", {"std": [0.0]}, "data.std=[0.0] is not possible: accepted is above 0"),
+        ("digits", {"std": [0.0]}, "data.std must be above 0 in every channel, got [0.0]"),
         (
             "digits",
             {"num_classes": 11},
-            "data.num_classes=11 is not possible: accepted is 10, as in the files of digits",
+            "data.num_classes must be 10, as in digits, got 11",
         ),
-        ("cifar100", {"num_classes": 20}, "data.num_classes=20 is not possible: accepted is 100"),
-        ("digits", {"image_size": 28}, "data.image_size=28 is not possible: accepted is 8"),
+        ("cifar100", {"num_classes": 20}, "data.num_classes must be 100, as in cifar100, got 20"),
+        ("digits", {"image_size": 28}, "data.image_size must be 8, as in digits, got 28"),
         (
             "cifar10",
             {"in_channels": 1, "mean": [0.5], "std": [0.5]},
-            "data.in_channels=1 is not possible: accepted is 3",
+            "data.in_channels must be 3, as in cifar10, got 1",
         ),
-        ("imagenette", {"in_channels": 1, "mean": [0.5], "std": [0.5]}, "data.in_channels=1"),
-        ("imagenette", {"image_size": 0}, "data.image_size=0"),
-        ("imagenette", {"size": "64px"}, "data.size=64px is not possible: accepted is one of full, 320px, 160px"),
-        ("imagenette", {"num_workers": -1}, "data.num_workers=-1"),
+        (
+            "imagenette",
+            {"in_channels": 1, "mean": [0.5], "std": [0.5]},
+            "data.in_channels must be 3, as in the files of imagenette, got 1",
+        ),
+        ("imagenette", {"image_size": 0}, "data.image_size must be an integer from 1 up, got 0"),
+        ("imagenette", {"size": "64px"}, "data.size must be one of full, 320px, 160px, got 64px"),
+        ("imagenette", {"num_workers": -1}, "data.num_workers must be an integer from 0 up, got -1"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_set(tmp_path, name, settings, message):
@@ -56,11 +60,11 @@ def test_settings_that_do_not_fit_the_data_set(tmp_path, name, settings, message
 
 
 def test_seed_out_of_range(tmp_path):
-    with pytest.raises(ConfigError, match="seed=-1 is not possible"):
+    with pytest.raises(ConfigError, match="seed must be an integer from 0 up, got -1"):
         make("digits", tmp_path, seed=-1)
 
 
 @pytest.mark.parametrize("holdout", [1e-6, 0.999])
 def test_holdout_that_leaves_a_class_out(tmp_path, holdout):
-    with pytest.raises(ConfigError, match=rf"data\.holdout={holdout} is not possible"):
+    with pytest.raises(ConfigError, match=rf"data\.holdout must be a fraction that .* of every class, got {holdout} "):
         make("digits", tmp_path, holdout=holdout).setup()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fglight import load_config
 from fglight.data import ImageDataModule, class_folders
-from fglight.data.folders import FolderDataModule
+from fglight.data.streamed import FolderDataModule
 from fglight.errors import ConfigError, DataError
 from fglight.runs import differences
 from fglight.runs.folder import write_config
@@ -131,8 +131,8 @@ def truncate(path):
 DAMAGE = {
     "is damaged": truncate,
     "is damaged (cannot identify image file": lambda path: path.write_bytes(b"nonsense"),
-    "has 20x17 pixels, not 16x16": lambda path: Image.new("RGB", (20, 17)).save(path),
-    "has more than 8 bits a pixel": lambda path: Image.fromarray(np.zeros((16, 16), np.uint16)).save(path),
+    "must have 16x16 pixels, as data.image_size says, got 20x17": lambda path: Image.new("RGB", (20, 17)).save(path),
+    "must have 8 bits a pixel, got": lambda path: Image.fromarray(np.zeros((16, 16), np.uint16)).save(path),
 }
 
 
@@ -152,10 +152,10 @@ def test_a_damaged_image_is_named_in_one_line(message, workers, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 4}, "data.num_classes=4 is not possible: accepted is 3, the number of class folders in "),
-        ({"in_channels": 2}, "data.in_channels=2 is not possible: accepted is 1 or 3"),
-        ({"in_channels": 1}, " is in colour, which data.in_channels=1 cannot hold"),
-        ({"image_size": 8}, "has 16x16 pixels, not 8x8: accepted are images of data.image_size"),
+        ({"num_classes": 4}, "data.num_classes must be 3, the number of class folders in "),
+        ({"in_channels": 2}, "data.in_channels must be 1 or 3, got 2"),
+        ({"in_channels": 1}, " is in colour: data.in_channels must be 3, for all images, got 1"),
+        ({"image_size": 8}, "must have 8x8 pixels, as data.image_size says, got 16x16"),
     ],
 )
 def test_settings_that_do_not_fit_the_images(settings, message, stream, tmp_path):
@@ -187,8 +187,8 @@ def test_a_folder_without_images_is_refused_before_anything_else(inside, tmp_pat
     with pytest.raises(ConfigError) as caught:
         load_config(["data=image_folder", f"data.root={tmp_path}"])
     assert str(caught.value) == (
-        f"data.root={tmp_path} is not possible, there are no images in {tmp_path}/train: accepted is a folder with "
-        "train/CLASS/*.png or *.jpg, and val/CLASS/"
+        f"data.root must be a folder with train/CLASS/*.png or *.jpg, and val/CLASS/, got {tmp_path}: there are no "
+        f"images in {tmp_path}/train"
     )
 
 

@@ -93,7 +93,7 @@ def test_imagenette_errors(tmp_path):
     with pytest.raises(DataError, match=r"train is missing or incomplete"):
         imagenette(tmp_path).setup()
     write_imagenette(tmp_path)
-    with pytest.raises(ConfigError, match=r"data\.num_classes=10 is not possible: accepted is 3, the number of class"):
+    with pytest.raises(ConfigError, match=r"data\.num_classes must be 3, the number of class folders .*, got 10"):
         imagenette(tmp_path, num_classes=10).setup()
     image = tmp_path / "imagenette2-160" / "val" / "n01" / "00.JPEG"
     image.write_bytes(image.read_bytes()[:100])

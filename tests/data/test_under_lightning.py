@@ -67,9 +67,7 @@ def test_a_resumed_run_sees_the_batches_of_an_unbroken_one(tmp_path, name, worke
 
 
 def test_a_trainer_that_would_repeat_an_epoch_is_refused(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"trainer\.reload_dataloaders_every_n_epochs=0 is not possible: accepted is 1"
-    ):
+    with pytest.raises(ConfigError, match=r"trainer\.reload_dataloaders_every_n_epochs must be 1, got 0"):
         fit(tmp_path, make("digits", tmp_path), 2, reload=0)
     seen = fit(tmp_path, make("digits", tmp_path), 1, reload=0)[0].seen[0]
     assert [labels for _, labels in seen] == [y.tolist() for _, y in make("digits", tmp_path).train_dataloader()]

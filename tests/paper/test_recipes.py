@@ -12,6 +12,7 @@ import fglight
 from fglight import load_config
 from fglight.cell import Cell
 from fglight.config import check_config
+from fglight.paper import unprinted
 from fglight.paper.recipes import recipe
 
 with (Path(fglight.__file__).parent / "paper" / "tables.csv").open(newline="") as file:
@@ -55,6 +56,19 @@ def test_every_published_cell_composes_with_its_recipe():
         if (cfg.model.stem == "imagenet") != (row["data"] == "imagenette"):
             wrong.append(f"{name_of(row)}: stem {cfg.model.stem}")
     assert not wrong
+
+
+def test_cells_that_are_not_printed_have_the_recipes_of_app_a3():
+    """Of ImageNet32 there are those for 16 blocks; fixed auxiliary networks have that of fixed NTK guesses."""
+    random = {"cifar10": (0.01, 0.005, 30, 0.2, 100), "imagenet32": (0.001, 0.005, 30, 0.1, 70)}
+    for row in unprinted():
+        if row.table == 3:
+            activity, weight, *schedule = random[row.cell.data]
+            expected = [activity if row.cell.perturb == "activity" else weight, *schedule]
+        else:
+            expected = [0.05 if row.cell.blocks == 8 else 0.01, 30, 0.2, 100]
+        how = recipe(row.cell)
+        assert [how.lr, how.lr_step, how.lr_gamma, how.epochs] == expected, row
 
 
 @pytest.mark.parametrize("row", ROWS[::33], ids=name_of)

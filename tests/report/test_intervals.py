@@ -95,7 +95,7 @@ def test_seeds_that_agree_have_an_interval_without_width():
     ],
 )
 def test_an_interval_is_written_beside_its_mean_and_two_seeds_are_both(values, text):
-    assert Estimate.of(values).text() == text
+    assert str(Estimate.of(values)) == text
 
 
 def test_holms_correction_is_that_of_its_paper():

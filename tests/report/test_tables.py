@@ -5,14 +5,15 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from written_runs import LOCAL, cell, result, scores_of
+from written_runs import LOCAL, cell, result, results_of
 
 from fglight.paper import TABLES, published, rows, unprinted
 from fglight.paper.layouts import LAYOUTS
-from fglight.report.scores import FULL, like
+from fglight.paper.recipes import recipe
+from fglight.report.results import FULL, like
 from fglight.report.tables import as_frame, fill, scaled
 
-LOCAL_STEP = next(row.lr_step for row in published() if row.cell == LOCAL)
+LOCAL_STEP = recipe(LOCAL).lr_step
 
 
 def entry_of(number, scores, wanted=LOCAL):
@@ -53,7 +54,7 @@ def test_what_stands_above_the_last_line_of_headers_has_no_perturbation():
 
 
 def test_full_scale_runs_are_averaged_over_seeds_and_compared(tmp_path):
-    scores = scores_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.90, 0.91, 0.95))))
+    scores = results_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.90, 0.91, 0.95))))
     entry = entry_of(3, scores)
     assert entry.full.mean == pytest.approx(92.0)
     assert entry.full.std == pytest.approx(7**0.5)  # of 90, 91, 95, with n - 1
@@ -73,18 +74,18 @@ def test_full_scale_runs_are_averaged_over_seeds_and_compared(tmp_path):
     ],
 )
 def test_a_verdict_beside_the_papers_number_takes_three_seeds_and_an_interval(tmp_path, accuracies, status):
-    scores = scores_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate(accuracies)))
+    scores = results_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate(accuracies)))
     assert entry_of(3, scores).status == status
 
 
 def test_of_two_seeds_both_differences_are_told(tmp_path):
-    scores = scores_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.93, 0.90))))
-    assert entry_of(3, scores).difference.text() == "+1.0, −2.0"
+    scores = results_of(tmp_path, *(result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.93, 0.90))))
+    assert str(entry_of(3, scores).difference) == "+1.0, −2.0"
 
 
 def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):
     there = replace(LOCAL, data="imagenet32")
-    scores = scores_of(tmp_path, *(result(there, accuracy, seed) for seed, accuracy in enumerate((0.1, 0.11, 0.12))))
+    scores = results_of(tmp_path, *(result(there, accuracy, seed) for seed, accuracy in enumerate((0.1, 0.11, 0.12))))
     entry = entry_of(3, scores, there)
     assert (entry.status, entry.difference.interval()) == ("one run", (-inf, inf))
 
@@ -119,20 +120,21 @@ def test_a_number_that_is_printed_without_deviation_is_of_one_run(tmp_path):
 def test_runs_away_from_the_papers_setting_stand_apart_under_what_was_trained(
     tmp_path, trained, changes, options, words
 ):
-    scores = scores_of(tmp_path, result(trained, 0.8, like=LOCAL, settings=options, **changes))
+    scores = results_of(tmp_path, result(trained, 0.8, like=LOCAL, settings=options, **changes))
     assert not fill(LAYOUTS[3], scores).run
     (apart,) = scaled(scores, [3])
-    assert (apart.in_words, list(apart.scores)) == (words, [trained])
+    assert (str(apart.scale), list(apart.scores)) == (words, [trained])
     assert apart.scores[trained].mean == pytest.approx(80.0)
 
 
 def test_a_run_on_other_data_stands_once(tmp_path):
     runs = [result(replace(LOCAL, data="digits", aux=aux), 0.8, like=LOCAL, epochs=5) for aux in ("cnn", "mlp")]
-    scores = scores_of(tmp_path, *runs)
+    scores = results_of(tmp_path, *runs)
     assert not any(fill(layout, scores).run for layout in LAYOUTS.values())
     (apart,) = scaled(scores, TABLES)
     assert [cell.aux for cell in apart.scores] == ["cnn", "mlp"]
-    assert apart.columns == {"guess": ["local", "local"], "auxiliary": ["cnn", "mlp"]}
+    assert apart.columns == ["guess", "auxiliary"]
+    assert [words for words, _ in apart.lines] == [["local", "cnn"], ["local", "mlp"]]
     assert apart.shared == "target global, blocks 8, width 1"
     assert scaled(scores, [9]) == ()  # Table 9 has no cell like it
 
@@ -143,7 +145,7 @@ def test_chance_is_one_of_the_classes_and_above_it_means_an_interval(tmp_path):
         runs = (
             result(replace(LOCAL, width=0.25), accuracy, seed, like=LOCAL) for seed, accuracy in enumerate(accuracies)
         )
-        ((apart,),) = [scaled(scores_of(folder, *runs), [3])]
+        ((apart,),) = [scaled(results_of(folder, *runs), [3])]
         (score,) = apart.scores.values()
         assert apart.chance == score.chance == 10
         return score.above_chance
@@ -156,7 +158,7 @@ def test_chance_is_one_of_the_classes_and_above_it_means_an_interval(tmp_path):
 
 def test_what_the_paper_does_not_print_is_compared_with_nothing(tmp_path):
     gaussian = cell("cifar10 8 1 global gaussian - weight")
-    scores = scores_of(tmp_path, result(gaussian, 0.5, 0), result(gaussian, 0.6, 1))
+    scores = results_of(tmp_path, result(gaussian, 0.5, 0), result(gaussian, 0.6, 1))
     entry = entry_of(3, scores, gaussian)
     assert (entry.full.mean, entry.difference, entry.status, entry.paper) == (
         pytest.approx(55),
@@ -170,16 +172,16 @@ def test_what_the_paper_does_not_print_is_compared_with_nothing(tmp_path):
 
 
 def test_a_run_stopped_early_is_scaled_down(tmp_path):
-    scores = scores_of(tmp_path, {**result(LOCAL, 0.8), "epoch": 49})
-    assert [one.in_words for one in scaled(scores, [3])] == ["cifar10, 100 epochs, stopped after epoch 50"]
+    scores = results_of(tmp_path, {**result(LOCAL, 0.8), "epoch": 49})
+    assert [str(one.scale) for one in scaled(scores, [3])] == ["cifar10, 100 epochs, stopped after epoch 50"]
 
 
 def test_different_settings_are_never_averaged(tmp_path):
     ten = [result(LOCAL, accuracy, seed, epochs=10) for seed, accuracy in enumerate((0.6, 0.8))]
     full, twenty = result(LOCAL, 0.93, seed=5), result(LOCAL, 0.85, epochs=20)
-    scores = scores_of(tmp_path, *ten, twenty, full)
+    scores = results_of(tmp_path, *ten, twenty, full)
     assert entry_of(3, scores).full.seeds == (5,)
-    assert {one.in_words: (one.scores[LOCAL].mean, one.seeds) for one in scaled(scores, [3])} == {
+    assert {str(one.scale): (one.scores[LOCAL].mean, one.seeds) for one in scaled(scores, [3])} == {
         "cifar10, 10 epochs": (pytest.approx(70), [0, 1]),
         "cifar10, 20 epochs": (pytest.approx(85), [0]),
     }
@@ -187,26 +189,26 @@ def test_different_settings_are_never_averaged(tmp_path):
 
 def test_data_of_the_paper_stand_for_themselves_only(tmp_path):
     there = replace(LOCAL, data="cifar100")
-    scores = scores_of(tmp_path, result(there, 0.6))
+    scores = results_of(tmp_path, result(there, 0.6))
     assert list(scores.full) == [there]
     assert {row.cell.data for row in like(there)} == {"cifar100"}
     assert len({row.cell.data for row in like(replace(LOCAL, data="digits"))}) > 1
 
 
 def test_a_repeated_seed_counts_once_and_is_named(tmp_path):
-    scores = scores_of(tmp_path, result(LOCAL, 0.92), result(LOCAL, 0.60))
+    scores = results_of(tmp_path, result(LOCAL, 0.92), result(LOCAL, 0.60))
     assert entry_of(3, scores).full.mean == pytest.approx(92.0)
     assert [problem.path.name for problem in scores.repeated] == ["run1"]
 
 
 def test_cells_that_the_paper_does_not_have_are_kept_apart(tmp_path):
-    scores = scores_of(tmp_path, result(cell("cifar10 8 1 local local cnn weight"), 0.9, like=LOCAL))
+    scores = results_of(tmp_path, result(cell("cifar10 8 1 local local cnn weight"), 0.9, like=LOCAL))
     assert (scores.by_scale, len(scores.others)) == ({FULL: {}}, 1)
 
 
 def test_the_csv_has_a_line_for_each_cell_and_for_each_one_scaled_down(tmp_path):
     full = (result(LOCAL, accuracy, seed) for seed, accuracy in enumerate((0.93, 0.935, 0.9434567)))
-    scores = scores_of(tmp_path, *full, result(replace(LOCAL, aux="mlp"), 0.5, epochs=2))
+    scores = results_of(tmp_path, *full, result(replace(LOCAL, aux="mlp"), 0.5, epochs=2))
     frame = as_frame([fill(LAYOUTS[3], scores)], scaled(scores, [3]))
     assert frame["status"].value_counts().to_dict() == {"missing": 33, "more": 1, "scaled": 1}
     full = frame[frame["status"] == "more"].iloc[0]

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 from scipy.optimize import Bounds, LinearConstraint, milp
-from written_runs import ROWS, cell, result, scores_of, write_metrics, write_run
+from written_runs import ROWS, cell, result, results_of, write_metrics, write_run
 
-from fglight.paper.claims import ACCURACY, CLAIMS
+from fglight.log_names import ACCURACY
+from fglight.paper.claims import CLAIMS
 from fglight.report.intervals import Estimate
-from fglight.report.metrics import read_metrics
-from fglight.report.scores import FULL, scale_in_words, score
-from fglight.report.verdicts import Compared, Finding, groups, judge, judge_all, judge_scaled
+from fglight.report.results import FULL, sort_runs
+from fglight.report.verdicts import Compared, Finding, groups, judge, judge_all
 from fglight.runs.collect import collect
 
 
@@ -82,7 +82,7 @@ def write_runs(folder, numbers, seeds):
 
 
 def judged(claim, folder):
-    return judge(claim, score(collect([folder]).finished), lambda run: read_metrics(run, []))
+    return judge(claim, sort_runs(collect([folder]).finished))
 
 
 OUTCOMES = [("holds", 3, "holds"), ("does not hold", 3, "does not hold"), ("not told apart", 3, "open")]
@@ -108,13 +108,8 @@ def test_each_claim_is_judged_by_runs(tmp_path, claim, numbers, seeds, answer):
     assert finding.answer == answer, finding.count
 
 
-def read_from(folder, *results):
-    """The scores of runs with these results, and no metrics."""
-    return scores_of(folder, *results), lambda run: read_metrics(run, [])
-
-
 def test_claims_judge_the_papers_own_numbers_as_computed_by_hand(tmp_path):
-    verdict = judge(text_of("The MLP is the best"), *read_from(tmp_path))
+    verdict = judge(text_of("The MLP is the best"), results_of(tmp_path))
     # Table 2: CIFAR-10, activity: 82.6 ± 0.4 for the MLP against 71.6 ± 0.6 and 46.7 ± 1.5; weight: 88.7 ± 1.2 against
     # 88.0 ± 0.4, which four seeds do not tell apart, and 86.1 ± 0.3. ImageNet32 has no deviations.
     assert verdict.paper.counts == {"holds": 3, "not told apart": 1, "one run": 4}
@@ -123,7 +118,7 @@ def test_claims_judge_the_papers_own_numbers_as_computed_by_hand(tmp_path):
 
 
 def test_a_span_that_gains_much_does_not_improve_marginally(tmp_path):
-    verdict = judge(text_of("The improvement of the span"), *read_from(tmp_path))
+    verdict = judge(text_of("The improvement of the span"), results_of(tmp_path))
     gains = {
         (compared.comparison.plus[0].cell.blocks, compared.comparison.plus[0].cell.aux): (
             round(compared.difference.mean, 1),
@@ -144,7 +139,7 @@ def test_a_span_that_gains_much_does_not_improve_marginally(tmp_path):
 
 
 def test_the_loss_from_8_blocks_to_16_is_compared_between_guesses(tmp_path):
-    verdict = judge(text_of("Local guesses with weight perturbation lose least"), *read_from(tmp_path))
+    verdict = judge(text_of("Local guesses with weight perturbation lose least"), results_of(tmp_path))
     ((compared, outcome),) = [
         (each, outcome)
         for each, outcome in verdict.paper.made
@@ -189,14 +184,14 @@ def mlp_is_best(*leads, seeds=3, data="cifar10", level=0.5, width=1.0, **changes
 def test_all_hold_by_their_intervals_and_one_that_fails_after_holms_correction_refutes(
     tmp_path, leads, seeds, answer, count
 ):
-    (finding,) = judge(text_of("The MLP is the best"), *read_from(tmp_path, *mlp_is_best(*leads, seeds=seeds))).findings
+    (finding,) = judge(text_of("The MLP is the best"), results_of(tmp_path, *mlp_is_best(*leads, seeds=seeds))).findings
     assert (finding.where, finding.answer, finding.count) == ("cifar10, 16 blocks", answer, count)
 
 
 def test_only_common_seeds_are_compared(tmp_path):
     runs = [words for words in mlp_is_best(2, seeds=4) if words["cell"]["aux"] != "cnn" or words["seed"] != 3]
     runs = [words for words in runs if words["cell"]["aux"] == "linear" or words["seed"] != 0]
-    (finding,) = judge(text_of("The MLP is the best"), *read_from(tmp_path, *runs)).findings
+    (finding,) = judge(text_of("The MLP is the best"), results_of(tmp_path, *runs)).findings
     seeds = {compared.comparison.minus[0].cell.aux: compared.difference.seeds for compared, _ in finding.made}
     assert seeds == {"cnn": 2, "linear": 3}
 
@@ -243,7 +238,7 @@ def test_p_values_are_corrected_where_fewer_than_all_comparisons_decide(of, lead
 def test_findings_that_decide_come_first_and_else_stay_in_order(tmp_path):
     def answers(**leads):
         runs = [run for data, lead in leads.items() for run in mlp_is_best(lead, lead, data=data)]
-        findings = judge(text_of("The MLP is the best"), *read_from(tmp_path / str(leads), *runs)).findings
+        findings = judge(text_of("The MLP is the best"), results_of(tmp_path / str(leads), *runs)).findings
         return [(one.where, one.answer) for one in findings]
 
     assert answers(cifar10=0, imagenet32=2) == [("imagenet32, 16 blocks", "holds"), ("cifar10, 16 blocks", "open")]
@@ -259,21 +254,21 @@ def test_most_comparisons_are_enough_where_the_paper_says_so(tmp_path):
 
     found = [run for name in ("gaussian", "rademacher") for run in runs(f"cifar10 16 1 global {name} - weight", 0.5)]
     found += [run for aux in ("cnn", "mlp", "linear") for run in runs(f"cifar10 16 1 global ntk {aux} weight", 0.6)]
-    (finding,) = judge(claim, *read_from(tmp_path / "half", *found)).findings
+    (finding,) = judge(claim, results_of(tmp_path / "half", *found)).findings
     assert (finding.counts["holds"], finding.answer) == (6, "open")  # 6 of 12 is not yet more than half
     found += runs("cifar10 16 1 global gaussian - activity", 0.5) + runs("cifar10 16 1 global ntk cnn activity", 0.6)
-    (finding,) = judge(claim, *read_from(tmp_path / "more", *found)).findings
+    (finding,) = judge(claim, results_of(tmp_path / "more", *found)).findings
     assert (finding.counts["holds"], finding.answer) == (7, "holds")
 
 
 def scaled_findings(folder, *results):
     """What runs that are scaled down say, by scale and claim."""
-    scores, read = read_from(folder, *results)
+    sorted_runs = results_of(folder, *results)
     return {
-        (scale_in_words(scale), verdict.claim.text): [(one.where, one.answer, one.count) for one in verdict.findings]
-        for scale in scores.by_scale
+        (str(scale), verdict.claim.text): [(one.where, one.answer, one.count) for one in verdict.findings]
+        for scale in sorted_runs.runs
         if scale != FULL
-        for verdict in judge_scaled(scale, scores, read)
+        for verdict in judge_all(sorted_runs, scale)
     }
 
 
@@ -306,7 +301,7 @@ def test_scaled_down_claims_and_findings_that_decide_come_first_too(tmp_path):
 
 def test_runs_scaled_down_say_nothing_of_claims_at_full_scale(tmp_path):
     claim = text_of("The MLP is the best")
-    assert judge(claim, *read_from(tmp_path, *mlp_is_best(-9, -9, epochs=10))).findings == ()
+    assert judge(claim, results_of(tmp_path, *mlp_is_best(-9, -9, epochs=10))).findings == ()
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -349,7 +344,7 @@ def test_a_probe_of_another_auxiliary_network_says_nothing_of_the_cnns(tmp_path)
 
 
 def test_claims_that_runs_decide_come_first(tmp_path):
-    verdicts = judge_all(*read_from(tmp_path, *mlp_is_best(2, 2)))
+    verdicts = judge_all(results_of(tmp_path, *mlp_is_best(2, 2)))
     ranks = {verdict.claim.text: verdict.rank for verdict in verdicts}
     assert ranks["The MLP is the best local guess with 16 blocks."] == 0
     assert ranks["Local guesses gain from width."] == 2

@@ -1,20 +1,18 @@
 """Reading run directories, and the synthetic ones that the other report tests are made of."""
 
-import errno
 import json
-import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 from written_runs import LOCAL, curves, result, write_metrics, write_run
 
-from fglight import load_config
+from fglight.config import compose
 from fglight.errors import ConfigError
-from fglight.report.metrics import along_training, by_epoch, read_metrics
 from fglight.runs.collect import collect
 from fglight.runs.folder import write_config
+from fglight.runs.logged import along_training, by_epoch, read_metrics
 from fglight.runs.settings import run_settings
 
 
@@ -43,64 +41,10 @@ def test_copies_in_hidden_folders_are_no_runs(tmp_path):
 
 
 def test_an_unfinished_run_is_named_by_its_configuration(tmp_path):
-    write_run(tmp_path / "a")
-    (tmp_path / "a/config.yaml").write_text(
-        "seed: 2\ndata: {name: digits}\nmodel: {name: resnet18_16, blocks: 16, width: 0.5}\ntarget: {name: global}\n"
-        "guess: {name: ntk}\naux: {name: mlp}\nperturb: {name: activity}\n"
-    )
-    (run,) = collect([tmp_path]).unfinished
-    assert run.metric == "accuracy"
-    assert run.what == "digits, 16 blocks, ntk guess, mlp, activity, global target, width 0.5, seed 2"
-
-
-def test_an_unfinished_run_is_of_the_first_metric_of_its_loss(tmp_path):
-    cfg = load_config(["data=cifar10", "seed=3"])
-    cfg.loss.metrics = ["r2", "error"]
+    cfg = compose(["seed=2", "model=resnet18_16", "model.width=0.5", "guess=ntk", "aux=mlp", "perturb=activity"])
     write_config(run_settings(cfg), write_run(tmp_path / "a"))
     (run,) = collect([tmp_path]).unfinished
-    assert (run.metric, run.what) == ("r2", "cifar10, 8 blocks, local guess, cnn, weight, global target, seed 3")
-
-
-def test_a_folder_that_cannot_be_listed_is_a_problem_told_in_short(tmp_path, monkeypatch):
-    write_run(tmp_path / "a", result(LOCAL, 0.9))
-    (tmp_path / "closed").mkdir()
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("closed"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    runs = collect([tmp_path])
-    assert [(problem.path.name, problem.reason) for problem in runs.problems] == [("closed", "Permission denied")]
-    assert len(runs.finished) == 1
-
-
-@pytest.mark.parametrize(("steps", "seconds"), [(50, 0.25), (0, None), (None, None)])
-def test_the_time_of_a_step_is_known_where_steps_were_counted(steps, seconds, tmp_path):
-    words = result(LOCAL, 0.9) | {"time_s": 12.5, "steps": steps}
-    write_run(tmp_path / "a", words if steps is not None else {k: v for k, v in words.items() if k != "steps"})
-    (run,) = collect([tmp_path]).finished
-    assert np.isnan(run.seconds) if seconds is None else run.seconds == seconds
-
-
-@pytest.mark.parametrize(
-    ("data", "recorded", "config", "classes"),
-    [
-        ("cifar10", {"classes": 7}, "data: {num_classes: 5}", 7),
-        ("cifar10", {}, "data: {num_classes: 5}", 10),
-        ("mine", {}, "data: {num_classes: 5}", 5),
-        ("mine", {}, "data: {num_classes: many}", None),
-        ("mine", {}, "", None),
-    ],
-)
-def test_the_number_of_classes_is_the_one_recorded_shipped_or_configured(data, recorded, config, classes, tmp_path):
-    words = {name: value for name, value in result(LOCAL, 0.9).items() if name != "classes"}
-    folder = write_run(tmp_path / "a", {**words, "cell": asdict(replace(LOCAL, data=data)), **recorded})
-    (folder / "config.yaml").write_text(config)
-    (run,) = collect([tmp_path]).finished
-    assert run.classes == classes
+    assert run.what == "digits, 16 blocks, ntk guess, mlp, activity, global target, width 0.5, seed 2"
 
 
 def test_a_result_after_a_failure_counts_as_finished(tmp_path):
@@ -108,23 +52,6 @@ def test_a_result_after_a_failure_counts_as_finished(tmp_path):
     (folder / "result.json").write_text(json.dumps(result(LOCAL, 0.9)))
     runs = collect([tmp_path])
     assert (len(runs.finished), len(runs.failed)) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("recorded", "config", "probe"),
-    [
-        ({"probe": "cnn"}, "probe: true\naux: {name: mlp}\n", "cnn"),
-        ({}, "probe: true\naux: {name: mlp}\n", "mlp"),
-        ({}, "probe: false\naux: {name: mlp}\n", ""),
-        ({}, "seed: [0", ""),
-    ],
-)
-def test_a_run_that_did_not_record_its_probe_is_asked_for_its_configuration(tmp_path, recorded, config, probe):
-    words = {name: value for name, value in result(LOCAL, 0.9).items() if name != "probe"}
-    folder = write_run(tmp_path / "a", words | recorded)
-    (folder / "config.yaml").write_text(config)
-    (run,) = collect([tmp_path]).finished
-    assert run.probe == probe
 
 
 def test_a_missing_root_is_one_clear_error(tmp_path):
@@ -141,6 +68,7 @@ def test_a_missing_root_is_one_clear_error(tmp_path):
         (json.dumps({**result(LOCAL, 0.9), "seed": None}), "wrong type"),
         (json.dumps({**result(LOCAL, 0.9), "cell": "cnn"}), "wrong type"),
         (json.dumps({k: v for k, v in result(LOCAL, 0.9).items() if k != "test_accuracy"}), "no entry 'test_accuracy'"),
+        (json.dumps({k: v for k, v in result(LOCAL, 0.9).items() if k != "differences"}), "no entry 'differences'"),
         (json.dumps(result(LOCAL, float("nan"))), "no fraction"),
         (json.dumps(result(LOCAL, 91.0)), "no fraction"),
         (json.dumps(result(LOCAL, 0.9, lr=float("inf"))), "not finite"),

@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from fglight.errors import ConfigError, RunBusyError
-from fglight.runs.folder import State, claim, make_directory, metric_of, modified, read_result, state, write_json
+from fglight.runs.folder import State, claim, make_directory, modified, read_result, state, write_json
 
 
 def test_a_new_directory_is_nobody_else_s(tmp_path):
@@ -72,7 +72,6 @@ def test_a_result_without_its_metric_is_none(content, tmp_path):
     whole = {"metric": "r2", "test_r2": 0.5}
     write_json(tmp_path / "result.json", whole)
     assert read_result(tmp_path) == whole
-    assert (metric_of(whole), metric_of({})) == ("r2", "accuracy")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

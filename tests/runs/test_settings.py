@@ -14,7 +14,7 @@ from fglight.cell import Cell
 from fglight.config.rules import LIGHTNING
 from fglight.config.settings import GROUPS
 from fglight.errors import ConfigError
-from fglight.paper.recipes import MODELS, nearest
+from fglight.paper.recipes import MODELS, nearest, recipe
 from fglight.report.contents import build
 from fglight.runs import differences
 from fglight.runs.folder import write_config
@@ -117,9 +117,9 @@ def test_every_cell_of_the_paper_is_trained_as_in_the_paper(table):
         cfg = of_cell(cell)
         assert Cell.from_config(cfg) == cell
         assert differences(cfg) == {}
-        recipe = ROWS[cell]
+        how = recipe(cell)
         settings = (cfg.optim.lr, cfg.scheduler.step_size, cfg.scheduler.gamma, cfg.trainer.max_epochs)
-        assert settings == (recipe.lr, recipe.lr_step, recipe.lr_gamma, recipe.epochs)
+        assert settings == (how.lr, how.lr_step, how.lr_gamma, how.epochs)
 
 
 @pytest.mark.parametrize("override", DEPARTURES)
@@ -185,24 +185,9 @@ def statuses(cfg, folder, of=LOCAL):
     (folder / "run").mkdir(exist_ok=True)
     write_config(run_settings(cfg), folder / "run")
     (folder / "run/result.json").write_text(json.dumps(result))
-    return reported(folder, of)
-
-
-def reported(folder, of):
     report = build([folder], [ROWS[of].table], [])
     entries = (entry for table in report.tables for entry in table.entries if entry.row.cell == of)
     return {"scaled" for scaled, _ in report.scaled if of in scaled.scores} or {entry.status for entry in entries}
-
-
-def test_a_result_without_a_record_of_its_differences_is_read_and_marked(tmp_path):
-    cfg = config()
-    assert statuses(cfg, tmp_path) == {"one run"}
-    written = json.loads((tmp_path / "run/result.json").read_text())
-    del written["differences"]
-    (tmp_path / "run/result.json").write_text(json.dumps({**written, "options": {"aux.hidden": 8}}))
-    report = build([tmp_path], [3], [])
-    ((apart, _),) = report.scaled
-    assert {"aux.hidden": "8", "lr": "0.05", "other settings": "not known"}.items() <= dict(apart.scale).items()
 
 
 PREDSIM = replace(LOCAL, aux="predsim")
@@ -214,20 +199,6 @@ def test_predsim_is_the_paper_s_with_all_channels_alone(tmp_path):
     thinned = compose({"aux.full_conv": False}, data="cifar10", aux="predsim")
     assert differences(thinned) == {"aux.full_conv": False}
     assert statuses(thinned, tmp_path, PREDSIM) == {"scaled"}
-
-
-@pytest.mark.parametrize(("full_conv", "recorded"), [(False, {}), (True, {"aux.full_conv": True})])
-def test_which_predsim_an_earlier_version_trained_its_configuration_tells(full_conv, recorded, tmp_path):
-    """Its default was the thinned one, and the other one counted as a difference."""
-    statuses(compose({"aux.full_conv": full_conv}, data="cifar10", aux="predsim"), tmp_path, PREDSIM)
-    written = json.loads((tmp_path / "run/result.json").read_text())
-    (tmp_path / "run/result.json").write_text(json.dumps({**written, "differences": recorded}))
-    assert reported(tmp_path, PREDSIM) == {"one run" if full_conv else "scaled"}
-    for unknown in ("seed: 0\n", "seed: [\n", None):
-        (tmp_path / "run/config.yaml").unlink()
-        if unknown is not None:
-            (tmp_path / "run/config.yaml").write_text(unknown)
-        assert reported(tmp_path, PREDSIM) == {"scaled"}
 
 
 def test_another_network_whose_settings_have_the_same_names_fills_no_cell(tmp_path):

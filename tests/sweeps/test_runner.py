@@ -164,7 +164,7 @@ def test_each_run_is_told_once_whatever_the_launcher_loses(tmp_path, capsys):
 
     def launch(overrides, number):
         assert (len(overrides), number) == (4, 0)
-        write_json(folders[0] / "result.json", {"test_accuracy": 0.5, "time_s": 1})
+        write_json(folders[0] / "result.json", {"metric": "accuracy", "test_accuracy": 0.5, "time_s": 1})
         write_json(folders[1] / "failure.json", {"error": "it diverged"})
         raise RuntimeError("job 2 was killed\nand so on")
 
@@ -218,7 +218,7 @@ def test_files_that_no_run_needs_or_that_are_elsewhere_are_not_missing(tmp_path)
     sweep = on(tmp_path, "imagenet32")
     finished = sweep.folder / sweep.jobs[0].folder
     finished.mkdir(parents=True)
-    write_json(finished / "result.json", {"test_accuracy": 0.5, "time_s": 1})
+    write_json(finished / "result.json", {"metric": "accuracy", "test_accuracy": 0.5, "time_s": 1})
     assert sweep.run() == 0
     started = []
 
@@ -249,7 +249,7 @@ def test_runs_on_other_machines_may_have_their_files_there(launcher, address, aw
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_starts(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written to"):
+    with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir must be a folder that can be written to, .*file/runs "):
         Sweep(**parts(tmp_path / "file" / "runs")).run()
 
 

@@ -20,7 +20,7 @@ def ended(folder: Path, accuracy: Callable[[Job], float], *overrides: str) -> li
     jobs = plan_jobs(parse(OverridesParser.create().parse_overrides(list(overrides))))
     for job in jobs:
         (folder / job.folder).mkdir(parents=True)
-        write_json(folder / job.folder / "result.json", {"test_accuracy": accuracy(job)})
+        write_json(folder / job.folder / "result.json", {"metric": "accuracy", "test_accuracy": accuracy(job)})
     return jobs
 
 

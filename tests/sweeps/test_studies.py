@@ -44,7 +44,11 @@ class Machine:
             self.done.append((guess, rate, held_out, run["seed"]))
             end = self.search.get((guess, rate), 0.1) if held_out else 0.8
             failed = isinstance(end, str)
-            record = {"error": end} if failed else {"test_accuracy": end, "test_loss": float(rate), "time_s": 1.0}
+            record = (
+                {"error": end}
+                if failed
+                else {"metric": "accuracy", "test_accuracy": end, "test_loss": float(rate), "time_s": 1.0}
+            )
             folder = self.folder / run["hydra.sweep.subdir"].strip("'")
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / ("failure.json" if failed else "result.json"), record)

@@ -97,7 +97,7 @@ def test_the_report_names_the_metric_and_compares_with_nothing(finished):
     result = json.loads((folder / "run/result.json").read_text())
     report = build([folder], [3], [2])
     assert [run.metric for run in report.runs.finished] == ["r2"]
-    assert not any(report.scores.by_scale.values())
+    assert not any(report.results.by_scale.values())
     (line,) = report.outside
     assert line[-1] == f"r2 {result['test_r2']:.4g}"
     assert "loss.name mse" in line[1]

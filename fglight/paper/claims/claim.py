@@ -6,12 +6,11 @@ from itertools import product
 from typing import Any, Literal
 
 from fglight.cell import Cell
+from fglight.log_names import ACCURACY
 from fglight.paper import rows_by_cell
 
 Parts = Mapping[str, Any]
 """Parts of a cell; a tuple stands for all its values."""
-
-ACCURACY = "test/accuracy"
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,13 @@ class Quantity:
     metric: str = ACCURACY
     period: tuple[float, float] | None = None
     probe: str = ""
+
+    def __str__(self) -> str:
+        """Its cell, and what it is unless an accuracy."""
+        if self.metric == ACCURACY:
+            return self.cell.in_words
+        period = "" if self.period is None else " from {:.0%} to {:.0%} of training".format(*self.period)
+        return f"{self.cell.in_words}, {self.metric}{period}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from helpers import compose
 from planned import configured
 
-from fglight.paper.searches import aux_sizes
+from fglight.paper.grids import aux_sizes
 from fglight.sweeps.planning.size import aux_share, flops
 
 

@@ -10,10 +10,8 @@ from written_runs import LOCAL, curves, result, write_metrics, write_run
 
 import fglight.paper
 import fglight.report
-from fglight.errors import ConfigError
 from fglight.paper import TABLES
-from fglight.report import folder
-from fglight.report.__main__ import main
+from fglight.report.command import main
 
 
 @pytest.fixture
@@ -106,12 +104,12 @@ def test_everything_is_in_a_report_of_no_runs(tmp_path, monkeypatch):
     [
         (["nowhere"], "No folder of runs at 'nowhere'."),
         ([], "neither multirun nor outputs is here"),
-        ([".", "--table", "13"], "no table 13 with results; there are 2 to 12"),
-        ([".", "--table", "3", "1"], "no table 1 "),
-        ([".", "--figure", "10"], "no figure 10 with results; there are 2 to 9"),
-        ([".", "--out", "file"], "'file' is none"),
+        ([".", "--table", "13"], "--table must be of 2 to 12, got 13"),
+        ([".", "--table", "3", "1"], "--table must be of 2 to 12, got 1."),
+        ([".", "--figure", "10"], "--figure must be of 2 to 9, got 10"),
+        ([".", "--out", "file"], "--out must be a folder, got 'file'"),
         ([".", "--out", "file/report"], "Cannot write the report to 'file/report'"),
-        ([".", "--out", "mine"], "'mine' holds 'notes.txt', which is not part of a report"),
+        ([".", "--out", "mine"], "--out must hold nothing but a report, got 'mine', which holds 'notes.txt'"),
     ],
 )
 def test_a_mistake_is_one_clear_error_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, error):
@@ -125,36 +123,6 @@ def test_a_mistake_is_one_clear_error_and_writes_nothing(tmp_path, monkeypatch, 
     assert error in said.err
     assert said.err.count("\n") == 1
     assert contents(tmp_path) == before
-
-
-def test_a_new_report_replaces_the_whole_earlier_one(tmp_path):
-    out = tmp_path / "report"
-    folder.write(out, {"index.html": b"old", "figures/figure2.png": b"old"})
-    folder.write(out, {"index.html": b"new"})
-    assert contents(tmp_path) == {"report/index.html": b"new"}
-
-
-def test_an_error_half_way_leaves_the_earlier_report(tmp_path, monkeypatch):
-    out = tmp_path / "report"
-    folder.write(out, {"index.html": b"old"})
-
-    def full_disk(path, target):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.write_bytes", full_disk)
-        with pytest.raises(ConfigError, match="No space left"):
-            folder.write(out, {"index.html": b"new"})
-    rename = type(out).rename
-
-    def fails_for_the_new_one(path, target):
-        return full_disk(path, target) if path.name == "new" else rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.rename", fails_for_the_new_one)
-        with pytest.raises(ConfigError, match="No space left"):
-            folder.write(out, {"index.html": b"new"})
-    assert contents(tmp_path) == {"report/index.html": b"old"}
 
 
 @pytest.mark.parametrize("package", [fglight.paper, fglight.report])

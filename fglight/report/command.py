@@ -3,18 +3,20 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from fglight.errors import ConfigError, FglightError
 from fglight.paper import TABLES
 from fglight.paper.figures import FIGURES
-from fglight.report import folder
+from fglight.report import output
 from fglight.report.contents import Report, build
 from fglight.report.render import ANSWERS, render
-from fglight.report.scores import scale_in_words
 from fglight.studies import STUDIES
 from fglight.words import counted
+
+T = TypeVar("T", int, str)
 
 DEFAULT_ROOTS = ("multirun", "outputs")
 
@@ -31,13 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
     try:
         everything = not (options.table or options.figure or options.study)
-        tables = TABLES if everything else _chosen("table", options.table, TABLES)
-        figures = tuple(FIGURES) if everything else _chosen("figure", options.figure, tuple(FIGURES))
-        studies = None if everything else _named(options.study)
+        tables = sorted(_check("table", TABLES if everything else options.table, TABLES))
+        figures = sorted(_check("figure", FIGURES if everything else options.figure, tuple(FIGURES)))
+        named = _check("study", options.study, (*STUDIES, "all"))
+        studies = None if everything else tuple(STUDIES) if "all" in named else named
         roots = _roots(options.roots)
-        folder.check(options.out)
+        output.check(options.out)
         report = build(roots, tables, figures, studies)
-        folder.write(options.out, render(report))
+        output.write(options.out, render(report))
     except FglightError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,18 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(what: str, numbers: Sequence[int], known: Sequence[int]) -> tuple[int, ...]:
-    for number in numbers:
-        if number not in known:
-            raise ConfigError(f"There is no {what} {number} with results; there are {known[0]} to {known[-1]}.")
-    return tuple(sorted(set(numbers)))
-
-
-def _named(names: Sequence[str]) -> tuple[str, ...]:
-    for name in names:
-        if name not in (*STUDIES, "all"):
-            raise ConfigError(f"There is no study {name}; there are {', '.join(STUDIES)}, all.")
-    return tuple(STUDIES if "all" in names else dict.fromkeys(names))
+def _check(option: str, chosen: Iterable[T], known: Sequence[T]) -> list[T]:
+    """What was chosen, each once; one that is not known is an error."""
+    for one in chosen:
+        if one not in known:
+            accepted = f"{known[0]} to {known[-1]}" if isinstance(one, int) else ", ".join(map(str, known))
+            raise ConfigError(f"--{option} must be of {accepted}, got {one}.")
+    return list(dict.fromkeys(chosen))
 
 
 def _roots(given: Sequence[Path]) -> list[Path]:
@@ -97,13 +95,13 @@ def _tell(report: Report, out: Path) -> None:
         answers = Counter(finding.answer for verdict in verdicts for finding in verdict.findings)
         claims = ", ".join(f"{answer} {counted(answers[answer], 'time')}" for answer in ANSWERS)
         seeds = counted(len(scaled.seeds), "seed")
-        print(f"scaled down, {scaled.in_words}: {counted(len(scaled.scores), 'cell')}, {seeds}; claims: {claims}")
+        print(f"scaled down, {scaled.scale}: {counted(len(scaled.scores), 'cell')}, {seeds}; claims: {claims}")
     for plot, drawing in report.figures:
         missing = f"; missing: {'; '.join(plot.missing)}" if plot.missing else ""
-        state = f"drawn from {scale_in_words(plot.scale)} runs" if drawing else "not drawn"
+        state = f"drawn from {plot.scale} runs" if drawing else "not drawn"
         print(f"figure {plot.figure.number}: {state}{missing}")
     for study, scales in report.studies:
-        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.in_words}" for scale, _ in scales)
+        filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.scale}" for scale, _ in scales)
         print(f"study {study.name}: of {counted(len(study.rows), 'estimator')}, {', '.join(filled) or 'none was run'}")
     for path, _, error in report.failed:
         print(f"failed: {path}: {error}")

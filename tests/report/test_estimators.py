@@ -1,76 +1,15 @@
-"""Studies in a report, on made-up runs: rates, differences over the same seeds, and what estimates are like."""
+"""Studies in a report, on made-up runs: rates, and differences over the same seeds."""
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
-from written_runs import write_metrics, write_run
+from study_runs import FROZEN, GUESS, OVERRIDES, SAME, line
 
-from fglight.config import compose
 from fglight.paper import TABLES
-from fglight.report.__main__ import main
+from fglight.report.command import main
 from fglight.report.contents import build
-from fglight.report.draw_estimates import compose_estimates
-from fglight.report.draw_studies import compose_study
-from fglight.report.estimates import MEASURES, PARTS, estimates
-from fglight.report.metrics import read_metrics
-from fglight.report.studies import Filled, as_frame, fill
+from fglight.report.estimators import as_frame, fill
 from fglight.runs.collect import collect
-from fglight.runs.record import build_result
 from fglight.studies import STUDIES
-
-GUESS, SAME, FROZEN = "Local guess, CNN, weight", "Local learning, CNN", "Frozen blocks"
-OVERRIDES = {row.label: row.overrides for study in STUDIES.values() for row in study.rows}
-STEPS, BLOCKS = 20, 3
-
-
-def measured(target: float = 2.0, estimate: float = 1.0, alignment: float = 0.5) -> pd.DataFrame:
-    """Metrics of a run that was measured every second step; the loss falls by the number of the block."""
-    every = {"target": target, "estimate": estimate, "alignment": alignment}
-    return pd.DataFrame(
-        {"epoch": 0, "step": step}
-        | {f"{name}/block{j}": value for name, value in every.items() for j in range(BLOCKS)}
-        | {f"decrease/block{j}": j for j in range(BLOCKS)}
-        for step in range(1, STEPS, 2)
-    )
-
-
-@dataclass
-class Runs:
-    """Made-up runs of a study's estimators in one folder."""
-
-    folder: Path
-    written: int = field(default=0)
-
-    def add(self, label: str, accuracy: float, seed: int = 0, lr: float = 0.05, logged=None, *, held_out=False):
-        settings = [f"seed={seed}", f"optim.lr={lr}", *(["data.holdout=0.1"] if held_out else [])]
-        cfg = compose([*OVERRIDES[label].split(), *settings])
-        metrics = {"accuracy": accuracy, "loss": 1}
-        end = {f"{split}/{name}": value for split in ("train", "test") for name, value in metrics.items()}
-        words = build_result(cfg, epochs_done=1, steps=5, metrics=end, seconds=1.0, device="cpu")
-        run = write_run(self.folder / f"run{self.written}", words)
-        if logged is not None:
-            write_metrics(run, logged)
-        self.written += 1
-
-    def filled(self, study: str = "guesses") -> Filled:
-        (filled,) = fill(STUDIES[study], collect([self.folder]).finished, read)
-        return filled
-
-
-def read(run: Path) -> pd.DataFrame:
-    return read_metrics(run, [])
-
-
-def line(filled: Filled, label: str):
-    return next(line for line in filled.lines if line.row.label == label)
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return Runs(tmp_path / "runs")
 
 
 def test_a_guess_stands_beside_local_learning_over_the_same_seeds(runs):
@@ -123,7 +62,7 @@ def test_fewer_than_three_seeds_are_not_enough(runs, seeds, answer):
         runs.add(GUESS, 0.9, seed)
         runs.add(SAME, 0.8, seed)
     lead = line(runs.filled(), GUESS).local
-    assert (lead.answer, lead.difference.text()) == (answer, ", ".join(["+10.0"] * seeds))
+    assert (lead.answer, str(lead.difference)) == (answer, ", ".join(["+10.0"] * seeds))
 
 
 def test_a_rate_at_the_edge_of_those_searched_gives_no_verdict(runs):
@@ -177,7 +116,7 @@ def test_searches_are_in_no_table_and_studies_alone_have_no_claims(runs):
     runs.add("Backpropagation", 0.9)
     runs.add("Backpropagation", 0.3, lr=0.2, held_out=True)
     report = build([runs.folder], TABLES, (), ())
-    assert {score.mean for found in report.scores.by_scale.values() for score in found.values()} == {90}
+    assert {score.mean for found in report.results.by_scale.values() for score in found.values()} == {90}
     assert report.kinds == {"scaled down": 1, "on held-out images": 1}
     assert report.verdicts
     assert not build([runs.folder], (), (), ["guesses"]).verdicts
@@ -194,14 +133,6 @@ def test_controls_beside_tables_are_those_of_the_papers_rate(runs):
     assert line(runs.filled(), FROZEN).score.mean == 95
 
 
-def test_the_front_begins_at_what_takes_nothing(runs):
-    for label, accuracy, taken in ((FROZEN, 0.6, 0), (GUESS, 0.5, 7), ("Local guess, CNN, activity", 0.7, 9)):
-        runs.add(label, accuracy, logged=pd.DataFrame([{"epoch": 0, "step": 0, "derivatives/taken": taken}]))
-    ax = compose_study(replace(runs.filled(), study=STUDIES["continuum"])).axes[0]
-    (front,) = (drawn for drawn in ax.lines if drawn.get_drawstyle() == "steps-post")
-    assert front.get_xydata().tolist() == [[7, 60], [9, 70]]
-
-
 def test_estimators_of_another_study_are_no_scale_of_this_one(runs):
     runs.add(GUESS, 0.9)
     runs.add("Local guess, weight, one a filter", 0.8)
@@ -210,48 +141,5 @@ def test_estimators_of_another_study_are_no_scale_of_this_one(runs):
     assert line(runs.filled("continuum"), "Local guess, weight, one a tensor").score.mean == 90
     OVERRIDES["DFA a filter"] = "guess=dfa perturb=weight perturb.granularity=filter"  # nobody else's
     runs.add("DFA a filter", 0.7)
-    scales = fill(STUDIES["guesses"], collect([runs.folder]).finished, read)
-    assert ["granularity filter" in filled.in_words for filled in scales] == [True, False]
-
-
-def test_estimates_by_block_and_over_training(runs):
-    runs.add(GUESS, 0.9, 0, logged=measured(estimate=1))
-    runs.add(GUESS, 0.9, 1, logged=measured(estimate=3))
-    runs.add(FROZEN, 0.5, logged=measured(estimate=0, alignment=float("nan")))
-    found = estimates(runs.filled(), read)
-    for frames, columns in ((found.by_block, BLOCKS), (found.over_training, PARTS)):
-        assert {name: list(frame.columns) for name, frame in frames.items()} == {
-            name: list(range(columns)) for name in MEASURES
-        }
-        assert (frames["length"].loc[GUESS] == (1 / 2 + 3 / 2) / 2).all()
-        assert (frames["alignment"].loc[GUESS] == 0.5).all()
-        assert all(frame.loc[FROZEN].isna().all() for frame in frames.values())
-    assert list(found.by_block["decrease"].loc[GUESS]) == [0, 1, 2]
-    assert (found.over_training["decrease"].loc[GUESS] == 1).all()
-
-
-def test_every_estimator_is_a_row_of_the_figure(runs):
-    runs.add(GUESS, 0.9, logged=measured())
-    runs.add(SAME, 0.9, logged=measured(alignment=-0.1))
-    canvas = compose_estimates(estimates(runs.filled(), read), "digits")
-    first, *rest = [ax for ax in canvas.axes if ax.images]
-    assert len(rest) == 2 * len(MEASURES) - 1
-    assert [label.get_text() for label in first.get_yticklabels()] == [SAME, GUESS]
-    assert first.images[0].get_array().tolist() == [[-0.1] * BLOCKS, [0.5] * BLOCKS]
-
-
-def test_runs_that_were_not_measured_have_no_such_figure(runs, tmp_path):
-    runs.add(GUESS, 0.9)
-    assert estimates(runs.filled(), read) is None
-    assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "out")]) == 0
-    assert not (tmp_path / "out" / "figures").exists()
-
-
-def test_the_page_shows_what_was_measured_and_can_be_written_again(runs, tmp_path):
-    runs.add(GUESS, 0.9, logged=measured())
-    for _ in range(2):
-        assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "out")]) == 0
-    for suffix in ("png", "pdf"):
-        assert (tmp_path / "out/figures" / f"guesses-estimates1.{suffix}").exists()
-    assert 'href="figures/guesses-estimates1.pdf"' in (tmp_path / "out/index.html").read_text()
-    assert "](figures/guesses-estimates1.png)" in (tmp_path / "out/tables.md").read_text()
+    scales = fill(STUDIES["guesses"], collect([runs.folder]).finished)
+    assert ["granularity filter" in str(filled.scale) for filled in scales] == [True, False]

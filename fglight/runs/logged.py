@@ -1,15 +1,20 @@
 """``metrics/version_K/metrics.csv`` of a run as one data frame."""
 
 import io
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from fglight.runs.collect import Problem
+from fglight.runs.folder import METRICS
 
-ReadMetrics = Callable[[Path], pd.DataFrame]
-"""Gives the metrics of a run directory."""
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that could not be used, and why."""
+
+    path: Path
+    reason: str
 
 
 def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:
@@ -24,7 +29,7 @@ def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:
         if nothing can be read.
     """
     frame = pd.DataFrame(columns=["epoch", "step"], dtype=float)
-    for path in sorted(run.glob("metrics/version_*/metrics.csv"), key=_version):
+    for path in sorted(run.glob(f"{METRICS}/version_*/metrics.csv"), key=_version):
         version = _read(path, problems)
         if not version.empty:
             superseded = frame["step"] >= version["step"].min()

@@ -6,7 +6,8 @@ import pytest
 from planned import configured, plan
 
 from fglight.paper import rows
-from fglight.paper.searches import schedules
+from fglight.paper.grids import schedules
+from fglight.paper.recipes import recipe
 
 
 def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test_set_alone():
@@ -25,7 +26,8 @@ def test_the_search_for_learning_rates_has_the_paper_s_grids_and_leaves_the_test
 def test_what_the_paper_chose_is_in_the_grid_that_it_searched():
     for row in rows():
         grid = [{name: float(value) for name, value in point.items()} for point in schedules(row.cell)]
-        assert {"optim.lr": row.lr, "scheduler.step_size": row.lr_step} in grid, row
+        how = recipe(row.cell)
+        assert {"optim.lr": how.lr, "scheduler.step_size": how.lr_step} in grid, row
 
 
 @pytest.mark.parametrize(

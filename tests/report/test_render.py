@@ -8,7 +8,7 @@ import pytest
 from written_runs import curves, result, write_metrics, write_run
 
 from fglight.paper import published
-from fglight.report.__main__ import main
+from fglight.report.command import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LATEX = shutil.which("pdflatex")

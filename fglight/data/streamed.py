@@ -1,7 +1,7 @@
 """Images in a folder for each class, streamed by worker processes, as a Lightning data module."""
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -165,29 +165,21 @@ class FolderDataModule(DataModule):
         require(is_integer(num_workers, 0), "num_workers", num_workers, "an integer from 0 up")
         self.resize = resize
         self.num_workers = num_workers
-        self._train: SeededImages | None = None
-        self._test: Any = None
-        self._train_loader: DataLoader | None = None
-        self._test_loader: DataLoader | None = None
 
     @property
     def folder(self) -> Path:
         """The folder with ``train`` and ``val``."""
         return self.root
 
-    def setup(self, stage: str | None = None) -> None:
-        """List the images, once.
-
-        Args:
-            stage: ignored, all stages share the lists.
+    @cached_property
+    def images(self) -> tuple[Any, Any]:
+        """Those of training, and of testing or held out.
 
         Raises:
             DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
             ConfigError: ``num_classes`` is not the number of class folders, or ``holdout`` leaves a part without an
                 image of every class.
         """
-        if self._train is not None:
-            return
         evaluation = self._transform(train=False)
         train, test = self._open(self._transform(train=True), evaluation)
         check_classes(self.num_classes, train)
@@ -195,31 +187,37 @@ class FolderDataModule(DataModule):
             kept, held = holdout_split(train.targets, self.holdout)
             test = Subset(self._open(evaluation, evaluation)[0], held.tolist())
             train = Subset(train, kept.tolist())
-        self._train, self._test = SeededImages(train), test
+        return SeededImages(train), test
+
+    def setup(self, stage: str | None = None) -> None:
+        """List the images, once; see ``images``.
+
+        Args:
+            stage: ignored, all stages share the lists.
+        """
+        _ = self.images
 
     def train_dataloader(self) -> DataLoader:
         """The training batches of the trainer's current epoch (of epoch 0 without a trainer).
 
         It is the same loader every time, so that its worker processes live on; its epoch is set anew.
         """
-        self.setup()
-        if self._train_loader is None:
-            shares = self._shares(self._train, training=True)
-            self._train_loader = self._loader(self._train, EpochSampler(len(self._train), self.seed, shares))
         self._train_loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]  # an EpochSampler
         return self._train_loader
 
-    def val_dataloader(self) -> DataLoader:
-        """The batches of ``test_dataloader``: the curves of a run are those of the set it is judged on."""
-        return self.test_dataloader()
-
     def test_dataloader(self) -> DataLoader:
         """The images of ``val``, or with ``holdout`` the images held out, in order and never augmented."""
-        self.setup()
-        if self._test_loader is None:
-            shares = self._shares(self._test, training=False)
-            self._test_loader = self._loader(self._test, [[*range(*share)] for share in shares])
         return self._test_loader
+
+    @cached_property
+    def _train_loader(self) -> DataLoader:
+        train, _ = self.images
+        return self._loader(train, EpochSampler(len(train), self.seed, self._shares(train, training=True)))
+
+    @cached_property
+    def _test_loader(self) -> DataLoader:
+        _, test = self.images
+        return self._loader(test, [[*range(*share)] for share in self._shares(test, training=False)])
 
     def _shares(self, images: Sized, *, training: bool) -> list[tuple[int, int]]:
         return batch_shares(len(images), self.batch_size, training=training, **self.processes)
