@@ -4,7 +4,7 @@ python benchmarks/auxiliaries.py    # prints the table's rows
 """
 
 from fglight import load_config
-from fglight.sweeps.planning.size import flops
+from fglight.sweeps.size import flops
 
 FORMS = (
     "aux=cnn",

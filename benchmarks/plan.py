@@ -1,4 +1,4 @@
-"""How well a plan knows the time of a run: estimated from parts of steps, and measured by whole steps.
+"""How well a plan knows the time of a run: estimated from what its steps compute, and measured by whole steps.
 
 python benchmarks/plan.py                            # prints the table
 python benchmarks/plan.py --write                    # and writes it into benchmarks/PLAN.md
@@ -25,23 +25,21 @@ from timing import synchronize
 from fglight.build import build_estimator, build_model
 from fglight.cell import Cell
 from fglight.config.settings import CONFIG_DIR
+from fglight.sweeps import costs
 from fglight.sweeps.composing import Composer
+from fglight.sweeps.costs import Kind, Steps, Times, device_of
 from fglight.sweeps.jobs import by_name, plan_jobs
-from fglight.sweeps.planning import timing as planning
-from fglight.sweeps.planning.costs import Times, measure
-from fglight.sweeps.planning.kinds import Kind
-from fglight.sweeps.planning.plan import run_seconds
-from fglight.sweeps.planning.timing import device_of
+from fglight.sweeps.plan import run_seconds
 from fglight.sweeps.request import parse
 
 PLAN = Path(__file__).parent / "PLAN.md"
 HEADER = ["cell", "images", "step: estimated", "measured", "test step: estimated", "measured", "run: ratio"]
-GOAL = 1.25
+GOAL = 1.3
 EXPLANATION = """\
-Times of a step are in milliseconds. *estimated* is what `plan=true` says, put together from parts of steps of few
-images (`fglight/sweeps/planning/`); *measured* are whole steps with as many images as the column says, the
-configuration's own 128 where they take less than the limit. The ratio is of the whole run's time, estimated to
-measured."""
+Times of a step are in milliseconds. *estimated* is what `plan=true` says, from a timed step of backpropagation on each
+network and what estimators compute beside it (`fglight/sweeps/costs.py`); *measured* are whole steps with as many
+images as the column says, the configuration's own 128 where they take less than the limit. The ratio is of the whole
+run's time, estimated to measured."""
 
 
 def configurations(overrides: Sequence[str]) -> dict[Kind, DictConfig]:
@@ -62,7 +60,8 @@ def sample(configs: dict[Kind, DictConfig], count: int) -> list[Kind]:
     words = {}
     for kind, cfg in configs.items():
         cell = Cell.from_config(cfg)
-        words[kind] = [kind.network, cell.aux, cell.guess, cell.target, cell.perturb, f"{kind.model} {cell.aux}"]
+        model = f"{cell.network} {cell.blocks} {cell.aux}"
+        words[kind] = [kind.network, cell.aux, cell.guess, cell.target, cell.perturb, model]
     chosen: list[Kind] = []
     seen: dict[str, int] = {}
     while len(chosen) < min(count, len(configs)):
@@ -106,10 +105,10 @@ def _best(step: Step, repeats: int, device: torch.device) -> float:
     taken = []
     for _ in range(repeats + 1):
         synchronize(device)
-        start = planning.clock()
+        start = costs.clock()
         step()
         synchronize(device)
-        taken.append(planning.clock() - start)
+        taken.append(costs.clock() - start)
     return min(taken[1:])
 
 
@@ -130,21 +129,19 @@ def main() -> None:
 
     if arguments.cpu_time:
         torch.set_num_threads(1)
-        planning.clock = time.process_time
+        costs.clock = time.process_time
     load = os.getloadavg()[0]
     configs = configurations(arguments.sweep)
     chosen = {kind: configs[kind] for kind in sample(configs, arguments.count)}
-    smaller = {
-        kind: [_with_images(cfg, kind.batch // 2**halvings) for halvings in range(5)] for kind, cfg in chosen.items()
-    }
-    start = time.perf_counter()
-    times = measure({**configs, **{Kind.of(cfg): cfg for cfgs in smaller.values() for cfg in cfgs}})
+    steps, start = Steps(), time.perf_counter()
+    for kind in configs:
+        steps.times(kind)
     took = time.perf_counter() - start
     rows, ratios = [], []
-    for cfgs in smaller.values():
-        short = [cfg for cfg in cfgs if times[Kind.of(cfg)].training < arguments.long]
-        cfg = short[0] if short else cfgs[-1]
-        estimated, measured = times[Kind.of(cfg)], whole_steps(cfg, arguments.repeats)
+    for kind, cfg in chosen.items():
+        while cfg.data.batch_size > kind.batch / 16 and steps.times(Kind.of(cfg)).training > arguments.long:
+            cfg = OmegaConf.merge(cfg, {"data": {"batch_size": cfg.data.batch_size // 2}})
+        estimated, measured = steps.times(Kind.of(cfg)), whole_steps(cfg, arguments.repeats)
         ratios.append(run_seconds(cfg, estimated) / run_seconds(cfg, measured))
         pairs = ((estimated.training, measured.training), (estimated.testing, measured.testing))
         in_ms = [f"{1000 * value:.0f}" for pair in pairs for value in pair]
@@ -159,17 +156,13 @@ def main() -> None:
     within = sum(1 / GOAL < ratio < GOAL for ratio in ratios)
     result = (
         f"{within} of {len(ratios)} estimates are within {GOAL - 1:.0%} of what was measured; ratios are "
-        f"{min(ratios):.2f} to {max(ratios):.2f}. Timing the parts took {took:.0f} s for all {len(configs)} kinds."
+        f"{min(ratios):.2f} to {max(ratios):.2f}. To estimate all {len(configs)} kinds took {took:.0f} s."
     )
     show(where, HEADER, rows)
     print(result)
     if arguments.write:
         command = f"`python {' '.join(sys.argv)}`: {where}. {EXPLANATION}"
         PLAN.write_text("\n\n".join(["# What a plan estimates", command, result, as_markdown(HEADER, rows)]) + "\n")
-
-
-def _with_images(cfg: DictConfig, images: int) -> DictConfig:
-    return OmegaConf.merge(cfg, {"data": {"batch_size": images}})
 
 
 if __name__ == "__main__":

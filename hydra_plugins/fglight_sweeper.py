@@ -82,7 +82,7 @@ class PaperSweeper(BasicSweeper):
             if request is None and asks(overrides, "plan"):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)
                 configs = checked(self._composer, batch)
-                from fglight.sweeps.planning.plan import show_ordinary  # loads torch
+                from fglight.sweeps.plan import show_ordinary  # loads torch
 
                 show_ordinary(dict(zip(map(" ".join, batch), configs)))
                 return None

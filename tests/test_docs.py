@@ -96,7 +96,7 @@ def try_commands(texts: list[str], folder: Path) -> None:
     with (
         patch.object(train, "job", lambda cfg: (build(cfg), build_estimator(cfg))),
         patch("fglight.sweeps.runner.Sweep", Sweep),
-        patch("fglight.sweeps.planning.plan.show_ordinary"),
+        patch("fglight.sweeps.plan.show_ordinary"),
     ):
         for text in texts:
             print("$", text, flush=True)

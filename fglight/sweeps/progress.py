@@ -79,7 +79,7 @@ def first_line(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in words: ``8 s``, ``5 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    """A time in words: ``8 s``, ``5 min``, ``3 h 20 min``, ``2 d 4 h``, ``3.2 years``, ``5,400 years``."""
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -89,4 +89,7 @@ def duration(seconds: float) -> str:
     if hours < 24:
         return f"{hours} h {minutes} min"
     days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
+    if days < 365:
+        return f"{days} d {hours} h"
+    years = days / 365.25
+    return f"{years:.1f} years" if years < 10 else f"{years:,.0f} years"

@@ -106,7 +106,7 @@ class Sweep:
         if self.unasked:
             print(f"Defaults that are not as in the paper: {', '.join(sorted(self.unasked))}", flush=True)
         if self.request.plan:
-            from fglight.sweeps.planning.plan import show_plan  # loads torch
+            from fglight.sweeps.plan import show_plan  # loads torch
 
             show_plan(self.jobs, self.configs, states, self._ended)
             if missing:
@@ -203,7 +203,7 @@ class Sweep:
         Raises:
             ConfigError: as said.
         """
-        from fglight.sweeps.planning.size import parameter_count  # loads torch
+        from fglight.sweeps.size import parameter_count  # loads torch
 
         free = shutil.disk_usage(make_directory("hydra.sweep.dir", self.folder)).free
         sizes = {name: BYTES_A_PARAMETER * parameter_count(cfg) for name, cfg in self.configs.items()}

@@ -42,7 +42,7 @@ def lr_table(jobs: Sequence[Job], sweep_dir: Path) -> Table:
 
 def aux_table(jobs: Sequence[Job], sweep_dir: Path, configs: Mapping[str, DictConfig]) -> Table:
     """For each kind of auxiliary network, the sizes from the best to the worst, with their share of FLOPs."""
-    from fglight.sweeps.planning.size import aux_share  # loads torch
+    from fglight.sweeps.size import aux_share  # loads torch
 
     table = _table("held-out accuracy by auxiliary size", "depth", "hidden", "accuracy %", "FLOPs %", "")
     for name, sizes in _by_point(jobs, SIZE_AXES).items():

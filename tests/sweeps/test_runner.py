@@ -231,7 +231,7 @@ def test_files_that_no_run_needs_or_that_are_elsewhere_are_not_missing(tmp_path)
 
 
 def test_a_plan_tells_which_files_are_missing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("fglight.sweeps.planning.plan.show_plan", lambda *_: None)
+    monkeypatch.setattr("fglight.sweeps.plan.show_plan", lambda *_: None)
     assert on(tmp_path, "imagenet32", plan=True).run() == 0
     (said,) = capsys.readouterr().out.splitlines()
     assert said.startswith("It would not start without files that are missing. ImageNet32: train_data_batch_1 is")

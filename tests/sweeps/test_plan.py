@@ -5,8 +5,15 @@ from helpers import GUESSES, compose
 from planned import configs_of, plan
 
 from fglight.runs.folder import State
-from fglight.sweeps.planning import costs
-from fglight.sweeps.planning import plan as planning
+from fglight.sweeps import plan as planning
+from fglight.sweeps.costs import Steps, Times
+from fglight.sweeps.progress import duration
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """One on which every batch takes a second to train on and half of one to test on."""
+    monkeypatch.setattr(Steps, "times", lambda self, kind: Times(1, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -29,33 +36,24 @@ from fglight.sweeps.planning import plan as planning
 def test_a_run_takes_its_steps_and_a_test_after_each_epoch(trainer, steps, tests):
     cfg = compose(data="digits")
     cfg.trainer = {**cfg.trainer, "max_epochs": 10, **trainer}
-    assert planning.run_seconds(cfg, costs.Times(3.0, 0.5)) == pytest.approx(3 * steps + 0.5 * tests)
+    assert planning.run_seconds(cfg, Times(3.0, 0.5)) == pytest.approx(3 * steps + 0.5 * tests)
 
 
 def test_images_held_out_are_not_trained_on():
     cfg = compose({"trainer.max_epochs": 2, "data.holdout": 0.1}, data="digits")
     expected = 2 * (3 * 0.9 * 1437 / 128 + 0.1 * 1437 / 128)
-    assert planning.run_seconds(cfg, costs.Times(3.0, 1.0)) == pytest.approx(expected)
+    assert planning.run_seconds(cfg, Times(3.0, 1.0)) == pytest.approx(expected)
 
 
-def test_a_plan_says_what_was_timed_and_how_the_rest_follows(machine, capsys):
+def test_a_plan_says_what_is_estimated_and_how_long_all_takes(machine, capsys):
     asked = ["table=8", "perturb=weight", "guess=local", "aux=cnn,mlp", "seeds=1"]
     jobs = plan(*asked)
-    planning.show_plan(jobs, configs_of(*asked), dict.fromkeys(jobs, State.NEW))
+    states = dict.fromkeys(jobs, State.NEW) | {jobs[0]: State.FINISHED}
+    planning.show_plan(jobs, configs_of(*asked), states)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "6 cells, 6 runs: timing 6 parts of a step for 6 kinds of step" in printed
-    assert printed.count("~ ") == 4 + 1  # the fifth is in the note
-    assert "backpropagation its estimator takes on resnet18_16, width 0.5, 3x32x32." in printed
-    assert "6 cells, 6 runs, 6 of them to do: about" in printed
-
-
-def test_a_plan_of_one_network_has_no_note(machine, capsys):
-    jobs = plan("table=3", "guess=exact", "data=cifar10", "seeds=1")
-    planning.show_plan(jobs, configs_of("table=3", "guess=exact", "data=cifar10", "seeds=1"), {jobs[0]: State.FINISHED})
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "1 cell, 1 run: timing 2 parts of a step for 1 kind of step" in printed
-    assert "~" not in printed
-    assert "1 cell, 1 run, 0 of them to do: about 0 s" in printed
+    assert "6 cells, 6 runs: estimating 6 kinds of step" in printed
+    each = 100 * (50_000 + 10_000 / 2) / 128
+    assert f"6 cells, 6 runs, 5 of them to do: about {duration(5 * each)} one after the other on" in printed
 
 
 def test_a_study_s_plan_has_its_estimators_and_tells_their_scale_once(machine, capsys):

@@ -4,7 +4,7 @@ from helpers import compose
 from planned import configured
 
 from fglight.paper.grids import aux_sizes
-from fglight.sweeps.planning.size import aux_share, flops
+from fglight.sweeps.size import aux_share, flops
 
 
 def test_the_sizes_that_the_paper_chose_cost_less_than_a_tenth():

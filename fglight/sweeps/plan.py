@@ -5,20 +5,17 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from rich.table import Table
 
 from fglight.build import build_data
 from fglight.runs.folder import State
 from fglight.runs.settings import run_settings
+from fglight.sweeps.costs import Kind, Steps, Times, device_of
 from fglight.sweeps.jobs import Job, by_name, in_words
-from fglight.sweeps.planning.costs import Times, by_model, measure, parts
-from fglight.sweeps.planning.kinds import Kind
-from fglight.sweeps.planning.timing import device_of
 from fglight.sweeps.progress import duration
 from fglight.words import counted
 
@@ -98,20 +95,11 @@ def show(rows: Sequence[Row], count: str, title: str = "") -> None:
         count: how many runs there are, in words.
         title: of the table.
     """
-    console = Console()
+    console, steps = Console(), Steps()
     kinds = [Kind.of(row.cfg) for row in rows]
-    configs = {kind: row.cfg for kind, row in zip(kinds, rows)}
-    groups = by_model(configs)
-    number = parts(groups)
-    print(
-        f"{count}: timing {counted(number, 'part')} of a step for {counted(len(configs), 'kind')} of step", flush=True
-    )
-    with Progress(transient=True, disable=not console.is_terminal) as progress:
-        times = measure(configs, partial(progress.advance, progress.add_task("timing", total=number)))
-    timed: dict[str | Kind, Kind] = {}  # on whose network an estimator's passes are
-    for group in groups:
-        timed.setdefault(group[0].comparable, group[0])
-    first = {kind: timed[kind.comparable] for kind in configs}
+    print(f"{count}: estimating {counted(len(set(kinds)), 'kind')} of step", flush=True)
+    watched = track(set(kinds), "estimating", transient=True, disable=not console.is_terminal)
+    times = {kind: steps.times(kind) for kind in watched}
     table = Table(title=title)
     table.add_column("runs", overflow="fold")
     for column in ("seeds", "to do", "lr", "epochs", "time each"):
@@ -120,20 +108,14 @@ def show(rows: Sequence[Row], count: str, title: str = "") -> None:
     for kind, row in zip(kinds, rows):
         each = run_seconds(row.cfg, times[kind])
         total += row.left * each
-        like = "" if kind.network == first[kind].network else "~ "
         lr, epochs = f"{row.cfg.optim.lr:g}", str(row.cfg.trainer.max_epochs)
-        table.add_row(row.name, row.seeds, row.todo, lr, epochs, f"{like}{duration(each)}")
+        table.add_row(row.name, row.seeds, row.todo, lr, epochs, duration(each))
     console.print(table)
-    scaled = {first[kind].name: None for kind in configs if kind.network != first[kind].network}
-    if scaled:
-        print(
-            "A time with ~ is that of backpropagation on the run's own network, times how many times as long as "
-            f"backpropagation its estimator takes on {' and '.join(scaled)}."
-        )
     left = sum(row.left for row in rows)
     print(
-        f"{count}, {left} of them to do: about {duration(total)} one after the other "
-        f"on {device_of(rows[0].cfg).type}, measured on random images. Nothing was started."
+        f"{count}, {left} of them to do: about {duration(total)} one after the other on {device_of(rows[0].cfg).type}, "
+        "from a timed step of backpropagation on each network and what estimators compute beside it. Nothing was "
+        "started."
     )
 
 
