@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
-from fglight.estimators.costs import FlopCounter
+from fglight.diagnostics.profile import FlopCounter
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

@@ -33,7 +33,7 @@ from cases import (
 from tables import machine, show
 from torch import nn
 
-from fglight.estimators import costs
+from fglight.diagnostics import profile as costs
 
 MB = 1e6
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fglight import build_estimator, build_model
 from fglight.data import Batches
 from fglight.estimators import GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
-from fglight.layout import laid_out
+from fglight.memory_format import as_memory_format
 from fglight.models import Block
 
 SHAPES = [
@@ -58,18 +58,18 @@ def layouts(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_strides_are_those_of_a_fresh_tensor(shape, channels_last):
     for x in layouts(shape):
-        laid = laid_out(x, channels_last)
+        laid = as_memory_format(x, channels_last)
         assert laid.stride() == fresh(x, channels_last).stride()
         assert torch.equal(laid, x)
-        assert laid_out(laid, channels_last).data_ptr() == laid.data_ptr()
+        assert as_memory_format(laid, channels_last).data_ptr() == laid.data_ptr()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_what_has_no_channels_is_laid_out_as_it_is(channels_last):
     for x in (torch.randn(3, 4).T, torch.randn(5, 3, 4).transpose(0, 1), torch.arange(3), torch.tensor(1.0)):
-        assert laid_out(x, channels_last).stride() == x.clone(memory_format=torch.contiguous_format).stride()
+        assert as_memory_format(x, channels_last).stride() == x.clone(memory_format=torch.contiguous_format).stride()
     volume = torch.empty(2, 3, 4, 5, 6, memory_format=torch.channels_last_3d)
-    assert laid_out(volume.contiguous(), True).stride() == volume.stride()
+    assert as_memory_format(volume.contiguous(), True).stride() == volume.stride()
 
 
 # Every data set.

@@ -8,9 +8,11 @@ import pytest
 from forked import ROOT
 
 FLOORS = (
-    ("errors", "words", "layout", "log_names", "processes", "locks"),
+    ("errors", "words", "memory_format", "log_names", "processes", "locks"),
     ("cell", "models", "data"),
-    ("paper", "estimators", "studies"),
+    ("paper", "autodiff", "studies"),
+    ("estimators",),
+    ("diagnostics",),
     ("config",),
     ("runs",),
     ("build",),

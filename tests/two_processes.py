@@ -15,6 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
+from fglight.autodiff.batch import Batch
+from fglight.diagnostics.quality import measure
 from fglight.errors import FglightError
 from fglight.estimators import (
     ActivityPerturbation,
@@ -39,9 +41,7 @@ from fglight.estimators import (
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
-from fglight.estimators.batch import Batch
 from fglight.estimators.coefficients import RandomSign
-from fglight.estimators.measures import measure
 from fglight.estimators.spaces import per_sample
 from fglight.models import (
     BCEWithLogitsLoss,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fglight.data.augment import crop_and_flip, draw_crops, normalise
 from fglight.data.shares import batch_shares
-from fglight.layout import laid_out
+from fglight.memory_format import as_memory_format
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -88,5 +88,5 @@ class Batches:
             images = self.images[chosen]
             if crops is not None:
                 images = crop_and_flip(images, crops.part(start, stop))
-            images = laid_out(images)
+            images = as_memory_format(images)
             yield images if self.mean is None else normalise(images, self.mean, self.std), self.labels[chosen]

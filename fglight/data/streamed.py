@@ -18,7 +18,7 @@ from fglight.data.image_files import class_names, is_image, read_image
 from fglight.data.shares import batch_shares
 from fglight.data.splits import holdout_split
 from fglight.errors import DataError, one_line
-from fglight.layout import laid_out
+from fglight.memory_format import as_memory_format
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -254,4 +254,4 @@ def check_classes(num_classes: int, images: datasets.ImageFolder) -> None:
 def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """A batch, laid out as its shape says whatever the transforms leave."""
     images, labels = default_collate(samples)
-    return laid_out(images), labels
+    return as_memory_format(images), labels

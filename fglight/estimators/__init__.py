@@ -21,12 +21,12 @@ from fglight.estimators.guesses.momentum import MomentumGuess
 from fglight.estimators.guesses.next_block import NextBlockGuess
 from fglight.estimators.guesses.ntk import FixedNTKGuess, NTKGuess
 from fglight.estimators.guesses.random import GaussianGuess, RademacherGuess, RandomGuess
+from fglight.estimators.result import Step
 from fglight.estimators.spaces.activity import ActivityPerturbation, ActivitySpanPerturbation
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.everything import Everything, Nothing
 from fglight.estimators.spaces.weight import WeightPerturbation
 from fglight.estimators.spaces.weight_per_sample import WeightPerSamplePerturbation
-from fglight.estimators.step import Step
 from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
 
 __all__ = [

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fglight.estimators import linalg
-from fglight.estimators.batch import Batch
+from fglight.autodiff import linalg
+from fglight.autodiff.batch import Batch
 
 EPS = 1e-16
 """Added to squared norms of directions before dividing by them."""
@@ -33,11 +34,11 @@ class Coefficient(ABC):
     constant: float | None = None
 
     @abstractmethod
-    def __call__(self, product: Tensor | None, square: Tensor) -> Tensor:
+    def __call__(self, product: Any, square: Tensor) -> Tensor:
         """The factors.
 
         Args:
-            product: inner products ⟨t, g⟩, any shape; may be None where they are not used.
+            product: inner products ⟨t, g⟩, a tensor of any shape; may be None where they are not used.
             square: squared norms |g|^2, same shape.
         """
 

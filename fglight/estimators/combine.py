@@ -1,16 +1,15 @@
 """From inner products with a target to the coefficients of an estimate (Eqs. 1, 4 and 5)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fglight.estimators.linalg import span_coefficients
+from fglight.autodiff.linalg import span_coefficients
 
 
-def combine(
-    how: str, coefficient: Callable[[Tensor | None, Tensor], Tensor], products: Tensor | None, gram: Tensor
-) -> Tensor:
+def combine(how: str, coefficient: Callable[[Tensor | None, Tensor], Tensor], products: Any, gram: Tensor) -> Tensor:
     """The coefficients c that turn directions g_1 .. g_k into the estimate of a target t, the sum of c_m g_m.
 
     Args:
@@ -18,7 +17,7 @@ def combine(
             orthogonal projection on all of them; or ``max``, the estimate of the best aligned one, of the greatest
             |⟨t, g⟩| / |g|, the first of those that are alike.
         coefficient: the factor of a single direction, of ⟨t, g⟩ and |g|².
-        products: ⟨t, g_m⟩, ``(samples, units, k)``; None where no coefficient needs them.
+        products: ⟨t, g_m⟩, a tensor ``(samples, units, k)``; None where no coefficient needs them.
         gram: ⟨g_l, g_m⟩, ``(samples, units, k, k)``.
 
     Returns:

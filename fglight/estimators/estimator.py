@@ -8,23 +8,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fglight.autodiff.batch import Batch
+from fglight.autodiff.buffers import Buffers
+from fglight.autodiff.diagnosis import check_unchanged, first_undifferentiable
+from fglight.autodiff.layers.calls import record_calls, uncached, version_of
+from fglight.autodiff.local_loss import Auxiliaries
+from fglight.autodiff.parameters import hooked, without_hooks
+from fglight.autodiff.passes import NetworkPass
 from fglight.errors import BlockError
-from fglight.estimators import checking
-from fglight.estimators.batch import Batch
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, name_culprit
+from fglight.estimators import check as checks
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
 from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.engines.reverse import ReverseMode
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers.calls import record_calls, uncached, version_of
-from fglight.estimators.parameters import hooked, without_hooks
-from fglight.estimators.passes import NetworkPass
+from fglight.estimators.result import Step
 from fglight.estimators.spaces.base import Perturbation
-from fglight.estimators.step import Auxiliaries, Step
 from fglight.estimators.targets import Target
-from fglight.layout import laid_out, laid_out_as
+from fglight.memory_format import as_memory_format, with_strides_of
 from fglight.models.blocks import Block, trainable
 
 
@@ -157,9 +158,9 @@ class GradientEstimator:
                 share parameters, and for convolutions that CPUs cannot compute with channels last.
         """
         blocks = _blocks(model)
-        checking.check_initialized(blocks)
-        checking.check_inputs(blocks, images, labels)
-        images = laid_out(images, self.channels_last)
+        checks.check_initialized(blocks)
+        checks.check_inputs(blocks, images, labels)
+        images = as_memory_format(images, self.channels_last)
         for block in blocks:
             block.zero_grad(set_to_none=True)
         version = version_of(images)
@@ -169,7 +170,7 @@ class GradientEstimator:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            culprit = name_culprit(blocks, images, checking.differentiation(self.perturbation, self.engine))
+            culprit = first_undifferentiable(blocks, images, checks.differentiation(self.perturbation, self.engine))
             if culprit is None:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
@@ -180,7 +181,7 @@ class GradientEstimator:
                 hook(parameter)
         return step
 
-    def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checking.LayerCheck]:
+    def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checks.LayerCheck]:
         """Tell, before any training, what a step will do with each layer: nothing is trained, and no buffer moves.
 
         Args:
@@ -191,16 +192,16 @@ class GradientEstimator:
             For each layer with trained parameters, in the order of the blocks: fast, slow (why, at what cost), or
             refused (why, and what is accepted).
         """
-        blocks, images = _blocks(model), laid_out(images, self.channels_last)
+        blocks, images = _blocks(model), as_memory_format(images, self.channels_last)
         try:
-            checking.check_initialized(blocks)
+            checks.check_initialized(blocks)
             with uncached(images.device):
                 with suppress(RuntimeError):  # it is told below, with its layer
                     self._check_network(blocks, images)
                 parts = self.guess, self.perturbation, self.engine
-                return checking.check_layers(blocks, images, *parts, auxiliaries=self.evaluates_auxiliaries)
+                return checks.check_layers(blocks, images, *parts, auxiliaries=self.evaluates_auxiliaries)
         except BlockError as error:
-            return [checking.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
+            return [checks.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
 
     def _check_parts(self) -> None:
         """Refuse parts that do not go together; each may be replaced between two steps.
@@ -209,7 +210,7 @@ class GradientEstimator:
             ValueError: in one line.
         """
         if self.checkpointing:
-            checking.check_checkpoints(self.guess, self.perturbation)
+            checks.check_checkpoints(self.guess, self.perturbation)
         self.perturbation.check(self.guess)
         self.engine.check(self.guess, self.perturbation)
         if self.compiled:
@@ -232,13 +233,13 @@ class GradientEstimator:
         Raises:
             BlockError: naming the layer.
         """
-        checking.check_apart(blocks)
+        checks.check_apart(blocks)
         if self.channels_last and images.device.type == "cpu":
-            checking.check_kernels(blocks)
-        checking.check_processes(blocks, self.perturbation)
-        checking.check_counts(blocks, self.guess, self.perturbation)
+            checks.check_kernels(blocks)
+        checks.check_processes(blocks, self.perturbation)
+        checks.check_counts(blocks, self.guess, self.perturbation)
         if self.guess.projects:
-            checking.check_real(blocks)
+            checks.check_real(blocks)
         self.engine.check_network(blocks, images, self.guess, self.perturbation)
 
     def compile(self, compiler: Compiler = inductor) -> None:
@@ -284,18 +285,21 @@ class GradientEstimator:
         with self.engine.context(), without_hooks(parameters):
             cosines = self._project(network, cosine=cosine and self.guess.projects)
         *rest, last = network.passes
+        assert last.local is not None
         # Gradients of the whole batch are projected; of samples, and of the rest, each process has its own.
-        alike = set() if space.by_sample else {p for here in rest for p in here.parameters}
+        alike = set() if space.by_sample else {p for block_pass in rest for p in block_pass.parameters}
         own = {p: gradient for p, gradient in network.gradients.items() if p not in alike}
         network.gradients.update(zip(own, batch.sum(list(own.values()))))
         network.gradients |= {p: hooked(p, network.gradients[p]) for p in parameters if p in network.gradients}
-        for here in rest:
-            self.guess.update(here.block, {p: network.gradients[p] for p in here.parameters})
-        losses = [here.local for here in network.passes if here.local is not None]
+        for block_pass in rest:
+            self.guess.update(block_pass.block, {p: network.gradients[p] for p in block_pass.parameters})
+        losses = [block_pass.local for block_pass in network.passes if block_pass.local is not None]
         for local, loss in zip(losses, batch.sum([local.loss for local in losses])):
             local.loss = loss
-        step = Step(last.local.loss, last.local.logits, [here.local for here in rest], cosines)
-        return step, {parameter: laid_out_as(parameter, gradient) for parameter, gradient in network.gradients.items()}
+        step = Step(last.local.loss, last.local.logits, [block.local for block in rest], cosines)
+        return step, {
+            parameter: with_strides_of(parameter, gradient) for parameter, gradient in network.gradients.items()
+        }
 
     def _project(self, network: NetworkPass, *, cosine: bool) -> Tensor | None:
         """Project the target of every block on its guess, in the space of the perturbation (Eq. 1).
@@ -314,11 +318,15 @@ class GradientEstimator:
             for number, (part, c) in enumerate(zip(parts, coefficients)):
                 if products and squares:
                     similarities = space.cosine(guess, part, products[number], c, squares[number])
-                    found[part.here.index] += network.batch.mean([similarities]) if space.by_sample else similarities
+                    found[part.block_pass.index] += (
+                        network.batch.mean([similarities]) if space.by_sample else similarities
+                    )
                 network.gradients.update(part.pull_back(c))
         if not (cosine and self.engine.has_targets):
             return None
-        nothing = network.passes[-1].local.loss.new_tensor(torch.nan)
+        last = network.passes[-1].local
+        assert last is not None
+        nothing = last.loss.new_tensor(torch.nan)
         means = [torch.stack(found[j]).mean().to(nothing) if found[j] else nothing for j in range(len(network.losses))]
         return torch.stack(means) if means else nothing.expand(0)
 

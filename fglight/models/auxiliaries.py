@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fglight.layout import laid_out
+from fglight.memory_format import as_memory_format
 from fglight.models.losses import CrossEntropyLoss
 
 
@@ -36,7 +36,7 @@ def as_maps(output: Tensor) -> Tensor:
     side = math.isqrt(count)
     if side**2 != count and math.isqrt(count - 1) ** 2 == count - 1:
         tokens, side = tokens[:, 1:], math.isqrt(count - 1)
-    return laid_out(tokens.mT.unflatten(2, (side if side**2 == tokens.shape[1] else 1, -1)))
+    return as_memory_format(tokens.mT.unflatten(2, (side if side**2 == tokens.shape[1] else 1, -1)))
 
 
 class _OnMaps(nn.Sequential):

@@ -13,14 +13,14 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
+from fglight.autodiff.batch import Batch
+from fglight.diagnostics.counting import count_derivatives
+from fglight.diagnostics.profile import costs, forward_flops
+from fglight.diagnostics.quality import measure
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
-from fglight.estimators.batch import Batch
-from fglight.estimators.costs import costs, forward_flops
-from fglight.estimators.counting import count_derivatives
-from fglight.estimators.measures import measure
-from fglight.layout import laid_out
 from fglight.log_names import COSINE, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, LOCAL_LOSS, MEMORY, of_block, of_split
+from fglight.memory_format import as_memory_format
 from fglight.models import BlockNetwork
 from fglight.training.metrics import Accuracy, BlockMetrics
 from fglight.training.setup import SetUp, seed_step
@@ -45,7 +45,7 @@ class ForwardGradientModule(L.LightningModule):
         metrics: of outputs and labels, by the names that they are logged under; None: accuracy.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
-        measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often, and after each
+        measure: whether to log what ``fglight.diagnostics.quality`` tells of the estimates, as often, and after each
             epoch how many directional derivatives a step takes, and what it costs.
         channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
             is told.
@@ -179,7 +179,7 @@ class ForwardGradientModule(L.LightningModule):
     def _evaluate(self, images: Tensor, labels: Tensor, metrics: BlockMetrics) -> None:
         whole = Batch.of(images, labels)
         losses, outputs = [], []
-        hidden = laid_out(images, self.estimator.channels_last)
+        hidden = as_memory_format(images, self.estimator.channels_last)
         for block in self.model.blocks:
             hidden = block.body(hidden)
             if self.estimator.evaluates_auxiliaries or block is self.model.blocks[-1]:
@@ -207,7 +207,7 @@ class ForwardGradientModule(L.LightningModule):
         self.model.zero_grad(set_to_none=True)
         with costs(self.device) as seen:
             yield
-        forward = forward_flops(self.model.blocks, laid_out(images, self.estimator.channels_last))
+        forward = forward_flops(self.model.blocks, as_memory_format(images, self.estimator.channels_last))
         self.counts |= {MEMORY: float(seen.memory), FORWARDS: seen.flops / forward if forward else 0.0}
 
     def _measure(self, images: Tensor, labels: Tensor, *, report: bool) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from fglight.diagnostics.profile import costs, forward_flops
 from fglight.estimators import ExactGuess, GlobalTarget, GradientEstimator, WeightPerturbation
-from fglight.estimators.costs import costs, forward_flops
 from fglight.models import Block, BlockNetwork
 
 BATCH, WIDTH = 64, 32

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fglight.diagnostics.counting import Derivatives, count_derivatives
 from fglight.estimators import (
     ActivityPerturbation,
     ActivitySpanPerturbation,
@@ -16,7 +17,6 @@ from fglight.estimators import (
     WeightPerSamplePerturbation,
     WeightPerturbation,
 )
-from fglight.estimators.counting import Derivatives, count_derivatives
 from fglight.models import Block, SeveralAuxiliaries
 
 

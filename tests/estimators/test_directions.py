@@ -8,7 +8,7 @@ from definition import Definition
 from helpers import assert_all_close, assert_close, body_gradients, estimator_of, tapped_blocks, uncoupled_blocks
 from torch import nn
 
-from fglight.estimators import linalg
+from fglight.autodiff import linalg
 from fglight.estimators.combine import combine as combined
 from fglight.models import Block
 

@@ -7,7 +7,7 @@ from helpers import assert_all_close, assert_close, body_gradients, build, estim
 from torch import nn
 from torch.nn import functional as F
 
-from fglight.estimators.layers.unfolded import Unfolded
+from fglight.autodiff.layers.unfolded import Unfolded
 from fglight.estimators.spaces import per_sample
 from fglight.estimators.spaces.per_sample import SamplePart
 from fglight.models import Block

@@ -12,7 +12,7 @@ from helpers import (
 )
 from torch import nn
 
-from fglight.estimators.linalg import span_coefficients, unit_rows
+from fglight.autodiff.linalg import span_coefficients, unit_rows
 
 
 def project_on_span(targets, directions):

@@ -67,7 +67,9 @@ def test_all_cells_follow_from_a_step_of_each_network_and_what_each_estimator_co
     monkeypatch.setattr(costs, "counted", count)
     monkeypatch.setattr(costs, "timed", time)
     guesses = ("exact", "local", "ntk")
-    choices = product((0.5, 1.0, 2.0), ("cifar10", "fashion_mnist"), ("resnet18_8", "resnet18_16"), guesses, ("cnn", "mlp"))
+    choices = product(
+        (0.5, 1.0, 2.0), ("cifar10", "fashion_mnist"), ("resnet18_8", "resnet18_16"), guesses, ("cnn", "mlp")
+    )
     configs = [compose({"model.width": width}, **dict(zip(GROUPS, others))) for width, *others in choices]
     steps = Steps()
     for cfg in configs:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.diagnosis import differentiate_once
+from fglight.autodiff.diagnosis import differentiate_once
+from fglight.autodiff.passes import NetworkPass
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
 from fglight.models.blocks import Block

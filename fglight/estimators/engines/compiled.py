@@ -14,11 +14,12 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from fglight.autodiff.diagnosis import first_sentence
+from fglight.autodiff.local_loss import LocalLoss
+from fglight.autodiff.rng import generators_kept
+from fglight.autodiff.state import State
 from fglight.errors import BlockError
-from fglight.estimators.diagnosis import first_sentence
-from fglight.estimators.generators import generators_kept
-from fglight.estimators.state import State
-from fglight.estimators.step import LocalLoss, Step
+from fglight.estimators.result import Step
 from fglight.models.blocks import Block
 
 Compiler = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.duals import plain_attention
+from fglight.autodiff.inspection import Again, Inspection, inspect
+from fglight.autodiff.jvp import plain_attention
+from fglight.autodiff.local_loss import Auxiliaries
+from fglight.autodiff.passes import BlockPass, NetworkPass
+from fglight.autodiff.state import State
 from fglight.estimators.engines.base import Engine, Products
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.inspection import Again, Inspection, inspect
-from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
-from fglight.estimators.state import State
-from fglight.estimators.step import Auxiliaries
 from fglight.models.blocks import Block
 
 
@@ -102,14 +102,14 @@ class DirectionalStep:
         """Whether all blocks move at once, along a single direction of them all."""
         return self.space.units.joins_blocks and set(self.network.losses) <= {len(self.network.losses)}
 
-    def ask(self, here: BlockPass) -> Sequence[Part]:
+    def ask(self, block_pass: BlockPass) -> Sequence[Part]:
         """The directions of a block, which runs for them where they depend on what it gives out."""
-        if here.output is None and (self.guess.pulled or self.space.by_sample):
-            with torch.set_grad_enabled(bool(here.parameters)):
-                here.run()
-        parts = self.space.directions(here, self.guess) if here.parameters else []
-        if here.output is not None and not any(part.on_graph for part in parts):
-            here.output, here.graph = here.output.detach(), None
+        if not block_pass.has_run and (self.guess.pulled or self.space.by_sample):
+            with torch.set_grad_enabled(bool(block_pass.parameters)):
+                block_pass.run()
+        parts = self.space.directions(block_pass, self.guess) if block_pass.parameters else []
+        if block_pass.has_run and not any(part.on_graph for part in parts):
+            block_pass.let_go()
         return parts
 
     def walk(self, auxiliaries: Auxiliaries | None = None) -> Iterator[BlockPass]:
@@ -121,11 +121,11 @@ class DirectionalStep:
         hidden = self.network.batch.images
         self.network.passes = []
         for index in range(len(self.network.blocks) - 1):
-            here = self.network.enter(index, hidden.detach(), auxiliaries)
-            yield here
-            hidden = here.output
-            here.release()
-            self.network.passes.append(here)
+            block_pass = self.network.enter(index, hidden.detach(), auxiliaries)
+            yield block_pass
+            hidden = block_pass.output
+            block_pass.release()
+            self.network.passes.append(block_pass)
         index = len(self.network.passes)
         last = self.network.enter(index, hidden.detach().requires_grad_(index > 0))
         with torch.enable_grad():
@@ -135,18 +135,20 @@ class DirectionalStep:
 
     def run(self) -> None:
         """Run all blocks for the loss alone."""
-        for here in self.walk(replace(self.network.auxiliaries, differentiated=False)):
-            here.run()
+        for block_pass in self.walk(replace(self.network.auxiliaries, differentiated=False)):
+            block_pass.run()
 
     def walk_again(self) -> Iterator[BlockPass]:
         """Blocks 0..J-2 of a network that has run, each of which has to run again; ``network.passes`` stay."""
         hidden = self.network.batch.images
         for before in self.network.passes[:-1]:
-            here = self.network.enter(before.index, hidden.detach(), replace(self.network.auxiliaries, trained=False))
-            with self.network.buffers.again(here.block):
-                yield here
-                hidden = here.output
-                here.release()
+            block_pass = self.network.enter(
+                before.index, hidden.detach(), replace(self.network.auxiliaries, trained=False)
+            )
+            with self.network.buffers.again(block_pass.block):
+                yield block_pass
+                hidden = block_pass.output
+                block_pass.release()
 
     def products(self) -> Iterator[Products]:
         """Directions of weights with ``sums``: of each block, or of all where they are one unit."""
@@ -162,12 +164,12 @@ class DirectionalStep:
                 products = self.network.batch.sum([*total.view(-1, 1, 1, k)])
             yield parts, products, None
 
-    def moves(self, here: BlockPass, parts: Iterable[Part]) -> list[dict[str, Tensor]]:
+    def moves(self, block_pass: BlockPass, parts: Iterable[Part]) -> list[dict[str, Tensor]]:
         """What moves along each direction of a block's weights: of each tensor, or of all that are one unit."""
-        named = dict(zip(here.names, parts))
+        named = dict(zip(block_pass.names, parts))
         units = [named] if self.space.units.joins_tensors else [{name: part} for name, part in named.items()]
         return [
             {name: part.move(m) for name, part in unit.items()}
             for unit in units
-            for m in range(self.guess.count(here.block))
+            for m in range(self.guess.count(block_pass.block))
         ]

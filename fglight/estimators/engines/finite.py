@@ -7,14 +7,14 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.duals import check_swapped, plain_attention
+from fglight.autodiff.inspection import Inspection, gradients_are_derivatives
+from fglight.autodiff.jvp import check_swapped, plain_attention
+from fglight.autodiff.parameters import replaced
+from fglight.autodiff.passes import BlockPass, NetworkPass
+from fglight.autodiff.rng import Redrawn, generators_kept
 from fglight.estimators.engines.base import Products
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep
-from fglight.estimators.generators import Redrawn, generators_kept
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.inspection import Inspection, gradients_are_derivatives
-from fglight.estimators.parameters import replaced
-from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 
 Move = Mapping[str, Tensor]
@@ -119,39 +119,39 @@ class _FiniteStep(DirectionalStep):
         twice = "error" in self.guess.needs or self.inspection.draws
         if self.joint and not (self.guess.pulled or twice):  # before anything else is held
             passes = [self.network.enter(index, None) for index in range(len(self.network.blocks) - 1)]
-            for here in passes:
-                self._look(here)
+            for block_pass in passes:
+                self._look(block_pass)
             self._move_jointly(passes)
             self.run()
         else:
             if twice:
                 self.run()
-            for here in self.walk_again() if twice else self.walk():
-                self._run_block(here)
+            for block_pass in self.walk_again() if twice else self.walk():
+                self._run_block(block_pass)
             self._move_jointly(self.network.passes[:-1])
         yield from self.products()
 
-    def _run_block(self, here: BlockPass) -> None:
+    def _run_block(self, block_pass: BlockPass) -> None:
         """Run a block and, unless all blocks move at once, find the derivatives along its directions."""
-        moves = self._look(here)
-        if here.output is None:
-            here.run()
+        moves = self._look(block_pass)
+        if not block_pass.has_run:
+            block_pass.run()
         if moves and not self.joint:
             differences = [
-                self._difference(here.index, here.input, {here.index: move}.get, extent)
+                self._difference(block_pass.index, block_pass.input, {block_pass.index: move}.get, extent)
                 for move, extent in zip(moves, self.extents.pop())
             ]
-            self.sums[here.index] = torch.stack(differences)
+            self.sums[block_pass.index] = torch.stack(differences)
 
-    def _look(self, here: BlockPass) -> Sequence[Move]:
+    def _look(self, block_pass: BlockPass) -> Sequence[Move]:
         """Find the directions of a block and note their extents; what moves along them, if anything does."""
-        ask = partial(self.ask, here)
-        redraws = self.redraw and here.parameters
-        self.parts[here.index] = Redrawn(ask, self.network.batch.images.device) if redraws else ask()
-        if not (self.aims and here.parameters):
+        ask = partial(self.ask, block_pass)
+        redraws = self.redraw and block_pass.parameters
+        self.parts[block_pass.index] = Redrawn(ask, self.network.batch.images.device) if redraws else ask()
+        if not (self.aims and block_pass.parameters):
             return []
-        moves = self.moves(here, self.parts[here.index])
-        self.extents.append(torch.stack([_extent(here, move) for move in moves]))
+        moves = self.moves(block_pass, self.parts[block_pass.index])
+        self.extents.append(torch.stack([_extent(block_pass, move) for move in moves]))
         return moves
 
     def _move_jointly(self, passes: Sequence[BlockPass]) -> None:
@@ -209,9 +209,9 @@ class _FiniteStep(DirectionalStep):
         return max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
 
 
-def _extent(here: BlockPass, move: Move) -> Tensor:
+def _extent(block_pass: BlockPass, move: Move) -> Tensor:
     """The squared lengths of the parameters that move, outputs counting as one at least, and of the direction, (2,)."""
-    parameters = dict(zip(here.names, here.parameters))
+    parameters = dict(zip(block_pass.names, block_pass.parameters))
     pairs = [(parameters[name], g) for name, g in move.items()]
     own = [_square(p).clamp_min(len(p) if p.dim() else 1) for p, _ in pairs]
     return torch.stack([torch.stack(own).sum(), torch.stack([_square(g) for _, g in pairs]).sum()])

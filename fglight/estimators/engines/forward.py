@@ -7,19 +7,19 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_deterministic
-from fglight.estimators.duals import TANGENTS, plain_attention, pushforward, pushforward_all, shares
+from fglight.autodiff.buffers import Buffers
+from fglight.autodiff.diagnosis import check_deterministic
+from fglight.autodiff.graph import Graph
+from fglight.autodiff.inspection import Again
+from fglight.autodiff.jvp import TANGENTS, jvp, jvps, plain_attention, shares
+from fglight.autodiff.local_loss import GRADIENT_ALONE
+from fglight.autodiff.parameters import dense, without_row
+from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.estimators.engines.base import Products
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep
-from fglight.estimators.graph import Graph
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.inspection import Again
-from fglight.estimators.parameters import dense, without_row
-from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
-from fglight.estimators.step import GRADIENT_ALONE
 from fglight.models.blocks import Block
 
 Derivative = Callable[[Tensor], Tensor]
@@ -71,7 +71,7 @@ class ForwardMode(DirectionalEngine):
         if start is None and not moving:
             return ""
         with torch.no_grad(), again():
-            tangent = pushforward(body, x.detach(), start, moving)[1]
+            tangent = jvp(body, x.detach(), start, moving)[1]
         length = tangent.square().mean().sqrt()
         cotangent = tangent + torch.where(length > 0, length, 1) * torch.randn_like(tangent)  # tangents may be lost
         inputs, directions = ([x], [start]) if start is not None else ([], [])
@@ -107,9 +107,9 @@ class ForwardMode(DirectionalEngine):
         for count in (1, 2):
             moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
             if moves and parameters:
-                pushforward_all(body, x, moves, again)
+                jvps(body, x, moves, again)
             if crossed and x.is_floating_point():
-                pushforward_all(body, x, torch.ones_like(x).expand(count, *x.shape), again)
+                jvps(body, x, torch.ones_like(x).expand(count, *x.shape), again)
 
 
 class _ForwardStep(DirectionalStep):
@@ -120,24 +120,26 @@ class _ForwardStep(DirectionalStep):
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
         if "error" in self.guess.needs:
             self.run()
-        for here in self.walk_again() if "error" in self.guess.needs else self.walk():
-            index = here.index
-            parts = self.parts[index] = self.ask(here)  # blocks that have not run for it run with their tangents
-            if here.output is None and not (self.aims and (self.joint or parts)):
-                here.run()  # nothing of its own moves
+        for block_pass in self.walk_again() if "error" in self.guess.needs else self.walk():
+            index = block_pass.index
+            parts = self.parts[index] = self.ask(block_pass)  # blocks that have not run for it run with their tangents
+            if not block_pass.has_run and not (self.aims and (self.joint or parts)):
+                block_pass.run()  # nothing of its own moves
             if not self.aims:
                 continue
-            moves = self.moves(here, parts)
+            moves = self.moves(block_pass, parts)
             if self.joint:
-                moving[0] = _push(here, moves, moving.get(0))
+                moving[0] = _push(block_pass, moves, moving.get(0))
                 continue
-            own = {index: _push(here, moves)} if parts else {}
+            own = {index: _push(block_pass, moves)} if parts else {}
             if moving:
-                pushed = pushforward_all(here.block.body, here.input, torch.cat(list(moving.values())), here.again)[1]
+                pushed = jvps(
+                    block_pass.block.body, block_pass.input, torch.cat(list(moving.values())), block_pass.again
+                )[1]
                 moving.update(zip(moving, pushed.split([len(tangents) for tangents in moving.values()])))
             moving.update(own)
             for j in [j for j in moving if self.network.losses[j] == index]:
-                self.sums[j] = shares(moving.pop(j), here.local_gradient).sum(1)
+                self.sums[j] = shares(moving.pop(j), block_pass.local_gradient).sum(1)
         gradient = self.network.passes[-1].input_gradient
         self.sums |= {index: shares(tangents, gradient).sum(1) for index, tangents in moving.items()}
         yield from self.products()
@@ -145,11 +147,11 @@ class _ForwardStep(DirectionalStep):
     def in_two_runs(self) -> Iterator[Products]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
         self.run()
-        for here in self.walk_again():
-            parts = [*self.ask(here)]
-            if here.output is None:
-                here.run()
-            products = self._products(parts, self._derivative(here)) if self.aims and parts else None
+        for block_pass in self.walk_again():
+            parts = [*self.ask(block_pass)]
+            if not block_pass.has_run:
+                block_pass.run()
+            products = self._products(parts, self._derivative(block_pass)) if self.aims and parts else None
             groups = [[part] for part in parts] if self.space.by_sample else [parts] * bool(parts)
             for group in groups:
                 yield group, None if products is None else [products.pop(0) for _ in group], None
@@ -169,13 +171,13 @@ class _ForwardStep(DirectionalStep):
             return [row.mT.unflatten(1, count) for row, count in by_part]
         return self.network.batch.sum([row.sum(1).view(1, *count) for row, count in by_part])
 
-    def _derivative(self, here: BlockPass) -> Derivative:
+    def _derivative(self, block_pass: BlockPass) -> Derivative:
         """What takes derivatives of the target of one block along tangents of its output."""
         passes = self.network.passes
-        x, loss = here.output.detach(), self.network.losses[here.index]
-        rest = passes[here.index + 1 : -1][: loss - here.index]
-        if loss == here.index:
-            gradient = here.local_gradient
+        x, loss = block_pass.output.detach(), self.network.losses[block_pass.index]
+        rest = passes[block_pass.index + 1 : -1][: loss - block_pass.index]
+        if loss == block_pass.index:
+            gradient = block_pass.local_gradient
         elif loss == len(self.network.losses):
             gradient = passes[-1].input_gradient
         else:
@@ -186,7 +188,7 @@ class _ForwardStep(DirectionalStep):
             for moving in tangents.split(TANGENTS):
                 output = x
                 for later in rest:
-                    output, moving = pushforward_all(later.block.body, output, moving, later.again)
+                    output, moving = jvps(later.block.body, output, moving, later.again)
                 products.append(shares(moving, gradient))
             return torch.cat(products)
 
@@ -194,28 +196,30 @@ class _ForwardStep(DirectionalStep):
 
     def _local_gradient(self, x: Tensor, passes: Sequence[BlockPass]) -> Tensor:
         """The gradient of the last of several blocks' local loss with respect to its output."""
-        for here in passes:
-            with here.again():
-                x = here.block.body(x)
-        with self.network.buffers.again(here.block.aux):
-            return self.network.local_loss(here.block, x, GRADIENT_ALONE).gradient
+        for block_pass in passes:
+            with block_pass.again():
+                x = block_pass.block.body(x)
+        with self.network.buffers.again(block_pass.block.aux):
+            gradient = self.network.local_loss(block_pass.block, x, GRADIENT_ALONE).gradient
+        assert gradient is not None
+        return gradient
 
 
-def _push(here: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor | None = None) -> Tensor:
+def _push(block_pass: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor | None = None) -> Tensor:
     """How a block's output moves along several directions, ``(count, batch, ...)``; it runs if it has not yet.
 
     Args:
-        here: the block.
+        block_pass: the block.
         moves: of its parameters by their names, for each direction.
         carried: tangents of its input that go with them, ``(count, batch, ...)``.
     """
     tangents = []
     for m, move in enumerate(moves):
-        start = (here.block.body, here.input, None if carried is None else carried[m], move)
-        if here.output is None:
-            here.output, tangent = pushforward(*start)
+        start = (block_pass.block.body, block_pass.input, None if carried is None else carried[m], move)
+        if not block_pass.has_run:
+            block_pass.output, tangent = jvp(*start)
         else:
-            with here.again():
-                tangent = pushforward(*start)[1]
+            with block_pass.again():
+                tangent = jvp(*start)[1]
         tangents.append(tangent)
     return torch.stack(tangents)

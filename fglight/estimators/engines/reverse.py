@@ -7,9 +7,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.estimators.engines.base import Engine, Products
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass, NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part, Point, Targets
 from fglight.models.blocks import trainable
@@ -26,11 +26,11 @@ class ReverseMode(Engine):
         aims = space.trains and (cosine or space.uses_target(guess))
         ask = partial(space.directions, guess=guess, cosine=cosine)
         drawn = _run(network, guess, ask, network.losses if aims else ())
-        blocks = _sweep(network, lambda here: drawn[here.index] if here.index in drawn else ask(here), aims=aims)
+        blocks = _sweep(network, lambda one: drawn[one.index] if one.index in drawn else ask(one), aims=aims)
         if guess.randomness and space.in_parameters and space.by_sample:
             blocks = reversed([*blocks])
         joint: list[Products] = []
-        for here, parts, targets in blocks:
+        for block_pass, parts, targets in blocks:
             while parts:
                 group = [parts.pop(0)] if space.by_sample else [*parts]
                 parts = parts if space.by_sample else []
@@ -41,7 +41,7 @@ class ReverseMode(Engine):
                     joint.append(found)
                 else:
                     yield found
-            here.release()
+            block_pass.release()
         if joint:
             groups, products, squares = zip(*joint)
             yield [*chain(*groups)], _joined(products), _joined(squares)
@@ -73,22 +73,22 @@ def _run(
     def have(index: int) -> None:
         if early and 0 <= index < last and network.passes[index].parameters:
             found[index] = ask(network.passes[index])
-            network.passes[index].next = None
+            del network.passes[index].next  # it holds the next block's graph
 
     for index, block in enumerate(network.blocks):
         # The error is the gradient at the logits, which have one where something below them does.
         error = "error" in guess.needs and index == last and not trainable(block)
         crossed = after or error or any(loss >= index for loss in losses[:index])
-        here = network.enter(index, hidden.detach().requires_grad_(crossed and index > 0))
-        with torch.set_grad_enabled(bool(here.parameters) or here.input.requires_grad):
-            here.run()
-        network.passes.append(here)
-        hidden = here.output
+        block_pass = network.enter(index, hidden.detach().requires_grad_(crossed and index > 0))
+        with torch.set_grad_enabled(bool(block_pass.parameters) or block_pass.input.requires_grad):
+            block_pass.run()
+        network.passes.append(block_pass)
+        hidden = block_pass.output
         if after and index:
-            network.passes[index - 1].next = here
+            network.passes[index - 1].next = block_pass
         if "error" not in guess.needs:
             have(index - after)
-    here.finish()
+    block_pass.finish()
     for index in range(last if "error" in guess.needs else 0):
         have(index)
     return found
@@ -110,37 +110,37 @@ def _sweep(
     *rest, last = network.passes
     losses = network.losses
     cotangents = {len(losses): last.input_gradient}  # of each loss, at h_j
-    last.input_gradient = None
+    del last.input_gradient
     last.release()
-    for here in reversed(rest):
-        parts = [*ask(here)] if here.parameters else []
+    for block_pass in reversed(rest):
+        parts = [*ask(block_pass)] if block_pass.parameters else []
         if not aims:
-            yield here, parts, {}
+            yield block_pass, parts, {}
             continue
-        j, own = here.index, losses[here.index]
+        j, own = block_pass.index, losses[block_pass.index]
         below = {loss for loss in losses[:j] if loss >= j}
         if j in below or j == own:
-            cotangents[j] = here.local_gradient
+            cotangents[j] = block_pass.local_gradient
         # What blocks below follow besides goes first, while this block's graph is there.
-        crossing = {loss: here.vjp(cotangents[loss], [here.input])[0] for loss in below - {own}}
+        crossing = {loss: block_pass.vjp(cotangents[loss], [block_pass.input])[0] for loss in below - {own}}
         output = cotangents.pop(own)
         points = list(dict.fromkeys(point for part in parts for point in part.points if point is not None))
-        inputs = [here.input] if own in below else []
-        gradients = here.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
+        inputs = [block_pass.input] if own in below else []
+        gradients = block_pass.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
         if inputs:
             crossing[own] = gradients.pop(0)
         targets: dict[Point, Tensor] = dict(zip(points, gradients))
         targets[None] = output
         cotangents = crossing
         del output, gradients, crossing  # nothing else holds what the parts let go of
-        yield here, parts, targets
+        yield block_pass, parts, targets
 
 
 def _products(parts: Sequence[Part], targets: Targets, space: Perturbation, *, cosine: bool) -> Products:
     """Inner products of parts with their targets, of the whole batch where coefficients are of it."""
     if not targets:
         return parts, None, None
-    batch = parts[0].here.network.batch
+    batch = parts[0].block_pass.network.batch
     products = [part.products(targets) for part in parts]
     if not space.by_sample:
         products = batch.sum(products)

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.batch import Batch
-from fglight.estimators.buffers import dry_run
+from fglight.autodiff.batch import Batch
+from fglight.autodiff.buffers import dry_run
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.coefficients import Projection
-from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
 
@@ -36,8 +36,8 @@ class Guess:
         uses_auxiliaries: whether the direction comes from the block's local loss.
         projects: whether a projection takes place; without, nothing but ``ExactGuess`` is of use.
         needs: what must be there besides when directions are asked for: ``error``, the gradient of L with respect to
-            the logits, ``here.network.error`` ``(batch, classes)``, for which forward mode runs the network once more;
-            ``next``, block j+1 with its input x_{j+1} = h_j, output and graph, ``here.next``.
+            the logits, ``block_pass.network.error`` ``(batch, classes)``, for which forward mode runs the network once
+            more; ``next``, block j+1 with its input x_{j+1} = h_j, output and graph, ``block_pass.next``.
         pulled: whether ``directions`` are pulled into the space; without, they are drawn there.
         randomness: whether random numbers are drawn for directions: None, ``shared`` (alike in all processes but for
             those of single samples), or ``samples`` (for every sample in any space). Blocks are asked from 0 on.
@@ -148,11 +148,11 @@ class Guess:
             estimate: of each of its trained parameters, the same in all processes.
         """
 
-    def directions(self, here: BlockPass) -> Tensor:
+    def directions(self, block_pass: BlockPass) -> Tensor:
         """The directions in the space of h_j, of a guess that is ``pulled``.
 
         Args:
-            here: block j, which has run.
+            block_pass: block j, which has run.
 
         Returns:
             ``(k, batch, ...)`` for h_j of shape ``(batch, ...)``.
@@ -160,12 +160,12 @@ class Guess:
         raise NotImplementedError(f"{type(self).__name__} has no directions in the space of h_j to pull anywhere")
 
     def in_space(
-        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+        self, block_pass: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
     ) -> list[Tensor]:
         """The directions in the space of a perturbation: what was pulled there, unless they are drawn there.
 
         Args:
-            here: block j.
+            block_pass: block j.
             pulled: ``directions`` in that space, of which parameters have the vector-Jacobian products, ``(k, *shape)``
                 for each of ``likes``; None of a guess that is not ``pulled``.
             likes: the tensors of the space: h_j, a parameter, or one that is expanded to ``(batch, *shape)``.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass
 from fglight.errors import BlockError
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
 
@@ -29,19 +29,19 @@ class DFAGuess(Guess):
         """See ``Guess``: B_j, ``(classes, *shape)`` for h_j of shape ``(batch, *shape)``."""
         return [output.new_empty(classes, *output.shape[1:]).normal_(std=classes**-0.5)]
 
-    def signal(self, here: BlockPass) -> Tensor:
+    def signal(self, block_pass: BlockPass) -> Tensor:
         """What is fed back, ``(batch, classes)``: e.
 
         Raises:
             BlockError: the loss does not come from the logits, or these are not ``(batch, classes)``.
         """
-        if here.network.error is None:
-            head = type(here.network.blocks[-1].aux).__name__
+        if block_pass.network.error is None:
+            head = type(block_pass.network.blocks[-1].aux).__name__
             raise BlockError(
                 f"{type(self).__name__} is not possible where the loss of the head, a {head}, does not come from its "
                 "logits: accepted is a loss that does"
             )
-        error = here.network.error
+        error = block_pass.network.error
         if error.dim() != 2:
             raise BlockError(
                 f"{type(self).__name__} feeds back (batch, classes), and the network gives {tuple(error.shape)}: "
@@ -49,17 +49,17 @@ class DFAGuess(Guess):
             )
         return error
 
-    def directions(self, here: BlockPass) -> Tensor:
+    def directions(self, block_pass: BlockPass) -> Tensor:
         """See ``Guess``.
 
         Raises:
             BlockError: h_j had another shape when B_j was drawn.
         """
-        feedback = here.block.get_buffer("feedback")
-        if feedback.shape[1:] != here.output.shape[1:]:
+        feedback = block_pass.block.get_buffer("feedback")
+        if feedback.shape[1:] != block_pass.output.shape[1:]:
             raise BlockError(
-                f"the output of block {here.index} is {tuple(here.output.shape[1:])} for a sample, and was "
+                f"the output of block {block_pass.index} is {tuple(block_pass.output.shape[1:])} for a sample, and was "
                 f"{tuple(feedback.shape[1:])} when {type(self).__name__} drew its feedback: accepted is one shape"
             )
-        fed_back = self.signal(here).to(feedback.dtype) @ feedback.view(len(feedback), -1)
-        return fed_back.view_as(here.output).to(here.output.dtype).unsqueeze(0)
+        fed_back = self.signal(block_pass).to(feedback.dtype) @ feedback.view(len(feedback), -1)
+        return fed_back.view_as(block_pass.output).to(block_pass.output.dtype).unsqueeze(0)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass
 from fglight.errors import BlockError
 from fglight.estimators.guesses.dfa import DFAGuess
-from fglight.estimators.passes import BlockPass
 
 
 class DRTPGuess(DFAGuess):
@@ -21,13 +21,13 @@ class DRTPGuess(DFAGuess):
 
     needs = frozenset()
 
-    def signal(self, here: BlockPass) -> Tensor:
+    def signal(self, block_pass: BlockPass) -> Tensor:
         """See ``DFAGuess``: onehot(y).
 
         Raises:
             BlockError: the labels are no class indices.
         """
-        labels, classes = here.network.batch.labels, len(here.block.get_buffer("feedback"))
+        labels, classes = block_pass.network.batch.labels, len(block_pass.block.get_buffer("feedback"))
         if labels.dim() > 1 or labels.is_floating_point() or classes < 2:
             raise BlockError(
                 f"DRTPGuess feeds classes back, and the labels are {labels.dtype} {tuple(labels.shape)}, of {classes} "

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fglight.autodiff.linalg import unit_rows
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.local import LocalGuess
-from fglight.estimators.linalg import unit_rows
-from fglight.estimators.passes import BlockPass
 
 
 class GuidedGuess(LocalGuess):
@@ -41,7 +41,7 @@ class GuidedGuess(LocalGuess):
         self.alpha = alpha
 
     def in_space(
-        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+        self, block_pass: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
     ) -> list[Tensor]:
         """See ``Guess``: noise is drawn there."""
         return [self._around(guides, 2 if by_sample else 1) for guides in pulled or ()]

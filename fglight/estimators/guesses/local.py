@@ -6,8 +6,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess, stack
-from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
 
@@ -25,9 +25,9 @@ class LocalGuess(Guess):
         """See ``Guess``: with ``sum`` one, else one for each auxiliary network."""
         return 1 if self.combine == "sum" else self.k * len(block.auxiliaries)
 
-    def directions(self, here: BlockPass) -> Tensor:
+    def directions(self, block_pass: BlockPass) -> Tensor:
         """See ``Guess``."""
-        return self.combined(here.local_gradients)
+        return self.combined(block_pass.local_gradients)
 
     def combined(self, gradients: Sequence[Tensor]) -> Tensor:
         """The directions from gradients of losses, ``(k, batch, ...)``."""

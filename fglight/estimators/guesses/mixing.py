@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess, stack
-from fglight.estimators.passes import BlockPass
 
 
 class MixingGuess(Guess):
@@ -22,11 +22,11 @@ class MixingGuess(Guess):
     randomness = "samples"
     several = True
 
-    def directions(self, here: BlockPass) -> Tensor:
+    def directions(self, block_pass: BlockPass) -> Tensor:
         """See ``Guess``."""
-        h = here.output.detach()
+        h = block_pass.output.detach()
         weights = stack([self.sample(h.new_empty(len(h))) for _ in range(self.k)])
-        (mixed,) = here.network.batch.sum([torch.tensordot(weights, h, 1)])  # (k, ...)
+        (mixed,) = block_pass.network.batch.sum([torch.tensordot(weights, h, 1)])  # (k, ...)
         return mixed.to(h.dtype).unsqueeze(1) * (h != 0)
 
     def sample(self, like: Tensor) -> Tensor:

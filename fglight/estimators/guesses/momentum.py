@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators import linalg
+from fglight.autodiff import linalg
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass
 from fglight.models.blocks import Block
 
 
@@ -64,12 +64,12 @@ class MomentumGuess(Guess):
             )
 
     def in_space(
-        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+        self, block_pass: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
     ) -> list[Tensor]:
         """See ``Guess``."""
-        sizes = {parameter: parameter.numel() for parameter in here.block.body.parameters()}
-        means = dict(zip(sizes, here.block.get_buffer("momentum").split(list(sizes.values()))))
-        return [self._direction(means[p]).view(1, *p.shape).to(p.dtype) for p in here.parameters]
+        sizes = {parameter: parameter.numel() for parameter in block_pass.block.body.parameters()}
+        means = dict(zip(sizes, block_pass.block.get_buffer("momentum").split(list(sizes.values()))))
+        return [self._direction(means[p]).view(1, *p.shape).to(p.dtype) for p in block_pass.parameters]
 
     def _direction(self, mean: Tensor) -> Tensor:
         known, drawn = linalg.unit_rows(torch.stack([mean, torch.randn_like(mean)]))

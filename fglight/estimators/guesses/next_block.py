@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess, stack
-from fglight.estimators.passes import BlockPass
 
 
 class NextBlockGuess(Guess):
@@ -23,9 +23,9 @@ class NextBlockGuess(Guess):
     randomness = "samples"
     several = True
 
-    def directions(self, here: BlockPass) -> Tensor:
+    def directions(self, block_pass: BlockPass) -> Tensor:
         """See ``Guess``."""
-        after = here.next
+        after = block_pass.next
         cotangents = [self.sample(after.output.detach()) for _ in range(self.k)]
         return stack([after.vjp(cotangent, [after.input])[0] for cotangent in cotangents])
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fglight.autodiff.local_loss import GRADIENT_ALONE
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.local import LocalGuess
-from fglight.estimators.passes import BlockPass
-from fglight.estimators.step import GRADIENT_ALONE
 from fglight.models.blocks import Block
 from fglight.models.initialization import reset_parameters
 
@@ -36,16 +36,17 @@ class NTKGuess(FixedNTKGuess):
         for block in blocks[:-1]:
             reset_parameters(block.aux)
 
-    def directions(self, here: BlockPass) -> Tensor:
+    def directions(self, block_pass: BlockPass) -> Tensor:
         """See ``Guess``."""
-        gradients = [*here.local_gradients]
+        gradients = [*block_pass.local_gradients]
         if self.k > 1:
-            aux = here.block.aux
+            aux = block_pass.block.aux
             kept = [parameter.detach().clone() for parameter in aux.parameters()]
-            with here.network.buffers.again(aux):
+            with block_pass.network.buffers.again(aux):
                 for _ in range(1, self.k):
                     reset_parameters(aux)
-                    gradients += here.network.local_loss(here.block, here.output, GRADIENT_ALONE).gradients
+                    again = block_pass.network.local_loss(block_pass.block, block_pass.output, GRADIENT_ALONE)
+                    gradients += again.gradients or ()
             with torch.no_grad():
                 for parameter, value in zip(aux.parameters(), kept):
                     parameter.copy_(value)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fglight.estimators import linalg
+from fglight.autodiff import linalg
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.coefficients import InnerProduct
 from fglight.estimators.guesses.base import Guess, stack
-from fglight.estimators.passes import BlockPass
 
 
 class RandomGuess(Guess, ABC):
@@ -73,7 +73,7 @@ class RandomGuess(Guess, ABC):
         return self.sample(like)
 
     def in_space(
-        self, here: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
+        self, block_pass: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
     ) -> list[Tensor]:
         """See ``Guess``."""
         draw = self.sample_each if by_sample else self.sample

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import ActivityPart, Granularity, Part, SpanPart
 
@@ -18,11 +18,11 @@ class ActivityPerturbation(Perturbation):
 
     granularities: ClassVar = {"sample": Granularity(), "channel": Granularity(dimensions=1)}
 
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> list[ActivityPart]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> list[ActivityPart]:
         """See ``Perturbation``."""
-        pulled = [guess.directions(here)] if guess.pulled else None
-        (directions,) = guess.in_space(here, pulled, [here.output.detach()], by_sample=True)
-        return [ActivityPart(here, None, directions, self.units)]
+        pulled = [guess.directions(block_pass)] if guess.pulled else None
+        (directions,) = guess.in_space(block_pass, pulled, [block_pass.output.detach()], by_sample=True)
+        return [ActivityPart(block_pass, None, directions, self.units)]
 
 
 class ActivitySpanPerturbation(ActivityPerturbation):
@@ -34,9 +34,9 @@ class ActivitySpanPerturbation(ActivityPerturbation):
     granularities: ClassVar = {"sample": Granularity()}
     spans = True
 
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> list[ActivityPart]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> list[ActivityPart]:
         """See ``Perturbation``."""
-        return [SpanPart(part) for part in super().directions(here, guess)]
+        return [SpanPart(part) for part in super().directions(block_pass, guess)]
 
     def cosine(self, guess: Guess, part: Part, products: Tensor, c: Tensor, squares: Tensor) -> Tensor:
         """See ``Perturbation``: of a sample's own guess."""

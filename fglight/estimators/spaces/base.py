@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators.batch import Batch
+from fglight.autodiff.batch import Batch
+from fglight.autodiff.linalg import cosine
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function
 from fglight.estimators.combine import combine
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.linalg import cosine
-from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.parts import Granularity, Part
 
 
@@ -56,11 +56,11 @@ class Perturbation(ABC):
         self.coefficient = COEFFICIENTS[coefficient] if isinstance(coefficient, str) else coefficient
 
     @abstractmethod
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
         """The directions of one block.
 
         Args:
-            here: the block, which has run where ``guess.pulled`` or the space is that of h_j; its graph stays.
+            block_pass: the block, which has run where ``guess.pulled`` or the space is that of h_j; its graph stays.
             guess: where they come from.
             cosine: whether the cosine similarity of guess and target is wanted, too.
 
@@ -68,12 +68,12 @@ class Perturbation(ABC):
             A part for each tensor of the space.
         """
 
-    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """Why a parameter has no fast path, and what that costs.
 
         Args:
-            here: its block, which has run with ``record_calls``.
-            parameter: one of ``here.parameters``.
+            block_pass: its block, which has run with ``record_calls``.
+            parameter: one of ``block_pass.parameters``.
             guess: where the directions come from.
             aims: whether a target is computed.
 
@@ -117,7 +117,7 @@ class Perturbation(ABC):
         if self.units.joins_tensors:
             gram, product = gram.sum(1, keepdim=True), None if product is None else product.sum(1, keepdim=True)
             features = [sum(features)] * len(features)
-        c = combine(self._how(guess), partial(self._factors, guess, part.here.network.batch), product, gram)
+        c = combine(self._how(guess), partial(self._factors, guess, part.block_pass.network.batch), product, gram)
         shared = c.expand(-1, sum(sizes), -1).split(sizes, dim=1)
         return [own * guess.length_correction(c.shape[-1], dimension) for own, dimension in zip(shared, features)]
 

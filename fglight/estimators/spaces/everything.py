@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part, Targets, WeightPart
 
@@ -13,9 +13,9 @@ from fglight.estimators.spaces.parts import Part, Targets, WeightPart
 class Everything(Perturbation):
     """All unit vectors are directions: products with them are the target's entries, and the estimate the target."""
 
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
         """See ``Perturbation``."""
-        return [_UnitVectors(here, parameter) for parameter in here.parameters]
+        return [_UnitVectors(block_pass, parameter) for parameter in block_pass.parameters]
 
     def uses_target(self, guess: Guess) -> bool:
         """See ``Perturbation``."""
@@ -31,7 +31,7 @@ class Nothing(Perturbation):
 
     trains = False
 
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
         """See ``Perturbation``: none."""
         return []
 
@@ -39,8 +39,8 @@ class Nothing(Perturbation):
 class _UnitVectors(WeightPart):
     """Those of a parameter, which nobody writes out."""
 
-    def __init__(self, here: BlockPass, parameter: nn.Parameter) -> None:
-        self.here, self.parameter, self.points = here, parameter, [parameter]
+    def __init__(self, block_pass: BlockPass, parameter: nn.Parameter) -> None:
+        self.block_pass, self.parameter, self.points = block_pass, parameter, [parameter]
 
     def products(self, targets: Targets) -> Tensor:
         """See ``Part``: the target."""

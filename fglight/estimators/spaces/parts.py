@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators import linalg
-from fglight.estimators.duals import TANGENTS
-from fglight.estimators.layers.calls import LayerCall
-from fglight.estimators.layers.kinds import KINDS
-from fglight.estimators.passes import BlockPass
+from fglight.autodiff import linalg
+from fglight.autodiff.jvp import TANGENTS
+from fglight.autodiff.layers.calls import LayerCall
+from fglight.autodiff.layers.kinds import KINDS
+from fglight.autodiff.passes import BlockPass
 
 Point = nn.Parameter | LayerCall | None
 """Where the target of a block is taken: at a parameter, at the output of a use of a layer, or (None) at h_j."""
@@ -46,7 +46,7 @@ class Part:
     weights the whole batch is one sample.
 
     Args:
-        here: the block.
+        block_pass: the block.
         parameter: the tensor; None for the block's output h_j.
         directions: ``(k, samples, *shape)``.
         granularity: divides it into units.
@@ -60,9 +60,9 @@ class Part:
     on_graph = False
 
     def __init__(
-        self, here: BlockPass, parameter: nn.Parameter | None, directions: Tensor, granularity: Granularity
+        self, block_pass: BlockPass, parameter: nn.Parameter | None, directions: Tensor, granularity: Granularity
     ) -> None:
-        self.here = here
+        self.block_pass = block_pass
         self.parameter = parameter
         self.points = [parameter]
         self.granularity = granularity
@@ -117,8 +117,8 @@ class ActivityPart(Part):
 
     def pull_back(self, c: Tensor) -> dict[nn.Parameter, Tensor]:
         """See ``Part``: by a vector-Jacobian product (Eq. 5); the block's graph is freed."""
-        estimate = self.combined(c).view(self.here.output.shape).to(self.here.output.dtype)
-        return dict(zip(self.here.parameters, self.here.to_parameters(estimate, keep=False)))
+        estimate = self.combined(c).view(self.block_pass.output.shape).to(self.block_pass.output.dtype)
+        return dict(zip(self.block_pass.parameters, self.block_pass.to_parameters(estimate, keep=False)))
 
     def tangents(self) -> Iterator[Tensor]:
         """See ``Part``."""
@@ -126,7 +126,7 @@ class ActivityPart(Part):
         units = torch.eye(len(g), dtype=g.dtype, device=g.device)
         for unit, directions in zip(units, g):
             moved = unit.view(-1, 1) * directions.unsqueeze(2)  # (k, batch, units, features)
-            yield from moved.reshape(-1, *self.here.output.shape).split(TANGENTS)
+            yield from moved.reshape(-1, *self.block_pass.output.shape).split(TANGENTS)
 
 
 class SpanPart(ActivityPart):
@@ -140,9 +140,9 @@ class SpanPart(ActivityPart):
     """
 
     def __init__(self, own: ActivityPart) -> None:
-        self.here, self.parameter, self.points, self.own = own.here, None, own.points, own
+        self.block_pass, self.parameter, self.points, self.own = own.block_pass, None, own.points, own
         rows = own.directions.flatten(0, 2)  # (batch * k, features)
-        self.basis = linalg.unit_rows(own.here.network.batch.gather(rows))  # (whole batch * k, features)
+        self.basis = linalg.unit_rows(own.block_pass.network.batch.gather(rows))  # (whole batch * k, features)
 
     @property
     def count(self) -> tuple[int, int]:
@@ -174,7 +174,7 @@ class SpanPart(ActivityPart):
 
     def tangents(self) -> Iterator[Tensor]:
         """See ``ActivityPart``: all samples move along the same direction, each of the basis in turn."""
-        output = self.here.output
+        output = self.block_pass.output
         yield self.basis.to(output.dtype).view(-1, 1, *output.shape[1:]).expand(-1, *output.shape)
 
 
@@ -186,7 +186,7 @@ class WeightPart(Part):
     @property
     def name(self) -> str:
         """The parameter's name in the body."""
-        return next(n for n, p in zip(self.here.names, self.here.parameters) if p is self.parameter)
+        return next(n for n, p in zip(self.block_pass.names, self.block_pass.parameters) if p is self.parameter)
 
     def pull_back(self, c: Tensor) -> dict[nn.Parameter, Tensor]:
         """See ``Part`` (Eq. 4)."""
@@ -199,7 +199,7 @@ class WeightPart(Part):
         for index in torch.arange(len(rows), device=rows.device).split(TANGENTS):
             moved = rows.new_zeros(len(index), units, features)
             moved[torch.arange(len(index), device=rows.device), index // k] = rows[index]
-            yield self.here.jvp({self.name: moved.view(-1, *self.parameter.shape)})
+            yield self.block_pass.jvp({self.name: moved.view(-1, *self.parameter.shape)})
 
 
 class LayerPart(WeightPart):
@@ -212,7 +212,7 @@ class LayerPart(WeightPart):
 
     def __init__(
         self,
-        here: BlockPass,
+        block_pass: BlockPass,
         parameter: nn.Parameter,
         directions: Tensor,
         granularity: Granularity,
@@ -220,7 +220,7 @@ class LayerPart(WeightPart):
         *,
         cosine: bool,
     ) -> None:
-        super().__init__(here, parameter, directions, granularity)
+        super().__init__(block_pass, parameter, directions, granularity)
         self.points = [call, parameter] if cosine else [call]
 
     def products(self, targets: Targets) -> Tensor:

@@ -12,13 +12,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fglight.estimators import linalg
-from fglight.estimators.generators import Generators, generators_at
+from fglight.autodiff import linalg
+from fglight.autodiff.layers.calls import LayerCall
+from fglight.autodiff.layers.unfolded import Unfolded
+from fglight.autodiff.parameters import without_row
+from fglight.autodiff.passes import BlockPass
+from fglight.autodiff.rng import Generators, generators_at
 from fglight.estimators.guesses.base import Guess, stack
-from fglight.estimators.layers.calls import LayerCall
-from fglight.estimators.layers.unfolded import Unfolded
-from fglight.estimators.parameters import without_row
-from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.parts import Targets, WeightPart
 
 CHUNK = 2**22
@@ -29,7 +29,7 @@ class SamplePart(WeightPart):
     """The directions of a parameter at each sample, of which no more are written out at once than ``CHUNK`` allows.
 
     Args:
-        here: the block.
+        block_pass: the block.
         parameter: the parameter.
         call: the use of the layer that stands for it, or of the whole block as if it were a layer.
         name: of the parameter in that layer, empty for the whole block.
@@ -42,7 +42,7 @@ class SamplePart(WeightPart):
 
     def __init__(
         self,
-        here: BlockPass,
+        block_pass: BlockPass,
         parameter: nn.Parameter,
         call: LayerCall,
         name: str,
@@ -51,10 +51,16 @@ class SamplePart(WeightPart):
         *,
         cosine: bool,
     ) -> None:
-        self.here, self.parameter, self.call, self.layer_name, self.guess = here, parameter, call, name, guess
+        self.block_pass, self.parameter, self.call, self.layer_name, self.guess = (
+            block_pass,
+            parameter,
+            call,
+            name,
+            guess,
+        )
         self.kind = call.kind(name, parameter)
         self.points = [call if name else None]
-        self.cotangents = cotangents
+        self.cotangents = cotangents or ()
         self.cosine = cosine
         self.kept: Tensor | None = None  # the directions of all samples, (k, batch, *shape), where they are few
         self.state: Generators | None = None  # from which directions are drawn, each time they are needed
@@ -63,7 +69,7 @@ class SamplePart(WeightPart):
     @property
     def count(self) -> tuple[int, int]:
         """See ``Part``."""
-        return 1, self.guess.count(self.here.block)
+        return 1, self.guess.count(self.block_pass.block)
 
     @property
     def features(self) -> int:
@@ -106,14 +112,14 @@ class SamplePart(WeightPart):
         """See ``WeightPart``: each sample moves along its own directions, all at once."""
         if self.kind is None:
             ((_, _, directions),) = self._pieces(None)
-            yield torch.stack([self.here.jvp_each(self.name, g) for g in directions])
+            yield torch.stack([self.block_pass.jvp_each(self.name, g) for g in directions])
             return
         outputs = [
             torch.stack([self.kind.outputs(self._cut(samples), self.layer_name, g) for g in directions])
             for samples, _, directions in self._pieces(None)
         ]
         moved = torch.cat(outputs, dim=1).view(-1, *self.call.shape)
-        yield torch.stack([self.here.jvp_from(self.call, tangent) for tangent in moved])
+        yield torch.stack([self.block_pass.jvp_from(self.call, tangent) for tangent in moved])
 
     def _look(self, target: Tensor | None) -> Tensor:
         """Inner products with a target's cotangent; others are noted."""
@@ -129,7 +135,9 @@ class SamplePart(WeightPart):
                 gram, nothing = linalg.gram(g), g.new_zeros(len(g), 0)
                 t = None if t is None else t.reshape(len(t), -1)
                 products = nothing if t is None else linalg.products(t, g)
-                found.append((products, gram, linalg.gram(t.unsqueeze(1))[:, 0, 0] if self.cosine else nothing))
+                found.append(
+                    (products, gram, linalg.gram(t.unsqueeze(1))[:, 0, 0] if self.cosine and t is not None else nothing)
+                )
         products, gram, squares = (torch.cat(rows) for rows in zip(*found))
         self.known = gram.unsqueeze(1), squares
         return products.unsqueeze(1)
@@ -141,20 +149,20 @@ class SamplePart(WeightPart):
             yield whole, None if target is None else self._gradients(whole, [target])[0], self.kept
             return
         chunks, kept = self._chunks(), list[Tensor]()
-        first, drawn = self.state is None, not self.guess.is_gradient
-        if first and drawn:
+        state, drawn = self.state, not self.guess.is_gradient
+        if state is None and drawn:
             self.state = Generators(self.call.input.device)
-        with nullcontext() if first or not drawn else generators_at(self.state):
+        with nullcontext() if state is None else generators_at(state):
             for samples in chunks:
-                cotangents = [] if self.cotangents is None else [d[samples] for d in self.cotangents]
+                cotangents = [d[samples] for d in self.cotangents]
                 # All at once, for they have the layer's input in common.
                 found = self._gradients(samples, cotangents if target is None else [target[samples], *cotangents])
                 t = None if target is None else found.pop(0)
                 like = self.parameter.detach().expand(samples.stop - samples.start, *self.parameter.shape)
                 pulled = [stack(found)] if found else None
-                (g,) = self.guess.in_space(self.here, pulled, [like], by_sample=True)
-                if drawn and self.parameter in self.here.padding:
-                    g = without_row(g, self.parameter.dim(), self.here.padding[self.parameter])
+                (g,) = self.guess.in_space(self.block_pass, pulled, [like], by_sample=True)
+                if drawn and self.parameter in self.block_pass.padding:
+                    g = without_row(g, self.parameter.dim(), self.block_pass.padding[self.parameter])
                 kept.append(g)
                 if len(chunks) > 1 and g[:, 0].numel() * len(self.call.input) > CHUNK:
                     kept.clear()
@@ -184,9 +192,9 @@ class SamplePart(WeightPart):
         """Which samples to take at once."""
         batch = len(self.call.input)
         rows = batch
-        recorded = self.here.network.batch.compiled and not self.guess.is_gradient  # nothing could be drawn again
+        recorded = self.block_pass.network.batch.compiled and not self.guess.is_gradient  # nothing could be drawn again
         if self.unfolds and not recorded:
-            k = 0 if self.cotangents is None else len(self.cotangents)
+            k = len(self.cotangents)
             rows = max(1, min(batch, CHUNK // self.unfolds.sizes(self.call).temporaries(k, gram=self._by_gram)))
         return [slice(start, min(start + rows, batch)) for start in range(0, batch, rows)]
 
@@ -198,5 +206,6 @@ class SamplePart(WeightPart):
     @cached_property
     def _by_gram(self) -> bool:
         """Whether inner products are found by Gram matrices."""
-        alone = self.guess.is_gradient and self.unfolds is not None
-        return alone and self.unfolds.sizes(self.call).prefer_gram(len(self.cotangents))
+        if self.unfolds is None or not self.guess.is_gradient:
+            return False
+        return self.unfolds.sizes(self.call).prefer_gram(len(self.cotangents))

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import nn
 
+from fglight.autodiff.layers.calls import NO_SINGLE_USE
+from fglight.autodiff.layers.kinds import KINDS
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers.calls import NO_SINGLE_USE
-from fglight.estimators.layers.kinds import KINDS
-from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Granularity, LayerPart, WeightPart
 
@@ -32,25 +32,26 @@ class WeightPerturbation(Perturbation):
     in_parameters = True
     by_sample = False
 
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
         """See ``Perturbation``; the same in all processes."""
-        pulled = here.network.batch.sum(here.pull_back(guess.directions(here))) if guess.pulled else None
-        directions = guess.in_space(here, pulled, [p.detach() for p in here.parameters], by_sample=False)
+        pulled = (
+            block_pass.network.batch.sum(block_pass.pull_back(guess.directions(block_pass))) if guess.pulled else None
+        )
+        directions = guess.in_space(block_pass, pulled, [p.detach() for p in block_pass.parameters], by_sample=False)
         if not guess.is_gradient:
-            directions = here.without_padding(directions)
+            directions = block_pass.without_padding(directions)
         parts = []
-        for parameter, g in zip(here.parameters, directions):
-            own, call = (here, parameter, g.unsqueeze(1), self.units), here.weight_calls.get(parameter)
-            alone = len(g) == 1 and call is not None
-            parts.append(LayerPart(*own, call, cosine=cosine) if alone else WeightPart(*own))
+        for parameter, g in zip(block_pass.parameters, directions):
+            own, call = (block_pass, parameter, g.unsqueeze(1), self.units), block_pass.weight_calls.get(parameter)
+            parts.append(WeightPart(*own) if call is None or len(g) > 1 else LayerPart(*own, call, cosine=cosine))
         return parts
 
-    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """See ``Perturbation``: where the target of a weight is computed."""
-        layers = [m for m in here.block.body.modules() if type(m) in KINDS and KINDS[type(m)].moves_by_weight]
+        layers = [m for m in block_pass.block.body.modules() if type(m) in KINDS and KINDS[type(m)].moves_by_weight]
         if not aims or not any(parameter is layer.weight for layer in layers):
             return ""
         cost = "its target is computed, as much as a weight gradient in backpropagation"
-        if guess.count(here.block) > 1:
+        if guess.count(block_pass.block) > 1:
             return f"several directions: {cost}"
-        return "" if parameter in here.weight_calls else f"{NO_SINGLE_USE}: {cost}"
+        return "" if parameter in block_pass.weight_calls else f"{NO_SINGLE_USE}: {cost}"

@@ -12,9 +12,9 @@ from typing import ClassVar
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
+from fglight.autodiff.layers.calls import NO_SINGLE_USE, LayerCall
+from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers.calls import NO_SINGLE_USE, LayerCall
-from fglight.estimators.passes import BlockPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import ActivityPart, Granularity, Part
 from fglight.estimators.spaces.per_sample import SamplePart
@@ -32,40 +32,40 @@ class WeightPerSamplePerturbation(Perturbation):
     granularities: ClassVar = {"tensor": Granularity()}
     in_parameters = True
 
-    def directions(self, here: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
         """See ``Perturbation``.
 
         With one constant factor for all gradients, the estimate is the gradient of the whole batch, and h_j is space
         enough. Weights of convolutions and linear layers, which take more memory, come last, unless directions are
         drawn: these are in the order of ``body.parameters()``.
         """
-        pulled = guess.directions(here) if guess.pulled else None
-        if self._is_linear(guess) and not cosine:
-            return [ActivityPart(here, None, pulled, self.units)]
-        whole = self._whole_block(here)
+        pulled = guess.directions(block_pass) if guess.pulled else None
+        if pulled is not None and self._is_linear(guess) and not cosine:
+            return [ActivityPart(block_pass, None, pulled, self.units)]
+        whole = self._whole_block(block_pass)
         cotangents = {}
         if pulled is not None:
-            rows = [[*here.vjp(direction, here.calls), direction] for direction in pulled]
-            cotangents = dict(zip([*here.calls, whole], zip(*rows)))
+            rows = [[*block_pass.vjp(direction, block_pass.calls), direction] for direction in pulled]
+            cotangents = dict(zip([*block_pass.calls, whole], zip(*rows)))
         parts: list[SamplePart] = []
-        for parameter in here.parameters:
-            call, name = here.owners.get(parameter, (whole, ""))
-            if call not in here.calls_by_sample:
+        for parameter in block_pass.parameters:
+            call, name = block_pass.owners.get(parameter, (whole, ""))
+            if call not in block_pass.calls_by_sample:
                 call, name = whole, ""
-            parts.append(SamplePart(here, parameter, call, name, guess, cotangents.get(call), cosine=cosine))
+            parts.append(SamplePart(block_pass, parameter, call, name, guess, cotangents.get(call), cosine=cosine))
         if pulled is not None:
             parts.sort(key=lambda part: part.unfolds is not None)
         return parts
 
-    def slow(self, here: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
         """See ``Perturbation``."""
         if self._is_linear(guess):
             return ""
-        call, name = here.owners.get(parameter, (None, ""))
+        call, name = block_pass.owners.get(parameter, (None, ""))
         cost = "a backward pass through the block for each sample"
         if call is None:
             return f"{NO_SINGLE_USE}: {cost}"
-        if call not in here.calls_by_sample:
+        if call not in block_pass.calls_by_sample:
             return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
         if call.kind(name, parameter) is None:
             return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
@@ -77,8 +77,8 @@ class WeightPerSamplePerturbation(Perturbation):
         return guess.is_gradient and constant and not self.uses_target(guess)
 
     @staticmethod
-    def _whole_block(here: BlockPass) -> LayerCall:
+    def _whole_block(block_pass: BlockPass) -> LayerCall:
         """The block as if it were a layer, for parameters that no single use of a layer stands for."""
-        edge = get_gradient_edge(here.output)
-        again = partial(here.again, on_graph=False)
-        return LayerCall(here.block.body, here.input, edge, here.output.shape, again=again)
+        edge = get_gradient_edge(block_pass.output)
+        again = partial(block_pass.again, on_graph=False)
+        return LayerCall(block_pass.block.body, block_pass.input, edge, block_pass.output.shape, again=again)

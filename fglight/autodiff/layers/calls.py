@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from fglight.estimators.generators import Generators, generators_kept
-from fglight.estimators.layers.kinds import KINDS, LayerKind
-from fglight.estimators.parameters import dense
+from fglight.autodiff.layers.kinds import KINDS, LayerKind
+from fglight.autodiff.parameters import dense
+from fglight.autodiff.rng import Generators, generators_kept
 
 NO_SINGLE_USE = (
     "no single use of a layer stands for it (used twice, outside of its layer, by a method of one's own, or with hooks)"
 )
 """Why a parameter is treated as one of the whole block."""
 
-GRAD_FN = Tensor.grad_fn.__get__  # type: ignore[attr-defined]
+GRAD_FN = Tensor.grad_fn.__get__  # type: ignore[union-attr]
 """What looks up the operation that made a tensor, as is needed to put a hook on it."""
 
 

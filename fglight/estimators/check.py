@@ -9,17 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fglight.autodiff.batch import Batch, in_several_processes
+from fglight.autodiff.buffers import rehearse
+from fglight.autodiff.diagnosis import undifferentiable_layers
+from fglight.autodiff.layers.calls import record_calls
+from fglight.autodiff.local_loss import Auxiliaries
+from fglight.autodiff.passes import NetworkPass
 from fglight.errors import BlockError
-from fglight.estimators.batch import Batch, in_several_processes
-from fglight.estimators.buffers import rehearse
-from fglight.estimators.diagnosis import culprits
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.guesses.base import Guess
-from fglight.estimators.layers.calls import record_calls
-from fglight.estimators.passes import NetworkPass
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.everything import Everything
-from fglight.estimators.step import Auxiliaries
 from fglight.models.blocks import Block, trainable
 
 LANES = 16
@@ -46,7 +46,7 @@ class LayerCheck:
 
 
 def differentiation(space: Perturbation, engine: Engine) -> Callable[..., None]:
-    """What does to a body what a step does, for ``culprits``."""
+    """What does to a body what a step does, for ``undifferentiable_layers``."""
     return partial(engine.differentiate, parameters=space.in_parameters)
 
 
@@ -55,7 +55,7 @@ def check_layers(
 ) -> list[LayerCheck]:
     """What becomes of every layer with trained parameters; see ``GradientEstimator.check``."""
     found, refused = [], defaultdict(list)
-    for index, part, name, kind, why in culprits(blocks, images, differentiation(space, engine)):
+    for index, part, name, kind, why in undifferentiable_layers(blocks, images, differentiation(space, engine)):
         trained = space.trains if part is blocks[index].body else auxiliaries
         if trained or index == len(blocks) - 1:
             layer = name if part is blocks[index].body else "aux"
@@ -66,19 +66,19 @@ def check_layers(
         if not any(check.layer != "aux" for check in refused[index]):
             batch = Batch.of(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
             network = NetworkPass(blocks, batch, buffers, nothing, record_calls, trains_blocks=space.trains)
-            here = network.enter(index, x.detach())
+            block_pass = network.enter(index, x.detach())
             slow: dict[str, str] = {}
             exact = block is blocks[-1] or not guess.projects
             with torch.enable_grad(), buffers.again(block.body):
-                here.run()
-                for name, parameter in zip(here.names, here.parameters):
+                block_pass.run()
+                for name, parameter in zip(block_pass.names, block_pass.parameters):
                     layer = name.rpartition(".")[0]
-                    why = "" if exact else space.slow(here, parameter, guess, aims=aims)
+                    why = "" if exact else space.slow(block_pass, parameter, guess, aims=aims)
                     slow[layer] = slow.get(layer) or why
             for layer, why in slow.items():
                 kind = type(dict(block.body.named_modules())[layer]).__name__
                 found.append(LayerCheck(index, layer, kind, "slow" if why else "fast", why))
-            here.release()
+            block_pass.release()
         found += refused[index]
     return found
 

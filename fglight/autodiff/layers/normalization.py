@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fglight.estimators import linalg
-from fglight.estimators.layers.kinds import LayerKind
+from fglight.autodiff import linalg
+from fglight.autodiff.layers.kinds import LayerKind
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -45,8 +45,8 @@ class BatchNormKind(Normalization):
     def normalized(self, layer: Any, x: Tensor) -> Tensor:
         """See ``Normalization``."""
         batch_statistics = layer.training or layer.running_mean is None
-        statistics = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
-        return F.batch_norm(x, *statistics, training=batch_statistics, eps=layer.eps)
+        mean, variance = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
+        return F.batch_norm(x, mean, variance, training=batch_statistics, eps=layer.eps)
 
 
 class GroupNormKind(Normalization):

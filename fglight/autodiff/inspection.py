@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
+from fglight.autodiff.buffers import Buffers, rehearse
+from fglight.autodiff.diagnosis import check_unchanged, checked_graph, first_sentence
+from fglight.autodiff.graph import Graph
+from fglight.autodiff.layers.calls import GRAD_FN, version_of
+from fglight.autodiff.parameters import without_hooks
+from fglight.autodiff.rng import Generators, generators_kept
 from fglight.errors import BlockError
-from fglight.estimators.buffers import Buffers, rehearse
-from fglight.estimators.diagnosis import check_unchanged, checked_graph, first_sentence
-from fglight.estimators.generators import Generators, generators_kept
-from fglight.estimators.graph import Graph
-from fglight.estimators.layers.calls import GRAD_FN, version_of
-from fglight.estimators.parameters import without_hooks
 from fglight.models.blocks import Block, trainable
 
 SAMPLES = 8

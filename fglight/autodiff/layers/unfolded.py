@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fglight.estimators import linalg
-from fglight.estimators.layers.kinds import LayerKind
+from fglight.autodiff import linalg
+from fglight.autodiff.layers.kinds import LayerKind
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fglight.autodiff.batch import Batch
+from fglight.autodiff.buffers import Buffers
+from fglight.autodiff.diagnosis import check_unchanged, checked_graph
+from fglight.autodiff.graph import Graph
+from fglight.autodiff.jvp import jvp_by_sample, jvp_from_layer, jvps
+from fglight.autodiff.layers.calls import LayerCall, Traits, traits_of, version_of
+from fglight.autodiff.local_loss import Auxiliaries, LocalLoss
+from fglight.autodiff.parameters import dense, without_row
+from fglight.autodiff.rng import generators_kept
 from fglight.errors import BlockError
-from fglight.estimators import duals
-from fglight.estimators.batch import Batch
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.diagnosis import check_unchanged, checked_graph
-from fglight.estimators.generators import generators_kept
-from fglight.estimators.graph import Graph
-from fglight.estimators.layers.calls import LayerCall, Traits, traits_of, version_of
-from fglight.estimators.parameters import dense, without_row
-from fglight.estimators.step import Auxiliaries, LocalLoss
 from fglight.models.blocks import Block, trainable
 
 
@@ -68,7 +68,10 @@ class NetworkPass:
         """
         block = self.blocks[index]
         trained = trainable(block.body) if self.trains_blocks or block is self.blocks[-1] else []
-        return BlockPass(index, block, self, x, None, trained, auxiliaries or self.auxiliaries)
+        nothing: Any = None
+        return BlockPass(
+            index, block, self, nothing if x is None else x, nothing, trained, auxiliaries or self.auxiliaries
+        )
 
     @torch.enable_grad()
     def local_loss(self, block: Block, output: Tensor, auxiliaries: Auxiliaries) -> LocalLoss:
@@ -139,17 +142,26 @@ class BlockPass:
     index: int
     block: Block
     network: NetworkPass
-    input: Tensor | None
-    output: Tensor | None
+    input: Tensor  # None once the block is released, as are the next ones
+    output: Tensor  # and before it has run
     parameters: list[nn.Parameter]
     auxiliaries: Auxiliaries
-    graph: Graph | None = None
+    graph: Graph = None  # type: ignore[assignment]
     calls: list[LayerCall] = field(default_factory=list)
-    input_gradient: Tensor | None = None
-    next: "BlockPass | None" = None
+    input_gradient: Tensor = None  # type: ignore[assignment]
+    next: "BlockPass" = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.version = version_of(self.input)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is an output."""
+        return bool(self.output is not None)
+
+    def let_go(self) -> None:
+        """Let go of the graph, and keep the output."""
+        self.output, self.graph = self.output.detach(), Graph()
 
     def run(self) -> None:
         """Run the body, on a graph of its own where gradients are on."""
@@ -288,23 +300,23 @@ class BlockPass:
 
     def jvp(self, moves: Mapping[str, Tensor]) -> Tensor:
         """Tangents of h_j, ``(count, batch, ...)``, as some parameters move along ``(count, *shape)`` each."""
-        return duals.pushforward_all(self.block.body, self.input, moves, self.again)[1]
+        return jvps(self.block.body, self.input, moves, self.again)[1]
 
     def jvp_each(self, name: str, directions: Tensor) -> Tensor:
         """The tangent of h_j as a parameter moves along a direction ``(batch, *parameter.shape)`` of each sample."""
-        return duals.pushforward_each(self.block.body, self.input, name, directions, self.again)
+        return jvp_by_sample(self.block.body, self.input, name, directions, self.again)
 
     def jvp_from(self, call: LayerCall, tangent: Tensor) -> Tensor:
         """The tangent of h_j for a tangent of a layer's output, in its shape."""
         with self.again():
-            return duals.pushforward_from(self.block.body, call.layer, self.input, tangent)
+            return jvp_from_layer(self.block.body, call.layer, self.input, tangent)
 
     def release(self) -> None:
         """Let go of all activations and the graph, once the local loss has been evaluated; see ``check_unchanged``."""
         check_unchanged(self.index, self.input, self.version)
         if self.local is not None:
             self.local.gradients = None
-        self.input = self.output = self.graph = self.next = None
+        self.__dict__.update(input=None, output=None, graph=None, next=None)
         self.calls.clear()
         for known in ("padding", "traits", "owners", "weight_calls"):
             self.__dict__.pop(known, None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fglight.estimators.buffers import dry_run
+from fglight.autodiff.buffers import dry_run
 from fglight.estimators.estimator import GradientEstimator
 from fglight.models.blocks import Block, trainable
 

@@ -20,7 +20,7 @@ class Generators:
     def __init__(self, device: torch.device) -> None:
         self.device = None if device.type == "cpu" else device
         self.cpu = torch.get_rng_state()
-        self.other = None if self.device is None else torch.get_device_module(device).get_rng_state(device)
+        self.other: Any = None if self.device is None else torch.get_device_module(device).get_rng_state(device)
         self.python = random.getstate()
         self.numpy: Any = np.random.get_state()  # noqa: NPY002 (modules of others draw from it)
 

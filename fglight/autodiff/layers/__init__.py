@@ -1,3 +1,3 @@
 """Layers: their uses in a body, and the kinds of which the derivatives are known in closed form."""
 
-from fglight.estimators.layers import normalization, unfolded  # noqa: F401 (they say what is known)
+from fglight.autodiff.layers import normalization, unfolded  # noqa: F401 (they say what is known)

@@ -178,4 +178,5 @@ def _sum(tensor: Tensor) -> Tensor:
     """The sum over processes, by an operation that a compiled step can contain."""
     from torch.distributed._functional_collectives import all_reduce, wait_tensor  # not in all builds of torch
 
-    return wait_tensor(all_reduce(tensor, "sum", dist.group.WORLD))
+    group: Any = dist.group.WORLD
+    return wait_tensor(all_reduce(tensor, "sum", group))

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from fglight.estimators.buffers import dry_run
+from fglight.autodiff.buffers import dry_run
 from fglight.models.blocks import Block
 
 

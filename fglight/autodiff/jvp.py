@@ -6,18 +6,17 @@ from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, func, nn
 from torch.autograd import forward_ad
-from torch.func import jvp, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from fglight.autodiff.buffers import STATISTICS
+from fglight.autodiff.graph import Graph
+from fglight.autodiff.parameters import replaced
+from fglight.autodiff.rng import Generators
 from fglight.errors import BlockError
-from fglight.estimators.buffers import STATISTICS
-from fglight.estimators.generators import Generators
-from fglight.estimators.graph import Graph
-from fglight.estimators.parameters import replaced
 
 TANGENTS = 8
 """How many tangents one run of a block carries where there are many; each takes as much memory as a whole batch."""
@@ -28,7 +27,7 @@ Again = Callable[[], AbstractContextManager[bool]]
 """A context in which a block runs once more; its value is whether it moves nothing but statistics."""
 
 
-def pushforward(
+def jvp(
     body: nn.Module, x: Tensor, tangent: Tensor | None = None, parameters: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Run a block on dual numbers: its output, and the Jacobian-vector product with one direction.
@@ -51,7 +50,7 @@ def pushforward(
         return _unpack(body, output)
 
 
-def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tensor) -> Tensor:
+def jvp_from_layer(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tensor) -> Tensor:
     """The tangent of a block's output for a tangent of the output of one of its layers.
 
     Args:
@@ -72,9 +71,7 @@ def pushforward_from(body: nn.Module, layer: nn.Module, x: Tensor, tangent: Tens
         hook.remove()
 
 
-def pushforward_all(
-    body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor], again: Again
-) -> tuple[Tensor, Tensor]:
+def jvps(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor], again: Again) -> tuple[Tensor, Tensor]:
     """Jacobian-vector products of the output of a block that has run, with several directions.
 
     One run carries them all, unless it moves buffers other than the statistics of normalisation layers, or does what no
@@ -95,18 +92,18 @@ def pushforward_all(
         with again() as at_once:
             if at_once:
                 with suppress(RuntimeError):  # what is not possible one by one either, is told below
-                    return _pushforward_at_once(body, x, tangents)
+                    return _jvps_at_once(body, x, tangents)
     outputs = []
     for m in range(count):
         with again():
             if isinstance(tangents, Tensor):
-                outputs.append(pushforward(body, x, tangents[m], None))
+                outputs.append(jvp(body, x, tangents[m], None))
             else:
-                outputs.append(pushforward(body, x, None, {name: t[m] for name, t in tangents.items()}))
+                outputs.append(jvp(body, x, None, {name: t[m] for name, t in tangents.items()}))
     return outputs[0][0], torch.stack([tangent for _, tangent in outputs])
 
 
-def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _jvps_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     of_input = isinstance(tangents, Tensor)
     values = _detached(body)
     start = x if of_input else {name: values[name] for name in tangents}
@@ -116,13 +113,14 @@ def _pushforward_at_once(body: nn.Module, x: Tensor, tangents: Tensor | Mapping[
             return body(moving if of_input else x)
 
     with _dual_numbers(x.device), _without_statistics(body):
-        at_once = vmap(lambda tangent: jvp(function, (start,), (tangent,))[:2], out_dims=(None, 0))
+        out: Any = (None, 0)
+        at_once = func.vmap(lambda tangent: func.jvp(function, (start,), (tangent,))[:2], out_dims=out)
         output, moved = at_once(tangents)
     check_swapped(body, output, "engine=forward")
     return output.detach(), moved.detach()
 
 
-def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor, again: Again) -> Tensor:
+def jvp_by_sample(body: nn.Module, x: Tensor, name: str, directions: Tensor, again: Again) -> Tensor:
     """The tangent of each sample's output as one parameter moves along that sample's direction.
 
     Args:
@@ -137,7 +135,7 @@ def pushforward_each(body: nn.Module, x: Tensor, name: str, directions: Tensor, 
     """
     rows = []
     for samples in torch.arange(len(x), device=x.device).split(TANGENTS):
-        moved = pushforward_all(body, x, {name: directions[samples]}, again)[1]  # (samples, batch, ...)
+        moved = jvps(body, x, {name: directions[samples]}, again)[1]  # (samples, batch, ...)
         rows.append(moved[torch.arange(len(samples), device=x.device), samples])
     return torch.cat(rows)
 

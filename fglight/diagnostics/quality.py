@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fglight.estimators.batch import Batch
-from fglight.estimators.buffers import Buffers
-from fglight.estimators.generators import generators_kept
-from fglight.estimators.parameters import replaced
-from fglight.layout import laid_out
+from fglight.autodiff.batch import Batch
+from fglight.autodiff.buffers import Buffers
+from fglight.autodiff.parameters import replaced
+from fglight.autodiff.rng import generators_kept
+from fglight.memory_format import as_memory_format
 from fglight.models.blocks import Block, trainable
 
 
@@ -61,12 +61,12 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
     estimates = [[torch.zeros_like(p) if p.grad is None else p.grad for p in group] for group in parameters]
     with generators_kept(images.device):
         with torch.enable_grad():
-            *outputs, loss = run(0, laid_out(images, channels_last), {})
+            *outputs, loss = run(0, as_memory_format(images, channels_last), {})
             flat = [p for group in parameters for p in group]
             exact = torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True)
         exact_of = dict(zip(flat, batch.sum(exact)))
         targets = [[exact_of[p] for p in group] for group in parameters]
-        inputs = [laid_out(images, channels_last), *(output.detach() for output in outputs)]
+        inputs = [as_memory_format(images, channels_last), *(output.detach() for output in outputs)]
         losses = []
         with torch.no_grad():
             for index, (block, gradients) in enumerate(zip(blocks[:-1], estimates)):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fglight.autodiff.layers.normalization import BATCH_NORMS
+from fglight.autodiff.rng import Generators, generators_at, generators_kept
 from fglight.errors import BlockError
-from fglight.estimators.generators import Generators, generators_at, generators_kept
-from fglight.estimators.layers.normalization import BATCH_NORMS
 from fglight.models.blocks import Block
 
 STATISTICS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -73,7 +73,7 @@ class Buffers:
             A context; its value is whether nothing moves but the statistics of normalisation layers.
         """
         only_statistics = True
-        swaps: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        swaps: list[tuple[nn.Module, str, Tensor | None, Tensor]] = []
         for module in network.modules():
             for name, current in module._buffers.items():
                 if (module, name) not in self.found:

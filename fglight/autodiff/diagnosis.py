@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fglight.autodiff.buffers import one_tensor, rehearse
+from fglight.autodiff.graph import Graph
+from fglight.autodiff.layers.calls import version_of
 from fglight.errors import BlockError, one_line
-from fglight.estimators.buffers import one_tensor, rehearse
-from fglight.estimators.graph import Graph
-from fglight.estimators.layers.calls import version_of
 from fglight.models.blocks import Block, trainable
 
 REENTRANT = "CheckpointFunctionBackward"
@@ -26,17 +26,17 @@ class _Calls:
     outputs: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
 
 
-Culprit = tuple[int, nn.Module, str, str, str]
+Undifferentiable = tuple[int, nn.Module, str, str, str]
 """A block's index; the body, auxiliary network or head that cannot be differentiated; of its layer the name, empty for
 the part itself, and the class; and the reason."""
 
 
-def name_culprit(blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]) -> str | None:
+def first_undifferentiable(blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]) -> str | None:
     """The first layer that cannot be differentiated, its block and why, in words; None where all can.
 
-    Arguments as for ``culprits``.
+    Arguments as for ``undifferentiable_layers``.
     """
-    for index, part, name, kind, why in culprits(blocks, inputs, differentiate):
+    for index, part, name, kind, why in undifferentiable_layers(blocks, inputs, differentiate):
         what = "body of" if part is blocks[index].body else "auxiliary network of"
         last = part is not blocks[index].body and index == len(blocks) - 1
         where = f"{name} of block {index}" if name else "the head" if last else f"the {what} block {index}"
@@ -44,7 +44,9 @@ def name_culprit(blocks: Sequence[Block], inputs: Tensor, differentiate: Callabl
     return None
 
 
-def culprits(blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]) -> Iterator[Culprit]:
+def undifferentiable_layers(
+    blocks: Sequence[Block], inputs: Tensor, differentiate: Callable[..., object]
+) -> Iterator[Undifferentiable]:
     """Find the layers that cannot be differentiated, by running a network again; nothing moves.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a step wants of auxiliary networks, and what it computes besides gradients."""
+"""What a step wants of auxiliary networks, and what it gets of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,21 +45,3 @@ class LocalLoss:
     def gradient(self) -> Tensor | None:
         """The gradient of L_j with respect to h_j, in h_j's shape."""
         return None if self.gradients is None else reduce(torch.add, self.gradients)
-
-
-@dataclass
-class Step:
-    """What one step computed besides the gradients; nothing here carries a graph.
-
-    Attributes:
-        loss: the network's loss L on the whole batch, a scalar.
-        logits: outputs of the head, ``(batch, classes)`` or as the loss takes them.
-        local: the local loss of each block 0..J-2, None for auxiliary networks that took no part.
-        cosine: cosine similarity of guess and target, ``(J-1,)``, NaN for a block without parameters; None where it was
-            not asked for or the guess is exact.
-    """
-
-    loss: Tensor
-    logits: Tensor
-    local: list[LocalLoss | None]
-    cosine: Tensor | None

@@ -1,0 +1,1 @@
+"""Differentiation of one block at a time. Knows torch and blocks, and nothing of targets and guesses."""
