@@ -26,7 +26,7 @@ class ReverseMode(Engine):
         aims = space.trains and (cosine or space.uses_target(guess))
         ask = partial(space.directions, guess=guess, cosine=cosine)
         drawn = _run(network, guess, ask, network.losses if aims else ())
-        blocks = _sweep(network, lambda one: drawn[one.index] if one.index in drawn else ask(one), aims=aims)
+        blocks = _sweep(network, lambda one: drawn.pop(one.index) if one.index in drawn else ask(one), aims=aims)
         if guess.randomness and space.in_parameters and space.by_sample:
             blocks = reversed([*blocks])
         joint: list[Products] = []

@@ -106,6 +106,7 @@ class SamplePart(WeightPart):
                     for samples, _, g in self._pieces(None)
                 ]
             ).sum(0)
+        self.kept, self.cotangents = None, ()  # as large as a layer's activations
         return {self.parameter: estimate.view_as(self.parameter).to(self.parameter.dtype)}
 
     def tangents(self) -> Iterator[Tensor]:
