@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from fglight.data.base import require
 from fglight.data.download import download
-from fglight.data.streamed import FolderDataModule
+from fglight.data.folders import FolderDataModule
 from fglight.errors import DataError
 
 _FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
