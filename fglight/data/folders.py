@@ -1,5 +1,6 @@
 """Images in a folder for each class: small sets on the training device, others streamed by worker processes."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,38 +112,6 @@ class _Images(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no
         return classes, {name: number for number, name in enumerate(classes)}
 
 
-def open_folders(
-    folder: Path, *, channels: int, side: int | None, transforms: Sequence[v2.Transform]
-) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
-    """List the images of ``train/CLASS/`` and ``val/CLASS/``.
-
-    Args:
-        folder: where ``train`` and ``val`` are.
-        channels: 1 or 3, of an image.
-        side: width and height that every image must have, None for any.
-        transforms: what is done to training and to test images.
-
-    Raises:
-        DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
-    """
-    loader = partial(read_image, channels=channels, side=side)
-    found = []
-    for split, transform in zip(("train", "val"), transforms):
-        try:
-            visible = partial(is_image, root=str(folder / split))
-            images = _Images(folder / split, transform, loader=loader, is_valid_file=visible)
-        except FileNotFoundError as error:
-            reason = one_line(error)
-            raise DataError(f"{folder / split} is missing or incomplete ({reason})") from error
-        found.append(images)
-    train, val = found
-    if train.classes != val.classes:
-        only = {"val": set(val.classes) - set(train.classes), "train": set(train.classes) - set(val.classes)}
-        listed = ", ".join(f"only in {split}: {', '.join(sorted(names))}" for split, names in only.items() if names)
-        raise DataError(f"train and val of {folder} have different class folders ({listed})")
-    return train, val
-
-
 class FolderDataModule(DataModule):
     """Images streamed from ``train/CLASS/`` and ``val/CLASS/``.
 
@@ -181,11 +150,10 @@ class FolderDataModule(DataModule):
                 image of every class.
         """
         evaluation = self._transform(train=False)
-        train, test = self._open(self._transform(train=True), evaluation)
-        check_classes(self.num_classes, train)
+        train, test = self.open(self._transform(train=True), evaluation)
         if self.holdout:
             kept, held = holdout_split(train.targets, self.holdout)
-            test = Subset(self._open(evaluation, evaluation)[0], held.tolist())
+            test = Subset(self.open(evaluation, evaluation)[0], held.tolist())
             train = Subset(train, kept.tolist())
         return SeededImages(train), test
 
@@ -226,9 +194,33 @@ class FolderDataModule(DataModule):
         # Lightning warns of memory pinned by workers that persist while loaders are reloaded, so none is.
         return Stream(images, batches, self.num_workers, persistent_workers=self.num_workers > 0)
 
-    def _open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
-        side = None if self.resize else self.image_size
-        return open_folders(self.folder, channels=self.in_channels, side=side, transforms=transforms)
+    def open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+        """List the images of ``train/CLASS/`` and ``val/CLASS/``.
+
+        Args:
+            *transforms: what is done to training and to test images.
+
+        Raises:
+            DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
+            ConfigError: ``num_classes`` is not the number of class folders.
+        """
+        loader = partial(read_image, channels=self.in_channels, side=None if self.resize else self.image_size)
+        found = []
+        for folder, transform in zip((self.folder / "train", self.folder / "val"), transforms):
+            try:
+                visible = partial(is_image, root=str(folder))
+                found.append(_Images(folder, transform, loader=loader, is_valid_file=visible))
+            except FileNotFoundError as error:
+                raise DataError(f"{folder} is missing or incomplete ({one_line(error)})") from error
+        train, val = found
+        if train.classes != val.classes:
+            only = {"val": set(val.classes) - set(train.classes), "train": set(train.classes) - set(val.classes)}
+            listed = ", ".join(f"only in {split}: {', '.join(sorted(names))}" for split, names in only.items() if names)
+            raise DataError(f"train and val of {self.folder} have different class folders ({listed})")
+        count = len(train.classes)
+        accepted = f"{count}, the number of class folders in {train.root}"
+        require(self.num_classes == count, "num_classes", self.num_classes, accepted)
+        return train, val
 
     def _transform(self, train: bool) -> v2.Transform:
         if train and self.augment:
@@ -238,17 +230,6 @@ class FolderDataModule(DataModule):
         scale = [v2.Resize(self.image_size, antialias=True)] if self.resize else []
         floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
         return v2.Compose([v2.ToImage(), *scale, *crop, *floats, v2.ToPureTensor()])
-
-
-def check_classes(num_classes: int, images: datasets.ImageFolder) -> None:
-    """Check a number of classes against the class folders.
-
-    Raises:
-        ConfigError: it is not their number.
-    """
-    count = len(images.classes)
-    accepted = f"{count}, the number of class folders in {images.root}"
-    require(num_classes == count, "num_classes", num_classes, accepted)
 
 
 def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
@@ -262,19 +243,16 @@ SMALL = 2**30
 
 
 class ImageFolders:
-    """The images of ``train/CLASS/`` and ``val/CLASS/``, as a source of ``ImageDataModule``.
+    """The images of folders as a source of ``ImageDataModule``.
 
     Args:
-        num_classes: number of class folders.
-        shape: (channels, height, width) of every image.
-        resize: whether images are of any size, scaled so that the shorter side fits, and cropped centrally; else all
-            must have this shape.
+        folders: where they are, and what they are.
     """
 
-    def __init__(self, num_classes: int, shape: tuple[int, int, int], resize: bool) -> None:
-        self.num_classes = num_classes
-        self.shape = shape
-        self.resize = resize
+    def __init__(self, folders: FolderDataModule) -> None:
+        self.folders = folders
+        self.num_classes = folders.num_classes
+        self.shape = (folders.in_channels, folders.image_size, folders.image_size)
 
     def prepare(self, root: Path, may_download: bool) -> None:
         """Does nothing: what is missing, loading tells."""
@@ -283,30 +261,18 @@ class ImageFolders:
         """Read all images.
 
         Raises:
-            DataError: a folder is missing or has no images, ``train`` and ``val`` have different classes, or a file is
-                damaged or another kind of image.
-            ConfigError: ``num_classes`` is not the number of class folders.
+            DataError: as ``FolderDataModule.open``, or a file is damaged or another kind of image.
         """
-        train, test = self._open(root)
-        check_classes(self.num_classes, train)
-        return _samples(train), _samples(test)
-
-    def bytes(self, root: Path) -> int:
-        """How much memory the pixels take.
-
-        Raises:
-            DataError: as ``load``, of the folders.
-        """
-        channels, height, width = self.shape
-        return sum(map(len, self._open(root))) * channels * height * width
-
-    def _open(self, root: Path) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
-        channels, side, _ = self.shape
-        fit = [v2.Resize(side, antialias=True), v2.CenterCrop(side)] if self.resize else []
+        size = self.folders.image_size
+        fit = [v2.Resize(size, antialias=True), v2.CenterCrop(size)] if self.folders.resize else []
         transform = v2.Compose([v2.ToImage(), *fit, v2.ToPureTensor()])
-        return open_folders(
-            root, channels=channels, side=None if self.resize else side, transforms=(transform, transform)
-        )
+        train, test = map(_samples, self.folders.open(transform, transform))
+        return train, test
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the pixels take."""
+        return sum(map(len, self.folders.open(None, None))) * math.prod(self.shape)
 
 
 def _samples(images: datasets.ImageFolder) -> Samples:
@@ -354,7 +320,7 @@ def image_folder(
     for name, value in (("mean", mean), ("std", std)):
         settings[name] = [value] * in_channels if isinstance(value, int | float) else value
     streamed = FolderDataModule(resize=resize, num_workers=num_workers, **settings)
-    images = ImageFolders(num_classes, (in_channels, image_size, image_size), resize)
-    if images.bytes(streamed.root) > SMALL if stream is None else stream:
+    images = ImageFolders(streamed)
+    if images.bytes > SMALL if stream is None else stream:
         return streamed
     return ImageDataModule(source=images, **settings)

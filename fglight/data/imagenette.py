@@ -54,9 +54,10 @@ class ImagenetteDataModule(FolderDataModule):
             error = self._error(f"{self.folder.name} is missing")
             download(fetch, self.root, self.folder.name, self.folder.is_dir, error)
 
-    def _open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+    def open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+        """See ``FolderDataModule``."""
         try:
-            return super()._open(*transforms)
+            return super().open(*transforms)
         except DataError as error:
             raise DataError(self._error(str(error))) from error
 
