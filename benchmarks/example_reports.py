@@ -14,6 +14,7 @@ import pandas as pd
 
 from fglight.report.command import main
 from fglight.runs.collect import collect
+from fglight.runs.folder import METRICS, RESULT
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
 ARGUMENTS = {
@@ -23,6 +24,7 @@ ARGUMENTS = {
 }
 """What ``fglight report`` is asked for, by the example."""
 
+LOGGED = f"{METRICS}/version_0/metrics.csv"
 UNUSED = ("device", "versions", "train_accuracy", "train_loss")
 """What no report shows."""
 
@@ -31,9 +33,9 @@ def keep(name: str, root: Path) -> None:
     """Write the finished runs below a folder, and what they logged to five digits, into one file, a run a line."""
     lines = []
     for run in collect([root]).finished:
-        result = json.loads((run.path / "result.json").read_text())
+        result = json.loads((run.path / RESULT).read_text())
         kept = {key: value for key, value in result.items() if key not in UNUSED}
-        logged = run.path / "metrics/version_0/metrics.csv"
+        logged = run.path / LOGGED
         text = pd.read_csv(logged).to_csv(index=False, float_format="%.5g") if logged.exists() else ""
         lines.append(json.dumps({"run": run.path.relative_to(root).as_posix(), "result": kept, "metrics": text}))
     (EXAMPLE / "runs").mkdir(exist_ok=True)
@@ -45,10 +47,10 @@ def make(name: str, out: Path) -> int:
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         for line in (EXAMPLE / f"runs/{name}.jsonl").read_text().splitlines():
             kept = json.loads(line)
-            metrics = Path("multirun/cells", kept["run"], "metrics/version_0/metrics.csv")
+            metrics = Path("multirun/cells", kept["run"], LOGGED)
             metrics.parent.mkdir(parents=True)
             metrics.write_text(kept["metrics"])
-            (metrics.parents[2] / "result.json").write_text(json.dumps(kept["result"]))
+            (metrics.parents[2] / RESULT).write_text(json.dumps(kept["result"]))
         return main(["multirun/cells", *ARGUMENTS[name], "--out", str(out)])
 
 

@@ -10,7 +10,7 @@ _MODULES = {
     "ImagenetteDataModule": "imagenette",
     "Samples": "in_memory",
     "VectorDataModule": "vectors",
-    "image_folder": "class_folders",
+    "image_folder": "folders",
 }
 
 __all__ = list(_MODULES)

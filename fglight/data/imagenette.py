@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from fglight.data.base import require
 from fglight.data.download import download
-from fglight.data.streamed import FolderDataModule
+from fglight.data.folders import FolderDataModule
 from fglight.errors import DataError
 
 _FOLDERS = {"full": "imagenette2", "320px": "imagenette2-320", "160px": "imagenette2-160"}
@@ -54,9 +54,10 @@ class ImagenetteDataModule(FolderDataModule):
             error = self._error(f"{self.folder.name} is missing")
             download(fetch, self.root, self.folder.name, self.folder.is_dir, error)
 
-    def _open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+    def open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+        """See ``FolderDataModule``."""
         try:
-            return super()._open(*transforms)
+            return super().open(*transforms)
         except DataError as error:
             raise DataError(self._error(str(error))) from error
 

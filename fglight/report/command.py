@@ -68,8 +68,8 @@ def _check(option: str, chosen: Iterable[T], known: Sequence[T]) -> list[T]:
     """What was chosen, each once; one that is not known is an error."""
     for one in chosen:
         if one not in known:
-            accepted = f"{known[0]} to {known[-1]}" if isinstance(one, int) else ", ".join(map(str, known))
-            raise ConfigError(f"--{option} must be of {accepted}, got {one}.")
+            accepted = f"{known[0]} to {known[-1]}" if isinstance(one, int) else f"one of {', '.join(map(str, known))}"
+            raise ConfigError(f"--{option} must be {accepted}, got {one}.")
     return list(dict.fromkeys(chosen))
 
 

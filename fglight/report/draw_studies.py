@@ -12,7 +12,7 @@ from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure as Canvas
 
 from fglight.report.draw_figures import STYLE
-from fglight.report.estimators import Filled
+from fglight.report.estimators import Filled, as_frame
 from fglight.runs.collect import Run
 from fglight.studies import QUANTITIES, Row
 
@@ -31,8 +31,6 @@ MEASURES = {
 }
 """What is shown of estimates; ``length`` is the norm of the estimate over that of the exact gradient."""
 
-Point = tuple[float, float]
-
 
 @mpl.rc_context(STYLE)
 def compose_accuracy(filled: Filled) -> Canvas:
@@ -41,23 +39,25 @@ def compose_accuracy(filled: Filled) -> Canvas:
     Points of a line are joined over derivatives. Grey is the front of what no other point with as little reaches. What
     takes nothing of a quantity, such as directional derivatives, is a line across.
     """
-    over = [quantity for quantity in filled.study.over if any(line.of(quantity) for line in filled.lines)]
+    found = as_frame([filled]).reindex(columns=["mean", "alignment", *filled.study.over])
+    found = found.assign(name=[_name(line.row) for line in filled.lines]).dropna(subset="mean")
+    over = [quantity for quantity in filled.study.over if found[quantity].any()]
     canvas = Canvas(figsize=(max(6.4, 3.4 * len(over)), 7.2), layout="constrained")
     axes = canvas.subplots(2, len(over), squeeze=False, sharex="col", sharey="row")
-    accuracies = [(line, line.score.mean) for line in filled.lines if line.score]
-    cosines = [(line, y) for line, _ in accuracies if (y := line.of("alignment")) is not None]
-    styles = _styles(line.row for line, _ in accuracies)
-    for (above, below), quantity in zip(axes.T, over):
-        for ax, values in ((above, accuracies), (below, cosines)):
+    styles = _styles(line.row for line in filled.lines if line.score)
+    for pair, quantity in zip(axes.T, over):
+        for ax, shown in zip(pair, ("mean", "alignment")):
             for name, style in styles.items():
-                own = [(line.of(quantity), y) for line, y in values if _name(line.row) == name]
-                points = sorted((x, y) for x, y in own if x)
+                points = found.loc[found["name"] == name, [quantity, shown]].dropna().sort_values([quantity, shown])
+                some = points[points[quantity] > 0]
                 joined = style if quantity == "derivatives" else {**style, "linestyle": "none"}
-                ax.plot([x for x, _ in points], [y for _, y in points], label=name, **joined)
-                for level in (y for x, y in own if x == 0):
+                ax.plot(some[quantity], some[shown], label=name, **joined)
+                for level in points.loc[points[quantity] == 0, shown]:
                     ax.axhline(level, color=style["color"], linestyle=style["linestyle"], linewidth=1)
-        _front(above, [(x, y) for line, y in accuracies if (x := line.of(quantity)) is not None])
-        below.set(xscale="log" if quantity == "derivatives" else "linear", xlabel=QUANTITIES[quantity])
+        best = found.groupby(quantity)["mean"].max().cummax()
+        best = best[best.index > 0]  # the axis has no place for zero, whose level counts
+        pair[0].plot(best.index, best, color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0)
+        pair[1].set(xscale="log" if quantity == "derivatives" else "linear", xlabel=QUANTITIES[quantity])
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -81,14 +81,6 @@ def _styles(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
             looks = {"color": colour, "marker": marker, "linestyle": dots}
             styles[_name(row)] = {**looks, "markersize": 5, "linewidth": 1.2}
     return styles
-
-
-def _front(ax: Axes, points: Iterable[Point]) -> None:
-    """The largest value of all points that are no further right."""
-    best = pd.Series(dict(sorted(points)), dtype=float).cummax()  # of equal x, the last and highest stays
-    best = best[best.index > 0]  # the axis has no place for zero, whose level counts
-    if len(best):
-        ax.plot(best.index, best, color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0)
 
 
 def estimates(filled: Filled) -> pd.DataFrame | None:

@@ -217,18 +217,12 @@ def _line(row: Row, runs: Sequence[Run]) -> Line:
 
 def _leads(pairs: Mapping[Row, tuple[Line, Line]]) -> dict[Row, Lead]:
     """How far each row is above the other of its pair."""
-    differences = {row: over_common_seeds([one.score], [other.score]) for row, (one, other) in pairs.items()}
-    at_edge = {row for row, pair in pairs.items() if any(line.at_edge for line in pair)}
-    asked = [row for row in pairs if differences[row] and row not in at_edge]
-    words = dict(zip(asked, told([differences[row] for row in asked])))
-    return {
-        row: Lead(
-            other.score,
-            difference,
-            words.get(row) or (difference.lack or "rate at the edge" if difference else "not run"),
-        )
-        for (row, (_, other)), difference in zip(pairs.items(), differences.values())
-    }
+    leads = {row: over_common_seeds([one.score], [other.score]) for row, (one, other) in pairs.items()}
+    asked = [row for row, lead in leads.items() if lead and not any(line.at_edge for line in pairs[row])]
+    answers: dict[Row, Answer] = dict(zip(asked, told([leads[row] for row in asked])))
+    for row, lead in leads.items():
+        answers.setdefault(row, lead.lack or "rate at the edge" if lead else "not run")
+    return {row: Lead(pairs[row][1].score, lead, answers[row]) for row, lead in leads.items()}
 
 
 def as_frame(studies: Iterable[Filled]) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from fglight.errors import one_line
 
+_KEPT = ("metrics", "seconds", "wandb_id", "stopped")
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: the untrained network at first, then the state at the end of every epoch.
@@ -65,15 +67,12 @@ class LastCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the part before the interruption."""
-        names = ("metrics", "seconds", "wandb_id", "stopped")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _KEPT}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
-        self.metrics = state_dict["metrics"]
-        self.seconds = state_dict["seconds"]
-        self.wandb_id = state_dict["wandb_id"]
-        self.stopped = state_dict.get("stopped", False)  # which an earlier version did not say
+        for name in _KEPT:
+            setattr(self, name, state_dict[name])
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the first process's folder; the others need not know where it is."""

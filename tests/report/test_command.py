@@ -104,9 +104,9 @@ def test_everything_is_in_a_report_of_no_runs(tmp_path, monkeypatch):
     [
         (["nowhere"], "No folder of runs at 'nowhere'."),
         ([], "neither multirun nor outputs is here"),
-        ([".", "--table", "13"], "--table must be of 2 to 12, got 13"),
-        ([".", "--table", "3", "1"], "--table must be of 2 to 12, got 1."),
-        ([".", "--figure", "10"], "--figure must be of 2 to 9, got 10"),
+        ([".", "--table", "13"], "--table must be 2 to 12, got 13."),
+        ([".", "--table", "3", "1"], "--table must be 2 to 12, got 1."),
+        ([".", "--figure", "10"], "--figure must be 2 to 9, got 10."),
         ([".", "--out", "file"], "--out must be a folder, got 'file'"),
         ([".", "--out", "file/report"], "Cannot write the report to 'file/report'"),
         ([".", "--out", "mine"], "--out must hold nothing but a report, got 'mine', which holds 'notes.txt'"),

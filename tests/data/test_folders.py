@@ -13,8 +13,8 @@ from image_files import make, pixels, same, tensors, write_image_folder
 from PIL import Image
 
 from fglight import load_config
-from fglight.data import ImageDataModule, class_folders
-from fglight.data.streamed import FolderDataModule
+from fglight.data import ImageDataModule, folders
+from fglight.data.folders import FolderDataModule
 from fglight.errors import ConfigError, DataError
 from fglight.runs import differences
 from fglight.runs.folder import write_config
@@ -77,7 +77,7 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(stream, tmp_path)
 def test_small_sets_lie_in_memory_and_others_are_streamed(tmp_path, monkeypatch):
     write_image_folder(tmp_path, (3, 16, 16))
     for limit, kind in ((30 * 3 * 16 * 16, ImageDataModule), (30 * 3 * 16 * 16 - 1, FolderDataModule)):
-        monkeypatch.setattr(class_folders, "SMALL", limit)
+        monkeypatch.setattr(folders, "SMALL", limit)
         assert type(folder(tmp_path)) is kind
 
 

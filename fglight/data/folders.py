@@ -1,5 +1,6 @@
-"""Images in a folder for each class, streamed by worker processes, as a Lightning data module."""
+"""Images in a folder for each class: small sets on the training device, others streamed by worker processes."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,9 +14,9 @@ from torchvision.transforms import v2
 
 from fglight.data.augment import PADDING
 from fglight.data.base import DataModule, is_integer, require
-from fglight.data.batches import epoch_generator
+from fglight.data.batches import batch_shares, epoch_generator
 from fglight.data.image_files import class_names, is_image, read_image
-from fglight.data.shares import batch_shares
+from fglight.data.in_memory import ImageDataModule, Samples
 from fglight.data.splits import holdout_split
 from fglight.errors import DataError, one_line
 from fglight.memory_format import as_memory_format
@@ -111,38 +112,6 @@ class _Images(datasets.ImageFolder):  # type: ignore[misc]  # torchvision has no
         return classes, {name: number for number, name in enumerate(classes)}
 
 
-def open_folders(
-    folder: Path, *, channels: int, side: int | None, transforms: Sequence[v2.Transform]
-) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
-    """List the images of ``train/CLASS/`` and ``val/CLASS/``.
-
-    Args:
-        folder: where ``train`` and ``val`` are.
-        channels: 1 or 3, of an image.
-        side: width and height that every image must have, None for any.
-        transforms: what is done to training and to test images.
-
-    Raises:
-        DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
-    """
-    loader = partial(read_image, channels=channels, side=side)
-    found = []
-    for split, transform in zip(("train", "val"), transforms):
-        try:
-            visible = partial(is_image, root=str(folder / split))
-            images = _Images(folder / split, transform, loader=loader, is_valid_file=visible)
-        except FileNotFoundError as error:
-            reason = one_line(error)
-            raise DataError(f"{folder / split} is missing or incomplete ({reason})") from error
-        found.append(images)
-    train, val = found
-    if train.classes != val.classes:
-        only = {"val": set(val.classes) - set(train.classes), "train": set(train.classes) - set(val.classes)}
-        listed = ", ".join(f"only in {split}: {', '.join(sorted(names))}" for split, names in only.items() if names)
-        raise DataError(f"train and val of {folder} have different class folders ({listed})")
-    return train, val
-
-
 class FolderDataModule(DataModule):
     """Images streamed from ``train/CLASS/`` and ``val/CLASS/``.
 
@@ -181,11 +150,10 @@ class FolderDataModule(DataModule):
                 image of every class.
         """
         evaluation = self._transform(train=False)
-        train, test = self._open(self._transform(train=True), evaluation)
-        check_classes(self.num_classes, train)
+        train, test = self.open(self._transform(train=True), evaluation)
         if self.holdout:
             kept, held = holdout_split(train.targets, self.holdout)
-            test = Subset(self._open(evaluation, evaluation)[0], held.tolist())
+            test = Subset(self.open(evaluation, evaluation)[0], held.tolist())
             train = Subset(train, kept.tolist())
         return SeededImages(train), test
 
@@ -226,9 +194,33 @@ class FolderDataModule(DataModule):
         # Lightning warns of memory pinned by workers that persist while loaders are reloaded, so none is.
         return Stream(images, batches, self.num_workers, persistent_workers=self.num_workers > 0)
 
-    def _open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
-        side = None if self.resize else self.image_size
-        return open_folders(self.folder, channels=self.in_channels, side=side, transforms=transforms)
+    def open(self, *transforms: v2.Transform) -> tuple[datasets.ImageFolder, datasets.ImageFolder]:
+        """List the images of ``train/CLASS/`` and ``val/CLASS/``.
+
+        Args:
+            *transforms: what is done to training and to test images.
+
+        Raises:
+            DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
+            ConfigError: ``num_classes`` is not the number of class folders.
+        """
+        loader = partial(read_image, channels=self.in_channels, side=None if self.resize else self.image_size)
+        found = []
+        for folder, transform in zip((self.folder / "train", self.folder / "val"), transforms):
+            try:
+                visible = partial(is_image, root=str(folder))
+                found.append(_Images(folder, transform, loader=loader, is_valid_file=visible))
+            except FileNotFoundError as error:
+                raise DataError(f"{folder} is missing or incomplete ({one_line(error)})") from error
+        train, val = found
+        if train.classes != val.classes:
+            only = {"val": set(val.classes) - set(train.classes), "train": set(train.classes) - set(val.classes)}
+            listed = ", ".join(f"only in {split}: {', '.join(sorted(names))}" for split, names in only.items() if names)
+            raise DataError(f"train and val of {self.folder} have different class folders ({listed})")
+        count = len(train.classes)
+        accepted = f"{count}, the number of class folders in {train.root}"
+        require(self.num_classes == count, "num_classes", self.num_classes, accepted)
+        return train, val
 
     def _transform(self, train: bool) -> v2.Transform:
         if train and self.augment:
@@ -240,18 +232,95 @@ class FolderDataModule(DataModule):
         return v2.Compose([v2.ToImage(), *scale, *crop, *floats, v2.ToPureTensor()])
 
 
-def check_classes(num_classes: int, images: datasets.ImageFolder) -> None:
-    """Check a number of classes against the class folders.
-
-    Raises:
-        ConfigError: it is not their number.
-    """
-    count = len(images.classes)
-    accepted = f"{count}, the number of class folders in {images.root}"
-    require(num_classes == count, "num_classes", num_classes, accepted)
-
-
 def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """A batch, laid out as its shape says whatever the transforms leave."""
     images, labels = default_collate(samples)
     return as_memory_format(images), labels
+
+
+SMALL = 2**30
+"""Bytes of pixels up to which a set lies in memory where nothing else is said."""
+
+
+class ImageFolders:
+    """The images of folders as a source of ``ImageDataModule``.
+
+    Args:
+        folders: where they are, and what they are.
+    """
+
+    def __init__(self, folders: FolderDataModule) -> None:
+        self.folders = folders
+        self.num_classes = folders.num_classes
+        self.shape = (folders.in_channels, folders.image_size, folders.image_size)
+
+    def prepare(self, root: Path, may_download: bool) -> None:
+        """Does nothing: what is missing, loading tells."""
+
+    def load(self, root: Path) -> tuple[Samples, Samples]:
+        """Read all images.
+
+        Raises:
+            DataError: as ``FolderDataModule.open``, or a file is damaged or another kind of image.
+        """
+        size = self.folders.image_size
+        fit = [v2.Resize(size, antialias=True), v2.CenterCrop(size)] if self.folders.resize else []
+        transform = v2.Compose([v2.ToImage(), *fit, v2.ToPureTensor()])
+        train, test = map(_samples, self.folders.open(transform, transform))
+        return train, test
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the pixels take."""
+        return sum(map(len, self.folders.open(None, None))) * math.prod(self.shape)
+
+
+def _samples(images: datasets.ImageFolder) -> Samples:
+    return Samples(torch.stack([pixels for pixels, _ in images]), torch.tensor(images.targets))
+
+
+def image_folder(
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    root: str | Path,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    resize: bool = False,
+    stream: bool | None = None,
+    num_workers: int = 4,
+    **settings: Any,
+) -> DataModule:
+    """The data module of a folder with ``train/CLASS/*.png`` or ``*.jpg``, and ``val/CLASS/`` with the same classes.
+
+    Args:
+        num_classes: number of class folders.
+        in_channels: 1 where all images are grey; 3, which grey images are turned into.
+        image_size: height and width of an image in pixels.
+        root: the folder.
+        mean: mean of each channel, in 0..1 units, or of all channels.
+        std: standard deviation of each channel, in 0..1 units, or of all channels.
+        resize: whether images are of any size, scaled so that the shorter side fits, and cropped; else all must have
+            ``image_size``.
+        stream: whether worker processes read the images as training goes; else they lie on the training device. None:
+            where their pixels take more than a gigabyte.
+        num_workers: processes that read images as training goes, 0 for none.
+        **settings: the other settings of ``DataModule``.
+
+    Returns:
+        One that streams the images, or one that keeps them in memory.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: a folder is missing or has no images, or ``train`` and ``val`` have different classes.
+    """
+    require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
+    settings |= {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size, "root": root}
+    for name, value in (("mean", mean), ("std", std)):
+        settings[name] = [value] * in_channels if isinstance(value, int | float) else value
+    streamed = FolderDataModule(resize=resize, num_workers=num_workers, **settings)
+    images = ImageFolders(streamed)
+    if images.bytes > SMALL if stream is None else stream:
+        return streamed
+    return ImageDataModule(source=images, **settings)
