@@ -113,8 +113,8 @@ def main() -> None:
     files = [
         file.resolve() for path in asked.paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])
     ]
-    if missing := [str(path) for path in files if not path.is_file()]:
-        parser.error(f"there must be a file {missing[0]}")
+    if wrong := [str(file) for file in files if not (file.is_file() and file.is_relative_to(ROOT / "fglight"))]:
+        parser.error(f"paths must be files or folders of fglight/, got {wrong[0]}")
     survived = done = 0
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary)
@@ -123,6 +123,8 @@ def main() -> None:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
         tests = asked.tests or sorted({path for file in files for path in tests_of(file)})
+        if not tests:
+            parser.error("--tests must name some, since no test imports these files")
         if failing(copy, tests):
             sys.exit(f"pytest {' '.join(tests)} must pass before anything is mutated")
         for file, line, text in sample(files, asked.count, asked.seed):

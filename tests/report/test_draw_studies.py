@@ -42,6 +42,8 @@ def test_every_estimator_is_a_row_of_the_figure(runs):
     first, *rest = [ax for ax in canvas.axes if ax.images]
     assert len(rest) == 2 * len(MEASURES) - 1
     assert [label.get_text() for label in first.get_yticklabels()] == [SAME, GUESS]
+    ticks = [[label.get_text() for label in ax.get_xticklabels()] for ax in (first, rest[0])]
+    assert ticks == [["0", "1", "2"], ["10", "30", "50", "70", "90"]]  # blocks, and percent of training that are over
     assert first.images[0].get_array().tolist() == [[-0.1] * BLOCKS, [0.5] * BLOCKS]
 
 

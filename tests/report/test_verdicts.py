@@ -299,6 +299,26 @@ def test_scaled_down_claims_and_findings_that_decide_come_first_too(tmp_path):
     assert answers(2, 0) == answers(0, 2) == [("The MLP", ["holds", "open"]), ("With lo", ["open", "open"])]
 
 
+def test_a_claim_of_widths_is_judged_scaled_down_by_the_paper_s_widths(tmp_path):
+    claim = text_of("Local guesses gain from width")
+    quantities = {quantity for comparison in claim.comparisons for quantity in comparison.quantities}
+    runs = [
+        result(replace(one, data="digits"), 0.3 + one.width / 10 + seed / 1000, seed, like=one, epochs=5)
+        for one in {quantity.cell for quantity in quantities}
+        for seed in range(3)
+    ]
+    sorted_runs = results_of(tmp_path, *runs)
+    (scale,) = sorted_runs.runs.keys() - {FULL}
+    findings = judge(claim, sorted_runs, scale).findings
+    sides = {(each.comparison.plus, each.comparison.minus) for finding in findings for each in finding.comparisons}
+    on_digits = {quantity: replace(quantity, cell=replace(quantity.cell, data="digits")) for quantity in quantities}
+    assert sides == {
+        tuple(tuple(map(on_digits.get, side)) for side in (comparison.plus, comparison.minus))
+        for comparison in claim.comparisons
+    }
+    assert {finding.answer for finding in findings} == {"holds"}
+
+
 def test_runs_scaled_down_say_nothing_of_claims_at_full_scale(tmp_path):
     claim = text_of("The MLP is the best")
     assert judge(claim, results_of(tmp_path, *mlp_is_best(-9, -9, epochs=10))).findings == ()

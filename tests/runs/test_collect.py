@@ -1,6 +1,8 @@
 """Reading run directories, and the synthetic ones that the other report tests are made of."""
 
+import errno
 import json
+import os
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +12,7 @@ from written_runs import LOCAL, curves, result, write_metrics, write_run
 
 from fglight.config import compose
 from fglight.errors import ConfigError
-from fglight.runs.collect import collect
+from fglight.runs.collect import Collection, collect
 from fglight.runs.folder import write_config
 from fglight.runs.logged import along_training, by_epoch, read_metrics
 from fglight.runs.settings import run_settings
@@ -32,6 +34,13 @@ def test_every_kind_of_run_is_found_at_any_depth(tmp_path):
     assert runs.problems == []
 
 
+def test_a_configuration_or_metrics_alone_are_no_run(tmp_path):
+    (tmp_path / "planned").mkdir()
+    (tmp_path / "planned" / "config.yaml").touch()
+    (tmp_path / "measured" / "metrics").mkdir(parents=True)
+    assert collect([tmp_path]) == Collection((tmp_path,))
+
+
 def test_copies_in_hidden_folders_are_no_runs(tmp_path):
     root = tmp_path / ".mine"
     for folder in ("run", ".ipynb_checkpoints/run", "a/.snapshot/run"):
@@ -45,6 +54,38 @@ def test_an_unfinished_run_is_named_by_its_configuration(tmp_path):
     write_config(run_settings(cfg), write_run(tmp_path / "a"))
     (run,) = collect([tmp_path]).unfinished
     assert run.what == "digits, 16 blocks, ntk guess, mlp, activity, global target, width 0.5, seed 2"
+
+
+def test_an_unfinished_run_is_of_the_first_metric_of_its_loss(tmp_path):
+    cfg = compose(["data=cifar10", "seed=3"])
+    cfg.loss.metrics = ["r2", "error"]
+    write_config(run_settings(cfg), write_run(tmp_path / "a"))
+    (run,) = collect([tmp_path]).unfinished
+    assert (run.metric, run.what) == ("r2", "cifar10, 8 blocks, local guess, cnn, weight, global target, seed 3")
+
+
+def test_a_folder_that_cannot_be_listed_is_a_problem_told_in_short(tmp_path, monkeypatch):
+    write_run(tmp_path / "a", result(LOCAL, 0.9))
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    runs = collect([tmp_path])
+    assert [(problem.path.name, problem.reason) for problem in runs.problems] == [("closed", "Permission denied")]
+    assert len(runs.finished) == 1
+
+
+def test_the_time_of_a_step_is_known_where_there_were_any(tmp_path):
+    for steps in (0, 50):
+        write_run(tmp_path / str(steps), result(LOCAL, 0.9) | {"time_s": 12.5, "steps": steps})
+    none, some = collect([tmp_path]).finished
+    assert np.isnan(none.seconds)
+    assert some.seconds == 0.25
 
 
 def test_a_result_after_a_failure_counts_as_finished(tmp_path):

@@ -22,10 +22,10 @@ def test_a_new_directory_is_nobody_else_s(tmp_path):
 @pytest.mark.parametrize("new", [False, True])
 def test_a_file_in_the_place_of_a_directory_is_told(new, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"^out must be a folder that can be written to, .*, got .*file/run \(.*\)$"):
+    with pytest.raises(ConfigError, match=r"^out must be a folder .*, got .*file/run \(\w.*\)$"):
         make_directory("out", tmp_path / "file" / "run", new=new)
     if not new:
-        with pytest.raises(ConfigError, match=r"^out must be a folder that .*, got .*file \(File exists\)$"):
+        with pytest.raises(ConfigError, match=r"^out must be a folder .*, got .*/file \(File exists\)$"):
             make_directory("out", tmp_path / "file")
 
 
@@ -59,7 +59,7 @@ def test_states_follow_from_the_files_that_are_there(tmp_path):
     ):
         write_json(run / "failure.json", told)
         assert state(run) is expected
-    (run / "result.json").write_text('{"metric": "accuracy", "test_accuracy": 0.5')
+    (run / "result.json").write_text('{"test_accuracy": 0.5')
     assert state(run) is State.FAILED
     write_json(run / "result.json", {"metric": "accuracy", "test_accuracy": 0.5})
     assert state(run) is State.FINISHED
