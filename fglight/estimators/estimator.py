@@ -314,6 +314,8 @@ class GradientEstimator:
         guess, space = self.guess, self.perturbation
         found: dict[int, list[Tensor]] = defaultdict(list)
         for parts, products, squares in self.engine.products(network, guess, space, cosine=cosine):
+            if products and not space.by_sample:
+                products = network.batch.sum(products)
             coefficients = space.coefficients(guess, parts, products)
             for number, (part, c) in enumerate(zip(parts, coefficients)):
                 if products and squares:

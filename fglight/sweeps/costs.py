@@ -100,7 +100,7 @@ class Work(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.numbers = self.operations = 0
+        self.flops, self.numbers, self.operations = 0.0, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         formula, is_composite, is_view = _facts(func)

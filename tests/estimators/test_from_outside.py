@@ -1,4 +1,4 @@
-"""What a user adds without touching the package: a guess with needs of its own, a target, an engine, a kind of layer."""
+"""What a user adds from outside: a guess with needs of its own, a target, an engine, a kind of layer."""
 
 import pytest
 import torch

@@ -141,8 +141,8 @@ def test_two_processes_measure_all_of_the_test_set(tmp_path):
             ("loss=mse", "loss.metrics.accuracy._target_=fglight.training.metrics.Accuracy"),
             "accuracy is not possible of labels (32, 1) of torch.float32",
         ),
-        (("loss=mse", "data.num_classes=2"), "data.num_classes=2 is not possible: accepted is 1, as in diabetes"),
-        (("loss=mse", "data.holdout=0.999"), "data.holdout=0.999 is not possible"),
+        (("loss=mse", "data.num_classes=2"), "data.num_classes must be 1, as in diabetes, got 2"),
+        (("loss=mse", "data.holdout=0.999"), "data.holdout must be a fraction that keeps and holds out"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(arguments, words, tmp_path):

@@ -15,8 +15,8 @@ from fglight.estimators.spaces.parts import Part
 from fglight.models.blocks import Block
 
 Products = tuple[Iterable[Part], Sequence[Tensor] | None, Sequence[Tensor] | None]
-"""Parts that share coefficients; inner products ⟨t, g⟩ of each, or their sum over all that are one unit, None where no
-target is needed; and squared lengths |t|² of the targets, where the cosine is wanted and they are known."""
+"""Parts that share coefficients; this process's inner products ⟨t, g⟩ of each, or their sum over all that are one unit,
+None where no target is needed; squared lengths |t|² of the targets, where the cosine is wanted and they are known."""
 
 
 class Engine(ABC):

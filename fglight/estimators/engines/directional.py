@@ -161,7 +161,7 @@ class DirectionalStep:
             if self.sums:
                 total = torch.stack([self.sums[index] for index in group if index in self.sums]).sum(0)
                 k = self.guess.count(self.network.blocks[group[0]])
-                products = self.network.batch.sum([*total.view(-1, 1, 1, k)])
+                products = [*total.view(-1, 1, 1, k)]
             yield parts, products, None
 
     def moves(self, block_pass: BlockPass, parts: Iterable[Part]) -> list[dict[str, Tensor]]:

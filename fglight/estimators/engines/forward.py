@@ -169,7 +169,7 @@ class _ForwardStep(DirectionalStep):
         by_part = zip(torch.cat(rows).split([units * k for units, k in counts]), counts)
         if self.space.by_sample:
             return [row.mT.unflatten(1, count) for row, count in by_part]
-        return self.network.batch.sum([row.sum(1).view(1, *count) for row, count in by_part])
+        return [row.sum(1).view(1, *count) for row, count in by_part]
 
     def _derivative(self, block_pass: BlockPass) -> Derivative:
         """What takes derivatives of the target of one block along tangents of its output."""

@@ -137,13 +137,12 @@ def _sweep(
 
 
 def _products(parts: Sequence[Part], targets: Targets, space: Perturbation, *, cosine: bool) -> Products:
-    """Inner products of parts with their targets, of the whole batch where coefficients are of it."""
+    """Inner products of parts with their targets, and the lengths of these."""
     if not targets:
         return parts, None, None
-    batch = parts[0].block_pass.network.batch
     products = [part.products(targets) for part in parts]
-    if not space.by_sample:
-        products = batch.sum(products)
-        exact = [part.parameter for part in parts if cosine]
+    if cosine and not space.by_sample:  # the target itself is of the whole batch, and so is its length
+        exact = [part.parameter for part in parts]
+        batch = parts[0].block_pass.network.batch
         targets = dict(zip(exact, batch.sum([targets[parameter] for parameter in exact])))
     return parts, products, [part.squares(targets) for part in parts] if cosine else None
