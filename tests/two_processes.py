@@ -16,7 +16,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from fglight.autodiff.batch import Batch
-from fglight.diagnostics.quality import measure
 from fglight.errors import FglightError
 from fglight.estimators import (
     ActivityPerturbation,
@@ -42,6 +41,7 @@ from fglight.estimators import (
     WeightPerturbation,
 )
 from fglight.estimators.coefficients import RandomSign
+from fglight.estimators.measures import measure
 from fglight.estimators.spaces import per_sample
 from fglight.models import (
     BCEWithLogitsLoss,

@@ -1,1 +1,1 @@
-"""What is told of a step besides: what it costs, how many derivatives it takes, how good its estimates are."""
+"""What is told of a step besides: what it costs, and how many derivatives it takes."""

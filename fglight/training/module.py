@@ -16,9 +16,9 @@ from torchmetrics import Metric
 from fglight.autodiff.batch import Batch
 from fglight.diagnostics.counting import count_derivatives
 from fglight.diagnostics.profile import costs, forward_flops
-from fglight.diagnostics.quality import measure
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.estimators.measures import measure
 from fglight.log_names import COSINE, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, LOCAL_LOSS, MEMORY, of_block, of_split
 from fglight.memory_format import as_memory_format
 from fglight.models import BlockNetwork
@@ -45,7 +45,7 @@ class ForwardGradientModule(L.LightningModule):
         metrics: of outputs and labels, by the names that they are logged under; None: accuracy.
         seed: of the run.
         cosine: whether to log the cosine similarity of guess and target, every ``log_every_n_steps`` steps.
-        measure: whether to log what ``fglight.diagnostics.quality`` tells of the estimates, as often, and after each
+        measure: whether to log what ``fglight.estimators.measures`` tells of the estimates, as often, and after each
             epoch how many directional derivatives a step takes, and what it costs.
         channels_last: whether images and activations are ``(batch, height, width, channels)`` in memory; the estimator
             is told.

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fglight.diagnostics.quality import measure
 from fglight.estimators import ExactGuess, GlobalTarget, GradientEstimator, LocalGuess, WeightPerturbation
+from fglight.estimators.measures import measure
 from fglight.models import Block, BlockNetwork
 
 LR = 0.1
