@@ -10,11 +10,11 @@ from forked import ROOT
 FLOORS = (
     ("errors", "words", "memory_format", "log_names", "processes", "locks"),
     ("cell", "models", "data"),
-    ("paper", "autodiff", "studies"),
+    ("paper", "autodiff"),
     ("estimators",),
     ("diagnostics",),
     ("config",),
-    ("runs",),
+    ("runs", "studies"),
     ("build",),
     ("training", "sweeps", "report"),
     ("train", "demo"),

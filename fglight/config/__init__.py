@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import Cell, says
-from fglight.config.settings import CONFIG_DIR, GROUPS, SWEEP_SETTINGS, check_overrides, check_settings
+from fglight.config.settings import CONFIG_DIR, GROUPS, SWEEP_SETTINGS, check_overrides, check_settings, of_sweeps
 from fglight.errors import ConfigError
 from fglight.paper.recipes import nearest, recipe
 
@@ -74,10 +74,7 @@ def check_config(cfg: DictConfig) -> None:
     check_settings(cfg)
     for setting in SWEEP_SETTINGS:
         if cfg.get(setting) is not None and cfg[setting] is not False:
-            value = str(cfg[setting]).lower()
-            raise ConfigError(
-                f"{setting}={value} belongs to a sweep of tables, figures or studies: add -m, without hydra/sweeper"
-            )
+            raise of_sweeps(setting, str(cfg[setting]).lower())
     if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
         raise ConfigError(
             f"data.train_images={cfg.data.train_images} is not possible: accepted is a whole number up to "

@@ -24,8 +24,11 @@ PACKAGE = Path(__file__).parent.parent
 CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """The folder with ``config.yaml``: inside an installed package, beside it in a checkout."""
 
+OTHERS = ("hydra", "study")
+"""Folders of ``conf`` of which a run has no choice."""
+
 GROUPS = tuple(
-    sorted(folder.name for folder in CONFIG_DIR.glob("[!.]*/") if folder.is_dir() and folder.name != "hydra")
+    sorted(folder.name for folder in CONFIG_DIR.glob("[!.]*/") if folder.is_dir() and folder.name not in OTHERS)
 )
 """What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
 
@@ -76,16 +79,19 @@ def check_overrides(overrides: Iterable[str]) -> None:
     parser = OverridesParser.create()
     for text in overrides:
         try:
-            name = parser.parse_override(text).key_or_group
+            override = parser.parse_override(text)
         except HydraException as error:
             raise ConfigError(
                 f"{text} cannot be read ({one_line(error).partition(' expecting ')[0]}): accepted is setting=value, "
                 "with quotes around a value of special characters, as in 'data.root=\"my images\"'"
             ) from error
+        name = override.key_or_group
         group, _, value = text.lstrip("+~").partition("=")
         if re.split(r"[./]", name)[0] not in _root():
             listed = (f"{group}.{key}" for group in GROUPS for key in _default(group))
             raise _unknown(name, text.lstrip("+"), [*_root(), *listed])
+        if name == "study" and not override.is_sweep_override() and value != "null":
+            raise of_sweeps(name, value)
         if group in GROUPS and (text.startswith("~") or "null" in value.lower().split(",")):
             raise _no_choice(group, text)
 
@@ -231,6 +237,13 @@ def _unknown(name: str, text: str, known: Collection[str]) -> UnknownSettingErro
 
 def _key(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+def of_sweeps(setting: str, value: str) -> ConfigError:
+    """The error for a setting of a sweep where there is none."""
+    return ConfigError(
+        f"{setting}={value} belongs to a sweep of tables, figures or studies: add -m, without hydra/sweeper"
+    )
 
 
 def _no_choice(group: str, text: str) -> ConfigError:

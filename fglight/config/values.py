@@ -48,8 +48,12 @@ def check(group: str, model: type[Settings], values: Mapping[str, Any]) -> None:
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         setting = f"{group}.{name}" if group else name
-        accepted = _words(model.model_json_schema()["properties"][name])
-        raise ConfigError(f"{setting}={values.get(name)} is not possible: accepted is {accepted}") from None
+        known = model.model_json_schema()["properties"]
+        if name not in known:
+            raise ConfigError(f"{setting} must be one of {', '.join(known)}") from None
+        if name not in values:
+            raise ConfigError(f"{setting} must be given") from None
+        raise ConfigError(f"{setting} must be {_words(known[name])}, got {values[name]}") from None
 
 
 def _words(schema: Mapping[str, Any]) -> str:
