@@ -104,8 +104,8 @@ def job(cfg: DictConfig) -> float | None:
     try:
         if sweep and devices(cfg) > 1:
             raise ConfigError(
-                f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
-                "sweep anew: accepted is 1 (hydra/launcher=ray puts one run on each GPU)"
+                "trainer.devices must be 1 with -m, since each of its processes would start the sweep anew, got "
+                f"{cfg.trainer.devices} (hydra/launcher=ray puts one run on each GPU)"
             )
         if sweep:
             os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs

@@ -82,7 +82,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
             override = parser.parse_override(text)
         except HydraException as error:
             raise ConfigError(
-                f"{text} cannot be read ({one_line(error).partition(' expecting ')[0]}): accepted is setting=value, "
+                f"{text} cannot be read ({one_line(error).partition(' expecting ')[0]}): it must be setting=value, "
                 "with quotes around a value of special characters, as in 'data.root=\"my images\"'"
             ) from error
         name = override.key_or_group
@@ -100,7 +100,7 @@ def check_settings(cfg: DictConfig) -> None:
     """Check that every group has a choice, that something reads every setting, and that its value is in range.
 
     Raises:
-        ConfigError: naming the first setting that is not possible, its value and what is accepted.
+        ConfigError: naming the first setting that is not possible, what it must be and its value.
     """
     for group in GROUPS:
         if not OmegaConf.is_dict(cfg.get(group)):
@@ -120,9 +120,7 @@ def check_settings(cfg: DictConfig) -> None:
     known = [name for name, choice in choices("aux").items() if "parts" not in choice]
     parts = groups["aux"].get("parts", known)
     if not (isinstance(parts, list) and parts and all(parts.count(part) == 1 and part in known for part in parts)):
-        raise ConfigError(
-            f"aux.parts={parts} is not possible: accepted is a list of {', '.join(known)}, each at most once"
-        )
+        raise ConfigError(f"aux.parts must be a list of {', '.join(known)}, each at most once, got {parts}")
 
 
 def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
@@ -176,7 +174,7 @@ def not_arguments(group: str) -> set[str]:
 def arguments(node: str, target: Any) -> frozenset[str] | None:
     """The settings that instantiating a target reads; None for any."""
     if not isinstance(target, str):
-        raise ConfigError(f"{node}._target_={target} is not possible: accepted is the name of a class")
+        raise ConfigError(f"{node}._target_ must be the name of a class, got {target}")
     try:
         found = resolve_name(target)
         names, takes_any = {"_target_", "_args_", "_recursive_", "_convert_"}, False
@@ -247,7 +245,7 @@ def of_sweeps(setting: str, value: str) -> ConfigError:
 
 
 def _no_choice(group: str, text: str) -> ConfigError:
-    return ConfigError(f"{text} is not possible, a run needs one: accepted is {group}={' or '.join(choices(group))}")
+    return ConfigError(f"{group} must be {' or '.join(choices(group))}, got {text}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

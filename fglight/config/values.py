@@ -1,4 +1,4 @@
-"""Checking the values of settings, and saying what is accepted in words that follow from the rules."""
+"""Checking the values of settings, and saying what they must be in words that follow from the rules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def check_values(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]
         groups: the settings of each group.
 
     Raises:
-        ConfigError: naming the first setting that is not possible, its value and what is accepted.
+        ConfigError: naming the first setting that is not possible, what it must be and its value.
     """
     for group, model in MODELS.items():
         check(group, model, groups[group] if group else root)

@@ -141,7 +141,7 @@ def _matching(entries: list[Entry], request: Request) -> list[Entry]:
         kept = [entry for entry in entries if _word(entry.cell, key) in values]
         if not kept:
             there = sorted({_word(entry.cell, key) for entry in entries} - {""})
-            instead = f"accepted is {key}={', '.join(there)}" if there else f"leave out {key}"
+            instead = f"{key} must be {' or '.join(there)}" if there else f"leave out {key}"
             raise ConfigError(f"no cell of {request.words} has {' and '.join(so_far)}: {instead}")
         entries = kept
     return entries
@@ -203,7 +203,7 @@ def _number(key: str, value: str) -> float:
     except ValueError:
         number = 0
     if not 0 < number < float("inf"):
-        raise ConfigError(f"{key}={value} is not possible: accepted is a number above 0")
+        raise ConfigError(f"{key} must be a number above 0, got {value}")
     return number
 
 

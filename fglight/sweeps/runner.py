@@ -66,8 +66,8 @@ class Sweep:
             check_config(cfg)
             if self.request.search and metric_names(cfg)[0] != "accuracy":
                 raise ConfigError(
-                    f"loss={cfg.loss.name} cannot go with search={self.request.search}, which looks for the best "
-                    "accuracy: accepted is a loss whose first metric is that"
+                    f"loss must have accuracy as its first metric with search={self.request.search}, which looks for "
+                    f"the best, got {cfg.loss.name}"
                 )
             departing = departures(cfg, group[0].cell)
             unasked = (f"{name}={value}" for name, value in group[0].unasked(departing).items())

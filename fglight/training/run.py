@@ -130,11 +130,11 @@ def _train(
     except (MisconfigurationException, TypeError, ValueError) as error:  # such as no such device, or not so many
         raise _refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
+        raise ConfigError("trainer.sync_batchnorm must be false on CPUs")
     if trainer.world_size > 1 and not isinstance(data, DataModule):
         raise ConfigError(
-            f"trainer.devices={cfg.trainer.devices} cannot go with data._target_={cfg.data._target_}, of which each "
-            "process would have all batches: accepted is 1, or a fglight.data.DataModule, which shares them out"
+            f"trainer.devices must be 1 with data._target_={cfg.data._target_}, of which each process would have all "
+            f"batches, got {cfg.trainer.devices} (a fglight.data.DataModule shares them out)"
         )
     other = (f"{name}={value}" for name, value in in_short(differences(cfg)).items() if name != "trainer.max_epochs")
     length = [counted(trainer.max_epochs, "epoch"), *other]

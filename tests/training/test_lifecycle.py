@@ -333,7 +333,7 @@ def test_wandb_s_mode_in_the_environment_counts_where_none_is_given(monkeypatch)
     assert load_config().logger.mode == "online"
     assert load_config(["logger.mode=disabled"]).logger.mode == "disabled"
     monkeypatch.setenv("WANDB_MODE", "shared")
-    with pytest.raises(ConfigError, match=r"logger\.mode=shared is not possible: .*WANDB_MODE"):
+    with pytest.raises(ConfigError, match=r"logger\.mode must be .*WANDB_MODE.*, got shared"):
         load_config()
 
 
@@ -348,7 +348,7 @@ def test_what_wandb_refuses_is_told_before_anything_starts(setting, value):
             raise ValueError("the string None is no tag")
         wandb.Settings(**({"run_tags": [str(value)]} if setting == "tags" else {"project": value and str(value)}))
     except (ValueError, wandb.Error):
-        with pytest.raises(ConfigError, match=rf"logger\.{setting}=.* is not possible"):
+        with pytest.raises(ConfigError, match=rf"logger\.{setting} must be "):
             load_config(overrides)
     else:
         longer = setting == "tags" and len(str(value)) > 64  # wandb 0.20 takes any
@@ -357,7 +357,7 @@ def test_what_wandb_refuses_is_told_before_anything_starts(setting, value):
 
 
 def test_tags_are_a_list_and_so_are_the_names_of_components():
-    with pytest.raises(ConfigError, match=r"logger\.tags=mine is not possible: accepted is a list"):
+    with pytest.raises(ConfigError, match=r"logger\.tags must be a list .*, got mine"):
         load_config(["logger.tags=mine"])
-    with pytest.raises(ConfigError, match=r"data\.name=x+ is not possible: accepted is a name of 1 to 64"):
+    with pytest.raises(ConfigError, match=r"data\.name must be a name of 1 to 64 .*, got x+"):
         load_config([f"data.name={'x' * 65}"])
