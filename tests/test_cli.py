@@ -120,8 +120,8 @@ def test_runs_on_small_files_of_imagenet32_and_on_fashion_mnist(tmp_path):
 WRONG = {
     "choice": (["guess=locl"], ["locl", "exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher"]),
     "no choice": (["data=null"], ["data=null", "digits", "cifar10"]),
-    "value": (["model.width=0.001"], ["model.width=0.001", "1/64"]),
-    "type": (["model.width=wide"], ["model.width=wide", "1/64"]),
+    "value": (["model.width=0.001"], ["model.width must be", "1/64", "got 0.001"]),
+    "type": (["model.width=wide"], ["model.width must be", "1/64", "got wide"]),
     "data": (["data=cifar10", "data.root=empty", "data.download=false"], ["data_batch_1", "empty", "data.root"]),
 }
 
@@ -229,5 +229,5 @@ def test_options_that_do_not_go_together_are_told_in_one_line(capsys):
 def test_several_devices_and_a_sweep_are_refused_together(tmp_path):
     done = train_py(tmp_path, "trainer.devices=2", "trainer.accelerator=cpu", "seed=0,1", *QUIET, "-m")
     assert done.returncode != 0
-    assert "trainer.devices=2 cannot go with -m" in done.stdout + done.stderr
+    assert "trainer.devices must be 1 with -m" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -51,7 +51,11 @@ def test_block_metrics_of_the_network_alone():
         ({"r2": R2Score()}, torch.arange(4), r"metrics r2 .* labels \(4,\) of torch.int64 with outputs \(4, 1\)"),
         ({"half": 0.5}, torch.rand(4, 1), "metric half must be a torchmetrics.Metric"),
         ({"loss": MeanAbsoluteError()}, torch.rand(4, 1), "any name but loss"),
-        ({"each": R2Score(multioutput="raw_values")}, torch.rand(4, 1).expand(4, 2), r"metric each must give one number, got \(2,\)"),
+        (
+            {"each": R2Score(multioutput="raw_values")},
+            torch.rand(4, 1).expand(4, 2),
+            r"metric each must give one number, got \(2,\)",
+        ),
     ],
 )
 def test_metrics_that_do_not_go_with_the_labels_are_refused_in_one_line(metrics, labels, words):
