@@ -73,7 +73,7 @@ class PaperSweeper(BasicSweeper):
         from fglight.sweeps.request import asks, parse, refuse_check
         from fglight.sweeps.runner import Sweep
         from fglight.sweeps.studies import run_study
-        from fglight.words import counted
+        from fglight.text import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:

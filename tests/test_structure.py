@@ -8,7 +8,7 @@ import pytest
 from forked import ROOT
 
 FLOORS = (
-    ("errors", "words", "memory_format", "log_names", "processes", "locks"),
+    ("errors", "text", "memory_format", "log_names", "processes", "locks"),
     ("cell", "models", "data"),
     ("paper", "autodiff"),
     ("estimators",),

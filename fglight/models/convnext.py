@@ -7,7 +7,7 @@ from torchvision.models.convnext import CNBlock, LayerNorm2d
 
 from fglight.models.blocks import Block, BlockNetwork
 from fglight.models.initialization import reset_parameters
-from fglight.models.sizes import whole, whole_each
+from fglight.models.sizes import check_lists_of_positive_ints, check_positive_ints
 
 
 class BlockwiseConvNeXt(BlockNetwork):
@@ -40,8 +40,8 @@ class BlockwiseConvNeXt(BlockNetwork):
         channels: Sequence[int],
         num_layers: Sequence[int],
     ) -> None:
-        whole(patch_size=patch_size)
-        whole_each(channels=channels, num_layers=num_layers)
+        check_positive_ints(patch_size=patch_size)
+        check_lists_of_positive_ints(channels=channels, num_layers=num_layers)
         if len(channels) != len(num_layers):
             raise ValueError(
                 f"model.num_layers must be a number for each of model.channels={channels}, got {num_layers}"

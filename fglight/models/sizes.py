@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-def whole(**settings: object) -> None:
+def check_positive_ints(**settings: object) -> None:
     """Refuse settings of ``model`` that are no whole numbers from 1 on.
 
     Raises:
@@ -14,7 +14,7 @@ def whole(**settings: object) -> None:
             raise ValueError(f"model.{name} must be a whole number from 1 on, got {value}")
 
 
-def whole_each(**settings: object) -> None:
+def check_lists_of_positive_ints(**settings: object) -> None:
     """Refuse settings of ``model`` that are no lists of whole numbers from 1 on.
 
     Raises:

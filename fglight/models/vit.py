@@ -10,7 +10,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.blocks import Block, BlockNetwork
 from fglight.models.initialization import reset_parameters
-from fglight.models.sizes import whole
+from fglight.models.sizes import check_positive_ints
 
 
 class PatchEmbedding(nn.Module):
@@ -66,7 +66,9 @@ class BlockwiseViT(BlockNetwork):
         hidden_dim: int,
         mlp_dim: int,
     ) -> None:
-        whole(patch_size=patch_size, num_layers=num_layers, num_heads=num_heads, hidden_dim=hidden_dim, mlp_dim=mlp_dim)
+        check_positive_ints(
+            patch_size=patch_size, num_layers=num_layers, num_heads=num_heads, hidden_dim=hidden_dim, mlp_dim=mlp_dim
+        )
         if image_size % patch_size:
             raise ValueError(f"model.patch_size must be a divisor of data.image_size={image_size}, got {patch_size}")
         if hidden_dim % num_heads:

@@ -14,7 +14,7 @@ from fglight.report import output
 from fglight.report.contents import Report, build
 from fglight.report.render import ANSWERS, render
 from fglight.studies import STUDIES, add_studies
-from fglight.words import counted
+from fglight.text import counted
 
 T = TypeVar("T", int, str)
 

@@ -13,7 +13,7 @@ from fglight import __version__
 from fglight.cell import cell_of
 from fglight.log_names import of_split
 from fglight.runs.settings import RunFacts, in_short
-from fglight.words import counted, measured
+from fglight.text import counted, measured
 
 RECIPE = {
     "lr": "optim.lr",

@@ -16,7 +16,7 @@ from fglight.config.settings import CONFIG_DIR
 from fglight.errors import one_line
 from fglight.runs.folder import FAILURE
 from fglight.sweeps.runner import quoted
-from fglight.words import counted
+from fglight.text import counted
 
 
 class Noting(Launcher):

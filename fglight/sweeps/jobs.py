@@ -59,7 +59,7 @@ class Job:
         """The run's directory below the sweep's; it follows from the cell, the settings and the seed alone."""
         return PurePath(self.name, f"seed{self.seed}")
 
-    def telling(self, departures: Mapping[str, Any]) -> "Job":
+    def with_short_name(self, departures: Mapping[str, Any]) -> "Job":
         """The same run in a folder whose name tells all settings that are not as in the paper, and no others.
 
         Args:
@@ -78,7 +78,7 @@ class Job:
         rest = {name: value for name, value in found.items() if not within(name, named)}
         return {name: json.dumps(value).strip('"') for name, value in (rest | named).items()}  # as an override has it
 
-    def having(self, settings: Mapping[str, str]) -> "Job":
+    def with_settings(self, settings: Mapping[str, str]) -> "Job":
         """The same run with other values of some settings."""
         ordered = tuple(sorted({**dict(self.settings), **settings}.items()))
         return replace(self, settings=ordered, told=_told(ordered))

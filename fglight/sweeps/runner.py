@@ -22,7 +22,7 @@ from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, first_line
 from fglight.sweeps.request import Request
 from fglight.sweeps.searches import aux_table, lr_table
-from fglight.words import counted
+from fglight.text import counted
 
 BYTES_A_PARAMETER = 8
 """In a checkpoint: the weight and its momentum, 4 bytes each."""
@@ -73,7 +73,7 @@ class Sweep:
             departing = departures(facts.settings, group[0].cell)
             unasked = (f"{name}={value}" for name, value in group[0].unasked(departing).items())
             self.unasked += [text for text in unasked if text not in self.unasked]
-            for job in (job.telling(departing) for job in group):
+            for job in (job.with_short_name(departing) for job in group):
                 self.facts.setdefault(job.name, facts)
                 jobs.setdefault(job.folder, job)
         self.jobs = list(jobs.values())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from fglight.errors import ConfigError, FglightError, LabelError, one_line
-from fglight.words import counted
+from fglight.text import counted
 
 
 class Accuracy(Metric):

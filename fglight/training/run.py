@@ -25,6 +25,7 @@ from fglight.processes import Terminated, terminable
 from fglight.runs.folder import CHECKPOINT, CONFIG, FAILURE, RESULT, claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, judged_on, summary
 from fglight.runs.settings import RunFacts, check_unchanged, in_short
+from fglight.text import counted
 from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
 from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.failing import FirstFailure
@@ -33,7 +34,6 @@ from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
 from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
-from fglight.words import counted
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
