@@ -64,9 +64,7 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
     except ValueError as error:
         raise ConfigError(one_line(error)) from error
     if not isinstance(network, BlockNetwork):
-        raise ConfigError(
-            f"model._target_={target} is not possible: accepted is what gives a fglight.models.BlockNetwork"
-        )
+        raise ConfigError(f"model._target_ must be what gives a fglight.models.BlockNetwork, got {target}")
     network.use_loss(build_loss(cfg))
     return network
 
@@ -134,7 +132,7 @@ def _checked(cfg: DictConfig, group: str) -> Any:
         said, true = says(cfg[group], fact), getattr(made, fact)
         if said != true:
             raise ConfigError(
-                f"{group}.{fact}={said} is not what {cfg[group]._target_} is: accepted is {true}, or to leave it out"
+                f"{group}.{fact} must be {true}, which {cfg[group]._target_} is, or be left out, got {said}"
             )
     return made
 
@@ -172,9 +170,7 @@ def build_data(cfg: DictConfig) -> "LightningDataModule":
         raise
     loaders = ("train_dataloader", "val_dataloader")
     if not isinstance(data, LightningDataModule) or not all(is_overridden(loader, data) for loader in loaders):
-        raise ConfigError(
-            f"data._target_={target} is not possible: accepted is a LightningDataModule with {' and '.join(loaders)}"
-        )
+        raise ConfigError(f"data._target_ must be a LightningDataModule with {' and '.join(loaders)}, got {target}")
     return data
 
 

@@ -25,7 +25,7 @@ def says(component: DictConfig, fact: str) -> Any:
 def _name(cfg: DictConfig, group: str, setting: str = "name") -> Any:
     name = cfg[group].get(setting)
     if OmegaConf.is_config(name):
-        raise ConfigError(f"{group}.{setting}={name} is not possible: accepted is a name")
+        raise ConfigError(f"{group}.{setting} must be a name, got {name}")
     return name
 
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="settings of all cells, such as model.width=0.125")
     overrides = parser.parse_intermixed_args(arguments).overrides
     if taken := [text for text in overrides if text.startswith(("seed=", "check="))]:
-        parser.error(f"{taken[0]} is not possible: accepted are settings that all runs share")
+        parser.error(f"settings must be such as all runs share, got {taken[0]}")
     step = [] if any(text.startswith("scheduler=") for text in overrides) else [STEP]
     from fglight.build import load_config  # load torch
     from fglight.training.run import train

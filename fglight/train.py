@@ -1,6 +1,7 @@
 """Train one cell, or with -m a sweep: ``fglight train -m table=3``, ``fglight train -m guess=gaussian,local``."""
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side
     if options.experimental_rerun is not None:
         parser.error("--experimental-rerun is not possible: hydra.run.dir=FOLDER goes on with the run that is there")
+    if options.multirun:  # Hydra would take a study, of which a sweep has runs, for a choice that each run has
+        options.overrides = [re.sub(r"^study=([\w-]+)$", r"study=choice(\1)", text) for text in options.overrides]
     try:
         check_overrides(options.overrides)
         _check_installed(options.overrides)
@@ -101,8 +104,8 @@ def job(cfg: DictConfig) -> float | None:
     try:
         if sweep and devices(cfg) > 1:
             raise ConfigError(
-                f"trainer.devices={cfg.trainer.devices} cannot go with -m, since each of its processes would start the "
-                "sweep anew: accepted is 1 (hydra/launcher=ray puts one run on each GPU)"
+                "trainer.devices must be 1 with -m, since each of its processes would start the sweep anew, got "
+                f"{cfg.trainer.devices} (hydra/launcher=ray puts one run on each GPU)"
             )
         if sweep:
             os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs

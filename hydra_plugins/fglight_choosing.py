@@ -42,8 +42,8 @@ class Choosing(Callback):
             for cfg in checked(composer, _examples(overrides)):
                 if cfg.data.get("holdout") == 0:
                     raise ConfigError(
-                        f"data.holdout={cfg.data.holdout} is not possible with hydra/sweeper={sweeper}, where the test "
-                        "images would choose settings: accepted is a part of those of training, as in data.holdout=0.1"
+                        f"data.holdout must be a part of the images of training, as in data.holdout=0.1, with "
+                        f"hydra/sweeper={sweeper}, where test images would choose settings, got {cfg.data.holdout}"
                     )
             make_sweep_directory(config)
         except FglightError as error:

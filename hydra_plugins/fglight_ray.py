@@ -183,8 +183,8 @@ def _check_address(setting: str, address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ConfigError(
-            f"{setting}={address} is not possible, no Ray cluster answers there "
-            f"({error.strerror or error}): accepted is the address of one, auto, or null for this machine"
+            f"{setting} must be the address of a Ray cluster, auto, or null for this machine, got {address}, where "
+            f"none answers ({error.strerror or error})"
         ) from error
 
 

@@ -67,17 +67,20 @@ class PaperSweeper(BasicSweeper):
         """
         # Hydra imports every plugin at its start, so what takes long waits until here.
         from fglight.errors import FglightError
+        from fglight.studies import add_studies
         from fglight.sweeps.composing import checked
-        from fglight.sweeps.failed import Noting, options_of
+        from fglight.sweeps.failed import Noting, folders_of, options_of
         from fglight.sweeps.request import asks, parse, refuse_check
         from fglight.sweeps.runner import Sweep
         from fglight.sweeps.studies import run_study
-        from fglight.words import counted
+        from fglight.text import counted
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:
             overrides = parser.parse_overrides([*self._parse_config(), *arguments])
             refuse_check(overrides)
+            for folder in folders_of(self.config):
+                add_studies(folder)
             request = parse(overrides)
             if request is None and asks(overrides, "plan"):
                 (batch,) = self.split_arguments([x for x in overrides if x.key_or_group != "plan"], None)

@@ -10,6 +10,7 @@ from fglight.config import compose
 from fglight.report.estimators import Filled, fill
 from fglight.runs.collect import collect
 from fglight.runs.record import build_result
+from fglight.runs.settings import RunFacts
 from fglight.studies import STUDIES
 
 GUESS, SAME, FROZEN = "Local guess, CNN, weight", "Local learning, CNN", "Frozen blocks"
@@ -40,7 +41,7 @@ class Runs:
         cfg = compose([*OVERRIDES[label].split(), *settings])
         metrics = {"accuracy": accuracy, "loss": 1}
         end = {f"{split}/{name}": value for split in ("train", "test") for name, value in metrics.items()}
-        words = build_result(cfg, epochs_done=1, steps=5, metrics=end, seconds=1.0, device="cpu")
+        words = build_result(RunFacts.of(cfg), epochs_done=1, steps=5, metrics=end, seconds=1.0, device="cpu")
         run = write_run(self.folder / f"run{self.written}", words)
         if logged is not None:
             write_metrics(run, logged)

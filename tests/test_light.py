@@ -16,14 +16,14 @@ TRAIN = {
     "guess=gaussian guess.direction=2": "did you mean guess.directions?",
     "trainer.max_epoch=2": "did you mean trainer.max_epochs?",
     "data.mean=[1": "cannot be read",
-    "optim.lr=-1": "optim.lr=-1 is not possible",
-    "data=image_folder data.root=gone": "val/CLASS/, got gone: there are no images in gone/train",
+    "optim.lr=-1": "optim.lr must be a number above 0, got -1",
+    "data=image_folder data.root=gone": "got gone: there are no images in gone/train",
     "data=image_folder --help": "${folder:num_classes}",
-    "-m table=99": "table=99 is not possible",
+    "-m table=99": "table must be 2 or 3 or",
     "-m table=3 guess=fixed_ntk": "no cell of Table 3 has guess=fixed_ntk",
-    "-m table=3 plan=true model.width=-1": "model.width=-1 is not possible",
-    "-m table=3 seeds=1 data=digits optim.lr=-1": "optim.lr=-1 is not possible",
-    "-m guess=local,ntk trainer.max_epochs=0": "trainer.max_epochs=0 is not possible",
+    "-m table=3 plan=true model.width=-1": "model.width must be a number above 0, got -1",
+    "-m table=3 seeds=1 data=digits optim.lr=-1": "optim.lr must be a number above 0, got -1",
+    "-m guess=local,ntk trainer.max_epochs=0": "trainer.max_epochs must be a whole number from 1 on, got 0",
 }
 """Arguments of ``train.py`` that start nothing, with what they print."""
 
@@ -78,6 +78,7 @@ def outputs(commands, folder):
         input=json.dumps(commands),
         stdout=subprocess.PIPE,
         text=True,
+        timeout=50,
         check=True,
     )
     found = done.stdout.split("\f\n")[1:]

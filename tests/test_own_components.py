@@ -188,9 +188,9 @@ def test_a_data_module_of_one_s_own_gets_the_settings_that_it_takes(name, settin
 @pytest.mark.parametrize(
     ("name", "argument", "message"),
     [
-        ("Untested", "seed=0", "accepted is a LightningDataModule with train_dataloader and val_dataloader"),
-        ("Other", "seed=0", "accepted is a LightningDataModule with train_dataloader and val_dataloader"),
-        ("Plain", "trainer.devices=2", "each process would have all batches: accepted is 1"),
+        ("Untested", "seed=0", "data._target_ must be a LightningDataModule with train_dataloader and val_dataloader"),
+        ("Other", "seed=0", "data._target_ must be a LightningDataModule with train_dataloader and val_dataloader"),
+        ("Plain", "trainer.devices=2", "of which each process would have all batches, got 2"),
         ("Plain", "data.sice=8", "data.sice=8 is not possible, nothing reads it: did you mean data.size?"),
     ],
 )
@@ -240,4 +240,7 @@ def test_what_a_file_says_falsely_of_its_class_is_refused(tmp_path):
     (tmp_path / "my_conf/guess/sparse.yaml").write_text(said)
     done = run(tmp_path, "guess=sparse", "model.width=0.0625")
     assert done.returncode == 1
-    assert "guess.random=False is not what my_guesses.SparseGuess is: accepted is True" in done.stderr + done.stdout
+    assert (
+        "guess.random must be True, which my_guesses.SparseGuess is, or be left out, got False"
+        in done.stderr + done.stdout
+    )

@@ -8,13 +8,13 @@ import pytest
 from forked import ROOT
 
 FLOORS = (
-    ("errors", "words", "memory_format", "log_names", "processes", "locks"),
+    ("errors", "text", "memory_format", "log_names", "processes", "locks"),
     ("cell", "models", "data"),
-    ("paper", "autodiff", "studies"),
+    ("paper", "autodiff"),
     ("estimators",),
     ("diagnostics",),
     ("config",),
-    ("runs",),
+    ("runs", "studies"),
     ("build",),
     ("training", "sweeps", "report"),
     ("train", "demo"),

@@ -17,6 +17,7 @@ from fglight.paper.recipes import recipe as paper_recipe
 from fglight.report.results import Results, sort_runs
 from fglight.runs.collect import collect
 from fglight.runs.record import RECIPE, build_result
+from fglight.runs.settings import RunFacts
 
 ROWS = rows_by_cell()
 
@@ -51,7 +52,9 @@ def _result(trained: Cell, like: Cell, settings: str, changes: str) -> dict:
     for setting, value in {**{RECIPE[name]: value for name, value in how.items()}, **json.loads(settings)}.items():
         OmegaConf.update(cfg, setting, value, force_add=True)
     metrics = {"test/accuracy": 0.5, "train/accuracy": 0.5, "test/loss": 0.5, "train/loss": 0.4}
-    return build_result(cfg, epochs_done=how["epochs"], steps=5, metrics=metrics, seconds=12.5, device="cpu")
+    return build_result(
+        RunFacts.of(cfg), epochs_done=how["epochs"], steps=5, metrics=metrics, seconds=12.5, device="cpu"
+    )
 
 
 def write_run(folder: Path, words: dict | None = None, name: str = "result.json") -> Path:

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import Cell, says
-from fglight.config.settings import CONFIG_DIR, GROUPS, SWEEP_SETTINGS, check_overrides, check_settings
+from fglight.config.settings import CONFIG_DIR, GROUPS, SWEEP_SETTINGS, check_overrides, check_settings, of_sweeps
 from fglight.errors import ConfigError
 from fglight.paper.recipes import nearest, recipe
 
@@ -69,47 +69,39 @@ def check_config(cfg: DictConfig) -> None:
     """Check everything that can be checked without data and without building anything.
 
     Raises:
-        ConfigError: naming the first setting that is out of range, its value and what is accepted.
+        ConfigError: naming the first setting that is out of range, what it must be and its value.
     """
     check_settings(cfg)
     for setting in SWEEP_SETTINGS:
         if cfg.get(setting) is not None and cfg[setting] is not False:
-            value = str(cfg[setting]).lower()
-            raise ConfigError(
-                f"{setting}={value} belongs to a sweep of tables, figures or studies: add -m, without hydra/sweeper"
-            )
+            raise of_sweeps(setting, str(cfg[setting]).lower())
     if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
         raise ConfigError(
-            f"data.train_images={cfg.data.train_images} is not possible: accepted is a whole number up to "
-            f"{cfg.data.images[0]}, or null"
+            f"data.train_images must be a whole number up to {cfg.data.images[0]}, or null, got {cfg.data.train_images}"
         )
     count = devices(cfg)
     if cfg.data.batch_size < 2 * count:
         raise ConfigError(
-            f"data.batch_size={cfg.data.batch_size} is too small for trainer.devices={cfg.trainer.devices}, which "
-            f"share a batch: accepted is {2 * count} or more"
+            f"data.batch_size must be {2 * count} or more for trainer.devices={cfg.trainer.devices}, which share a "
+            f"batch, got {cfg.data.batch_size}"
         )
     if cfg.trainer.sync_batchnorm and cfg.engine.name == "forward":
-        raise ConfigError(
-            "trainer.sync_batchnorm=true has no forward-mode derivative: accepted is false with engine=forward"
-        )
+        raise ConfigError("trainer.sync_batchnorm must be false with engine=forward, it has no derivative there")
     if cfg.trainer.sync_batchnorm and count > 1 and cfg.perturb.name == "weight_per_sample":
         raise ConfigError(
-            "trainer.sync_batchnorm=true cannot go with perturb=weight_per_sample, which normalises each process's "
-            "images by their own statistics: accepted is false"
+            "trainer.sync_batchnorm must be false with perturb=weight_per_sample, which normalises each process's "
+            "images by their own statistics"
         )
     if cfg.compile == "cudagraphs" and count > 1:
         raise ConfigError(
-            f"compile=cudagraphs is for one GPU, and trainer.devices={cfg.trainer.devices}: accepted is compile=true "
-            "or false"
+            f"compile must be true or false with trainer.devices={cfg.trainer.devices}, got cudagraphs, for one GPU"
         )
     if cfg.compile and cfg.trainer.sync_batchnorm:
-        raise ConfigError("trainer.sync_batchnorm=true cannot go with compile: accepted is false for one of them")
+        raise ConfigError("trainer.sync_batchnorm must be false with compile")
     if cfg.compile and count > 1 and cfg.perturb.name == "activity_span":
         raise ConfigError(
-            f"compile={str(cfg.compile).lower()} cannot go with perturb=activity_span on "
-            f"trainer.devices={cfg.trainer.devices}, whose parts of a batch may be of any size: accepted is "
-            "compile=false"
+            f"compile must be false with perturb=activity_span on trainer.devices={cfg.trainer.devices}, whose parts "
+            f"of a batch may be of any size, got {str(cfg.compile).lower()}"
         )
     if cfg.aux.name == "linear" and cfg.aux.hidden is not None:
-        raise ConfigError(f"aux.hidden={cfg.aux.hidden} means nothing for aux=linear: accepted is null")
+        raise ConfigError(f"aux.hidden must be null for aux=linear, got {cfg.aux.hidden}")

@@ -194,6 +194,33 @@ class Optuna(Settings):
     max_failure_rate: Annotated[float, Field(ge=0, le=1)]
 
 
+Overrides = Annotated[
+    str,
+    Predicate(lambda text: all("=" in part for part in text.split()) and "guess=" in text),
+    Field(description="overrides as on the command line, one of them guess=..."),
+]
+
+
+class StudyFile(Settings):
+    """What a study's file says."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    title: str
+    question: str
+    rows: Annotated[
+        dict[str, Overrides | dict[str, Overrides]],
+        Field(description="names of estimators with overrides, one of them guess=..., by themselves or on a line"),
+    ]
+    data: str = OPEN
+    seeds: Whole = OPEN
+    rates: Annotated[list[Positive], Len(1), Field(description="a list of learning rates above 0")] = OPEN
+    over: Annotated[
+        list[Literal["derivatives", "forwards", "memory", "seconds"]],
+        Field(description="a list of derivatives, forwards, memory and seconds"),
+    ] = OPEN
+
+
 MODELS: dict[str, type[Settings]] = {
     "": Root,
     "aux": Aux,

@@ -24,8 +24,11 @@ PACKAGE = Path(__file__).parent.parent
 CONFIG_DIR = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """The folder with ``config.yaml``: inside an installed package, beside it in a checkout."""
 
+OTHERS = ("hydra", "study")
+"""Folders of ``conf`` of which a run has no choice."""
+
 GROUPS = tuple(
-    sorted(folder.name for folder in CONFIG_DIR.glob("[!.]*/") if folder.is_dir() and folder.name != "hydra")
+    sorted(folder.name for folder in CONFIG_DIR.glob("[!.]*/") if folder.is_dir() and folder.name not in OTHERS)
 )
 """What a choice is made of on the command line: ``aux``, ``data``, ``engine`` and so on."""
 
@@ -76,16 +79,19 @@ def check_overrides(overrides: Iterable[str]) -> None:
     parser = OverridesParser.create()
     for text in overrides:
         try:
-            name = parser.parse_override(text).key_or_group
+            override = parser.parse_override(text)
         except HydraException as error:
             raise ConfigError(
-                f"{text} cannot be read ({one_line(error).partition(' expecting ')[0]}): accepted is setting=value, "
+                f"{text} cannot be read ({one_line(error).partition(' expecting ')[0]}): it must be setting=value, "
                 "with quotes around a value of special characters, as in 'data.root=\"my images\"'"
             ) from error
+        name = override.key_or_group
         group, _, value = text.lstrip("+~").partition("=")
         if re.split(r"[./]", name)[0] not in _root():
             listed = (f"{group}.{key}" for group in GROUPS for key in _default(group))
             raise _unknown(name, text.lstrip("+"), [*_root(), *listed])
+        if name == "study" and not override.is_sweep_override() and value != "null":
+            raise of_sweeps(name, value)
         if group in GROUPS and (text.startswith("~") or "null" in value.lower().split(",")):
             raise _no_choice(group, text)
 
@@ -94,7 +100,7 @@ def check_settings(cfg: DictConfig) -> None:
     """Check that every group has a choice, that something reads every setting, and that its value is in range.
 
     Raises:
-        ConfigError: naming the first setting that is not possible, its value and what is accepted.
+        ConfigError: naming the first setting that is not possible, what it must be and its value.
     """
     for group in GROUPS:
         if not OmegaConf.is_dict(cfg.get(group)):
@@ -114,9 +120,7 @@ def check_settings(cfg: DictConfig) -> None:
     known = [name for name, choice in choices("aux").items() if "parts" not in choice]
     parts = groups["aux"].get("parts", known)
     if not (isinstance(parts, list) and parts and all(parts.count(part) == 1 and part in known for part in parts)):
-        raise ConfigError(
-            f"aux.parts={parts} is not possible: accepted is a list of {', '.join(known)}, each at most once"
-        )
+        raise ConfigError(f"aux.parts must be a list of {', '.join(known)}, each at most once, got {parts}")
 
 
 def _check_names(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
@@ -170,7 +174,7 @@ def not_arguments(group: str) -> set[str]:
 def arguments(node: str, target: Any) -> frozenset[str] | None:
     """The settings that instantiating a target reads; None for any."""
     if not isinstance(target, str):
-        raise ConfigError(f"{node}._target_={target} is not possible: accepted is the name of a class")
+        raise ConfigError(f"{node}._target_ must be the name of a class, got {target}")
     try:
         found = resolve_name(target)
         names, takes_any = {"_target_", "_args_", "_recursive_", "_convert_"}, False
@@ -233,8 +237,15 @@ def _key(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def of_sweeps(setting: str, value: str) -> ConfigError:
+    """The error for a setting of a sweep where there is none."""
+    return ConfigError(
+        f"{setting}={value} belongs to a sweep of tables, figures or studies: add -m, without hydra/sweeper"
+    )
+
+
 def _no_choice(group: str, text: str) -> ConfigError:
-    return ConfigError(f"{text} is not possible, a run needs one: accepted is {group}={' or '.join(choices(group))}")
+    return ConfigError(f"{group} must be {' or '.join(choices(group))}, got {text}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

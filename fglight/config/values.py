@@ -1,4 +1,4 @@
-"""Checking the values of settings, and saying what is accepted in words that follow from the rules."""
+"""Checking the values of settings, and saying what they must be in words that follow from the rules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def check_values(root: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]
         groups: the settings of each group.
 
     Raises:
-        ConfigError: naming the first setting that is not possible, its value and what is accepted.
+        ConfigError: naming the first setting that is not possible, what it must be and its value.
     """
     for group, model in MODELS.items():
         check(group, model, groups[group] if group else root)
@@ -48,8 +48,12 @@ def check(group: str, model: type[Settings], values: Mapping[str, Any]) -> None:
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
         setting = f"{group}.{name}" if group else name
-        accepted = _words(model.model_json_schema()["properties"][name])
-        raise ConfigError(f"{setting}={values.get(name)} is not possible: accepted is {accepted}") from None
+        known = model.model_json_schema()["properties"]
+        if name not in known:
+            raise ConfigError(f"{setting} must be one of {', '.join(known)}") from None
+        if name not in values:
+            raise ConfigError(f"{setting} must be given") from None
+        raise ConfigError(f"{setting} must be {_words(known[name])}, got {values[name]}") from None
 
 
 def _words(schema: Mapping[str, Any]) -> str:

@@ -62,8 +62,8 @@ class Block(nn.Module):
         """Have a loss of its own; see above."""
         if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
             raise ValueError(
-                f"{type(loss).__name__} has parameters, which nothing would train: accepted is a loss without, or an "
-                "auxiliary network with a method loss"
+                f"a loss must have no parameters, which nothing would train, got {type(loss).__name__}: an auxiliary "
+                "network with a method loss may have some"
             )
         del self.criterion  # where a module was, torch takes no function
         self.criterion = loss
@@ -129,7 +129,7 @@ class Block(nn.Module):
         criterion = self.criterion or _CROSS_ENTROPY
         loss = evaluate(criterion, criterion, logits, labels)
         if loss.dim() > 0:
-            raise LabelError(f"the loss gives {tuple(loss.shape)} numbers: accepted is one, the mean over the batch")
+            raise LabelError(f"the loss must be one number, the mean over the batch, got {tuple(loss.shape)} numbers")
         return loss, logits
 
 

@@ -7,7 +7,7 @@ from torchvision.models.convnext import CNBlock, LayerNorm2d
 
 from fglight.models.blocks import Block, BlockNetwork
 from fglight.models.initialization import reset_parameters
-from fglight.models.sizes import whole, whole_each
+from fglight.models.sizes import check_lists_of_positive_ints, check_positive_ints
 
 
 class BlockwiseConvNeXt(BlockNetwork):
@@ -40,18 +40,17 @@ class BlockwiseConvNeXt(BlockNetwork):
         channels: Sequence[int],
         num_layers: Sequence[int],
     ) -> None:
-        whole(patch_size=patch_size)
-        whole_each(channels=channels, num_layers=num_layers)
+        check_positive_ints(patch_size=patch_size)
+        check_lists_of_positive_ints(channels=channels, num_layers=num_layers)
         if len(channels) != len(num_layers):
             raise ValueError(
-                f"model.num_layers={num_layers} is not possible: accepted is a number for each of "
-                f"model.channels={channels}"
+                f"model.num_layers must be a number for each of model.channels={channels}, got {num_layers}"
             )
         smallest = patch_size * 2 ** (len(channels) - 1)  # the factor by which the network shrinks images
         if image_size < smallest:
             raise ValueError(
-                f"data.image_size={image_size} is too small for the network: with model.patch_size={patch_size} and "
-                f"{len(channels)} stages accepted are images of {smallest}x{smallest} and larger"
+                f"data.image_size must be {smallest} or more with model.patch_size={patch_size} and {len(channels)} "
+                f"stages, got {image_size}"
             )
         first = [nn.Conv2d(in_channels, channels[0], patch_size, patch_size), _norm(channels[0])]
         bodies: list[nn.Module] = []

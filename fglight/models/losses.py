@@ -113,8 +113,8 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
 def _check_alike(name: str, output: Tensor, labels: Tensor) -> None:
     if output.shape != labels.shape:
         raise LabelError(
-            f"{name} is not possible of {_shown(output, labels)}: accepted are labels of the outputs' shape, or "
-            "another loss such as loss=cross_entropy, which takes class indices"
+            f"labels must have the outputs' shape for {name}, got {_shown(output, labels)}: loss=cross_entropy takes "
+            "class indices"
         )
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from fglight.models.blocks import Block, BlockNetwork
 from fglight.models.initialization import reset_parameters
-from fglight.models.sizes import whole_each
+from fglight.models.sizes import check_lists_of_positive_ints
 
 
 class BlockwiseMLP(BlockNetwork):
@@ -31,7 +31,7 @@ class BlockwiseMLP(BlockNetwork):
         image_size: int,
         hidden: Sequence[int],
     ) -> None:
-        whole_each(hidden=hidden)
+        check_lists_of_positive_ints(hidden=hidden)
         inputs = [in_channels * image_size**2, *hidden]
         bodies = [nn.Sequential(nn.Linear(*pair), nn.ReLU()) for pair in zip(inputs, hidden)]
         bodies[0].insert(0, nn.Flatten())

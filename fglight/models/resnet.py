@@ -104,15 +104,10 @@ class BlockwiseResNet(BlockNetwork):
         if stem not in ("cifar", "imagenet"):
             raise ValueError(f"model.stem={stem} does not exist: cifar or imagenet")
         if network != "resnet18":
-            raise ValueError(
-                f"model.network={network} is not possible here: accepted is resnet18 (model=torchvision has others)"
-            )
+            raise ValueError(f"model.network must be resnet18, got {network} (model=torchvision has others)")
         smallest = {"imagenet": 32, "cifar": 8}[stem]  # the factor by which the network shrinks images
         if image_size is not None and image_size < smallest:
-            raise ValueError(
-                f"data.image_size={image_size} is too small for the network: with model.stem={stem} "
-                f"accepted are images of {smallest}x{smallest} and larger"
-            )
+            raise ValueError(f"data.image_size must be {smallest} or more with model.stem={stem}, got {image_size}")
 
         per_stage = blocks // len(stages)
         outputs = [channels for channels in stages for _ in range(per_stage)]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-def whole(**settings: object) -> None:
+def check_positive_ints(**settings: object) -> None:
     """Refuse settings of ``model`` that are no whole numbers from 1 on.
 
     Raises:
@@ -11,10 +11,10 @@ def whole(**settings: object) -> None:
     """
     for name, value in settings.items():
         if type(value) is not int or value < 1:
-            raise ValueError(f"model.{name}={value} is not possible: accepted is a whole number from 1 on")
+            raise ValueError(f"model.{name} must be a whole number from 1 on, got {value}")
 
 
-def whole_each(**settings: object) -> None:
+def check_lists_of_positive_ints(**settings: object) -> None:
     """Refuse settings of ``model`` that are no lists of whole numbers from 1 on.
 
     Raises:
@@ -23,4 +23,4 @@ def whole_each(**settings: object) -> None:
     for name, value in settings.items():
         values = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
         if not values or any(type(one) is not int or one < 1 for one in values):
-            raise ValueError(f"model.{name}={value} is not possible: accepted is a list of whole numbers from 1 on")
+            raise ValueError(f"model.{name} must be a list of whole numbers from 1 on, got {value}")

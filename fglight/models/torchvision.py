@@ -58,12 +58,10 @@ def cut_network(
         arguments: of torchvision's function for the network, such as ``width_mult``.
 
     Raises:
-        ValueError: naming the setting that is not possible, its value and what is accepted.
+        ValueError: naming the setting that is not possible, what it must be and its value.
     """
     if in_channels not in (1, COLOURS):
-        raise ValueError(
-            f"data.in_channels={in_channels} is not possible with model.network={network}: accepted is 1 or 3"
-        )
+        raise ValueError(f"data.in_channels must be 1 or 3 with model.network={network}, got {in_channels}")
     built = _built(network, num_classes, weights, dict(arguments or {}))
     for module in built.modules():
         if getattr(module, "inplace", False):
@@ -75,16 +73,14 @@ def cut_network(
     try:
         layers = chain(built)
     except Exception as error:  # whatever its computation does
-        raise ValueError(
-            f"model.network={network} is not possible: accepted is a chain of layers ({one_line(error)})"
-        ) from error
+        raise ValueError(f"model.network must be a chain of layers, got {network} ({one_line(error)})") from error
     places = min(4, len(layers) - 1) if cuts is None else _places(cuts, list(layers))
 
     def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
         if output.dim() == 4 and output.shape[2] != output.shape[3]:
             raise ValueError(
-                f"model.network={network} is not possible, it has channels last: accepted are networks of maps "
-                "(batch, channels, height, width), or of tokens (batch, tokens, channels)"
+                "model.network must be of maps (batch, channels, height, width), or tokens (batch, tokens, channels), "
+                f"got {network}, with channels last"
             )
         return auxiliary(channels_of(output))
 
@@ -106,14 +102,10 @@ def _built(network: str, num_classes: int, weights: str | None, arguments: Mappi
     there = models.list_models(models)
     if network not in there:
         near = get_close_matches(str(network), there, n=9, cutoff=0.5) or there
-        raise ValueError(
-            f"model.network={network} is not possible: accepted is one of torchvision's, as {', '.join(near)}"
-        )
+        raise ValueError(f"model.network must be one of torchvision's, as {', '.join(near)}, got {network}")
     weightings = models.get_model_weights(network)
     if weights is not None and weights not in weightings.__members__:
-        raise ValueError(
-            f"model.weights={weights} is not possible: accepted is null, {', '.join(weightings.__members__)}"
-        )
+        raise ValueError(f"model.weights must be null, {', '.join(weightings.__members__)}, got {weights}")
     given = {"num_classes": num_classes} if weights is None else {"weights": weights}
     try:
         with torch.device("cpu"):  # some look at their weights while they are initialised
@@ -122,7 +114,7 @@ def _built(network: str, num_classes: int, weights: str | None, arguments: Mappi
                 _classify(built, num_classes)
     except OSError as error:
         raise ValueError(
-            f"model.weights={weights} cannot be downloaded ({one_line(error)}): accepted is null, or to put "
+            f"model.weights={weights} cannot be downloaded ({one_line(error)}): leave it null, or put "
             f"{weightings[str(weights)].url} into {torch.hub.get_dir()}/checkpoints"
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
@@ -151,8 +143,8 @@ def _places(cuts: Sequence[int | str], names: Sequence[str]) -> list[int]:
     places = [_place(cut, names) for cut in cuts] if listed else [0]
     if any(low >= high for low, high in pairwise([0, *places, last + 1])):
         raise ValueError(
-            f"model.cuts={cuts} is not possible: accepted is null or a list, in order, of places from 1 to {last} or "
-            f"names, from {names[1]} to {names[last]}, among the layers {', '.join(names)}"
+            f"model.cuts must be null or a list, in order, of places from 1 to {last} or names, from {names[1]} to "
+            f"{names[last]}, among the layers {', '.join(names)}, got {cuts}"
         )
     return places
 

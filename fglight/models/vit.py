@@ -10,7 +10,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.blocks import Block, BlockNetwork
 from fglight.models.initialization import reset_parameters
-from fglight.models.sizes import whole
+from fglight.models.sizes import check_positive_ints
 
 
 class PatchEmbedding(nn.Module):
@@ -66,15 +66,13 @@ class BlockwiseViT(BlockNetwork):
         hidden_dim: int,
         mlp_dim: int,
     ) -> None:
-        whole(patch_size=patch_size, num_layers=num_layers, num_heads=num_heads, hidden_dim=hidden_dim, mlp_dim=mlp_dim)
+        check_positive_ints(
+            patch_size=patch_size, num_layers=num_layers, num_heads=num_heads, hidden_dim=hidden_dim, mlp_dim=mlp_dim
+        )
         if image_size % patch_size:
-            raise ValueError(
-                f"model.patch_size={patch_size} is not possible: accepted is a divisor of data.image_size={image_size}"
-            )
+            raise ValueError(f"model.patch_size must be a divisor of data.image_size={image_size}, got {patch_size}")
         if hidden_dim % num_heads:
-            raise ValueError(
-                f"model.hidden_dim={hidden_dim} is not possible: accepted is a multiple of model.num_heads={num_heads}"
-            )
+            raise ValueError(f"model.hidden_dim must be a multiple of model.num_heads={num_heads}, got {hidden_dim}")
         norm = partial(nn.LayerNorm, eps=1e-6)
         layer = partial(EncoderBlock, num_heads, hidden_dim, mlp_dim, dropout=0.0, attention_dropout=0.0)
         bodies = [nn.Sequential(layer(norm_layer=norm)) for _ in range(num_layers)]

@@ -13,8 +13,8 @@ from fglight.paper.figures import FIGURES
 from fglight.report import output
 from fglight.report.contents import Report, build
 from fglight.report.render import ANSWERS, render
-from fglight.studies import STUDIES
-from fglight.words import counted
+from fglight.studies import STUDIES, add_studies
+from fglight.text import counted
 
 T = TypeVar("T", int, str)
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_intermixed_args(arguments)
     try:
+        if options.config_dir is not None:
+            add_studies(options.config_dir)
         everything = not (options.table or options.figure or options.study)
         tables = sorted(_check("table", TABLES if everything else options.table, TABLES))
         figures = sorted(_check("figure", FIGURES if everything else options.figure, tuple(FIGURES)))
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--study", nargs="+", default=[], metavar="NAME", help=f"only these studies: {', '.join(STUDIES)}, all"
     )
+    parser.add_argument("--config-dir", type=Path, help="a folder with studies of your own, study/NAME.yaml")
     return parser
 
 

@@ -19,7 +19,7 @@ from fglight.report.verdicts import Verdict, judge_all
 from fglight.runs.collect import Collection, Run, Unfinished, collect
 from fglight.runs.logged import by_epoch
 from fglight.studies import STUDIES, Study
-from fglight.words import measured
+from fglight.text import measured
 
 FilledAndDrawn = tuple[tuple[Filled, Mapping[str, Drawing]], ...]
 """A study at each scale, with its figures: ``accuracy`` over what a step takes, and what ``estimates`` are like."""

@@ -22,7 +22,7 @@ from fglight.paper.figures import Curve, Figure, Panel
 from fglight.report.results import FULL, Results, Scale, trained_as
 from fglight.runs.collect import Run
 from fglight.runs.logged import along_training, by_epoch
-from fglight.words import counted
+from fglight.text import counted
 
 # Okabe and Ito's colours; those of Figures 3 and 6 are the paper's red, blue, green and purple.
 STYLES: dict[str, tuple[str, str]] = {

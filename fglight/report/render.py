@@ -13,7 +13,7 @@ from fglight.report.estimators import as_frame as studies_as_frame
 from fglight.report.tables import as_frame
 from fglight.report.verdicts import Answer
 from fglight.studies import QUANTITIES
-from fglight.words import counted
+from fglight.text import counted
 
 SIGNS = {"more": "▲", "less": "▼", "not told apart": "≈"}
 STUDY_FIGURES = {

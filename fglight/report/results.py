@@ -16,7 +16,7 @@ from fglight.runs.collect import Run
 from fglight.runs.logged import Problem
 from fglight.runs.record import RECIPE
 from fglight.runs.settings import OF_COST, in_short, within
-from fglight.words import counted
+from fglight.text import counted
 
 _NAMES = {setting: name for name, setting in RECIPE.items()}
 _TOLD = ("trainer.max_epochs", "scheduler.step_size", *OF_COST)

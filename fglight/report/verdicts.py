@@ -13,7 +13,7 @@ from fglight.paper import rows_by_cell
 from fglight.paper.claims import CLAIMS, Claim, Comparison, Quantity
 from fglight.report.intervals import LEVEL, Estimate, Lack, holm
 from fglight.report.results import FULL, Results, Scale, Score, over_common_seeds, trained_as, with_deviation
-from fglight.words import counted
+from fglight.text import counted
 
 Answer = Literal["holds", "does not hold", "open"]
 Outcome = Literal["holds", "does not hold", "not told apart", "at chance", "two seeds", "one run", "not run"]

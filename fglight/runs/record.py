@@ -2,7 +2,6 @@
 
 import os
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from fglight import __version__
-from fglight.cell import Cell, cell_of
+from fglight.cell import cell_of
 from fglight.log_names import of_split
-from fglight.runs.settings import differences, in_short
-from fglight.words import counted, measured
+from fglight.runs.settings import RunFacts, in_short
+from fglight.text import counted, measured
 
 RECIPE = {
     "lr": "optim.lr",
@@ -42,24 +41,24 @@ def judged_on(holdout: float | None) -> str:
 
 
 def build_result(
-    cfg: DictConfig, *, epochs_done: int, steps: int, metrics: dict[str, float], seconds: float, device: str
+    facts: RunFacts, *, epochs_done: int, steps: int, metrics: dict[str, float], seconds: float, device: str
 ) -> dict[str, Any]:
     """What ``result.json`` holds of a finished run.
 
     Args:
-        cfg: the run's configuration.
+        facts: those of the run.
         epochs_done: how many epochs were trained, the last of them perhaps in part.
         steps: how many steps were taken.
         metrics: the last epoch's, by the names they are logged under.
         seconds: wall-clock time of training and testing.
         device: what it ran on, in words.
     """
+    cfg = facts.cfg
     names = metric_names(cfg)
     return {
-        "cell": asdict(Cell.from_config(cfg)),
-        "seed": cfg.seed,
+        **facts.named,
         "recipe": {name: OmegaConf.select(cfg, setting) for name, setting in RECIPE.items()},
-        "differences": differences(cfg),
+        "differences": facts.differences,
         "probe": cfg.aux.name if cfg.probe else "",
         "epoch": epochs_done - 1,
         "steps": steps,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,36 @@ def run_settings(cfg: DictConfig) -> dict[str, Any]:
     return settings
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run when it starts, found out once and handed on.
+
+    Attributes:
+        cfg: its configuration.
+        cell: what it trains.
+        settings: its settings, as ``run_settings`` gives them.
+        differences: those that depart from how the paper trained its cell, see there.
+    """
+
+    cfg: DictConfig
+    cell: Cell
+    settings: Mapping[str, Any]
+    differences: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "RunFacts":
+        """The facts of a configuration's run."""
+        cell, settings = Cell.from_config(cfg), run_settings(cfg)
+        departing = departures(settings, cell)
+        used = {name: value for name, value in departing.items() if not within(name, unused(cell))}
+        return cls(cfg, cell, settings, used)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Which run it is, as a record says it."""
+        return {"cell": asdict(self.cell), "seed": self.cfg.seed}
+
+
 def differences(cfg: DictConfig) -> dict[str, Any]:
     """The settings in which a run departs from how the paper trained its cell.
 
@@ -95,8 +126,7 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
     Returns:
         Values by the full names of their settings, ``{"data.augment": False}``; empty for a run like the paper's.
     """
-    cell = Cell.from_config(cfg)
-    return {name: value for name, value in departures(cfg, cell).items() if not within(name, unused(cell))}
+    return RunFacts.of(cfg).differences
 
 
 def unused(cell: Cell) -> list[str]:
@@ -116,15 +146,15 @@ def in_short(differing: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def departures(cfg: DictConfig, cell: Cell) -> dict[str, Any]:
+def departures(own: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
     """As ``differences``, with the settings of components that the cell makes no use of.
 
     Args:
-        cfg: the configuration.
+        own: a run's settings, as ``run_settings`` gives them.
         cell: what it is to train.
     """
-    settings = flat(run_settings(cfg))
-    paper = flat(protocol(nearest(cell, random=says(cfg.guess, "random"))))
+    settings = flat(own)
+    paper = flat(protocol(nearest(cell, random=own["guess"]["random"])))
     settings |= {name: paper.get(name) for name in _AS_THE_PAPER if settings.get(name) is None}
     return {name: settings.get(name) for name in _changed(settings, paper) if is_told(name) and name != "seed"}
 
@@ -136,11 +166,11 @@ def settings_of(cell: Cell) -> dict[str, Any]:
     return protocol(paper) | {group: choices(group)[getattr(cell, group)] for group in own}
 
 
-def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
+def check_unchanged(settings: Mapping[str, Any], run_dir: Path) -> None:
     """Refuse to go on in a directory that was started with settings that lead to another result.
 
     Args:
-        cfg: what the run is to be done with.
+        settings: what the run is to be done with, as ``run_settings`` gives them.
         run_dir: the directory; one without ``config.yaml`` is fine.
 
     Raises:
@@ -154,7 +184,7 @@ def check_unchanged(cfg: DictConfig, run_dir: Path) -> None:
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = one_line(error)
         raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
-    now = flat(run_settings(cfg))
+    now = flat(settings)
     own = ["data.root"] if now["data._target_"] == "fglight.data.image_folder" else []  # which is the data set there
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"

@@ -1,15 +1,30 @@
 """Studies: questions beyond the paper's, as lists of estimators that are trained alike and compared.
 
-Each is data, a row an estimator: its name and its overrides. Sweeps run them and reports show them; no torch is needed.
+Each is a file of ``conf/study``, a row an estimator. Sweeps run them, and reports show them; no torch is needed.
 """
 
-from fglight.studies.budget import BUDGET
-from fglight.studies.continuum import CONTINUUM
-from fglight.studies.controls import CONTROLLED
-from fglight.studies.guesses import GUESSES
-from fglight.studies.study import QUANTITIES, RATES, Row, Study, by_name
+from pathlib import Path
 
-__all__ = ["QUANTITIES", "RATES", "STUDIES", "Row", "Study"]
+from fglight.config.settings import CONFIG_DIR
+from fglight.errors import ConfigError
+from fglight.studies.study import QUANTITIES, RATES, Row, Study, read_study
 
-STUDIES = by_name(GUESSES, CONTINUUM, BUDGET, CONTROLLED)
-"""All studies, by their names."""
+__all__ = ["QUANTITIES", "RATES", "STUDIES", "Row", "Study", "add_studies"]
+
+STUDIES: dict[str, Study] = {}
+"""All studies that are known, by their names."""
+
+
+def add_studies(folder: Path) -> None:
+    """Get to know the studies of a folder of configurations, such as one that ``--config-dir`` names.
+
+    Raises:
+        ConfigError: it is no folder, or a file of its ``study`` is none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir must be a folder, got {folder}")
+    for file in sorted((folder / "study").glob("[!.]*.yaml")):
+        STUDIES[file.stem] = read_study(file)
+
+
+add_studies(CONFIG_DIR)

@@ -1,10 +1,14 @@
 """What a study is made of."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from fglight.cell import Cell
+from fglight.errors import ConfigError, one_line
 
 RATES = ("0.8", "0.2", "0.05", "0.0125")
 """The learning rates that every estimator of a study chooses from: one fourth each of the one before."""
@@ -61,14 +65,6 @@ class Row:
         return Cell(data=data, blocks=8, width=1.0, **parts)
 
 
-CONTROLS = (
-    Row("Backpropagation", "guess=exact"),
-    Row("Frozen blocks", "guess=frozen"),
-    Row("Local learning, CNN", "target=local guess=exact aux=cnn"),
-)
-"""What every estimator is to be seen beside."""
-
-
 @dataclass(frozen=True)
 class Study:
     """Estimators that are trained alike, each with the learning rate that is best for it, and compared.
@@ -104,6 +100,28 @@ class Study:
         return next((row for row in self.rows if row.chosen["guess"] == "frozen"), None)
 
 
-def by_name(*studies: Study) -> Mapping[str, Study]:
-    """Studies by their names."""
-    return {study.name: study for study in studies}
+def read_study(file: Path) -> Study:
+    """The study of a YAML file, which is named after it.
+
+    It has a ``title``, a ``question`` and ``rows``: by the names of estimators the overrides that make them, or by that
+    of a line of the figure the estimators on it. ``data``, ``seeds``, ``rates`` and ``over`` are as in ``Study``.
+
+    Raises:
+        ConfigError: it cannot be read, or says something else.
+    """
+    from fglight.config.rules import StudyFile  # pydantic takes a while
+    from fglight.config.values import check
+
+    try:
+        said = OmegaConf.to_container(OmegaConf.load(file))
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {one_line(error)}") from error
+    if not isinstance(said, dict):
+        raise ConfigError(f"{file} must have a title, a question and rows, got {said}")
+    check(file.stem, StudyFile, said)
+    rows: list[Row] = []
+    for label, made in said.pop("rows").items():
+        points = made if isinstance(made, dict) else {label: made}
+        rows += (Row(name, overrides, label if points is made else "") for name, overrides in points.items())
+    rates = tuple(f"{rate:g}" for rate in said.pop("rates", ())) or RATES
+    return Study(name=file.stem, rows=tuple(rows), rates=rates, over=tuple(said.pop("over", ())), **said)

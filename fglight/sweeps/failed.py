@@ -16,7 +16,7 @@ from fglight.config.settings import CONFIG_DIR
 from fglight.errors import one_line
 from fglight.runs.folder import FAILURE
 from fglight.sweeps.runner import quoted
-from fglight.words import counted
+from fglight.text import counted
 
 
 class Noting(Launcher):
@@ -79,13 +79,18 @@ class Noting(Launcher):
 
 def options_of(config: DictConfig) -> list[str]:
     """The options of the command line that say where configurations are."""
-    sources = config.hydra.runtime.config_sources
-    folders = [source.path for source in sources if source.provider in ("main", "command-line")]
     name = config.hydra.job.config_name
     return [
-        *(f"--config-dir={folder}" for folder in folders if folder != str(CONFIG_DIR)),
+        *(f"--config-dir={folder}" for folder in folders_of(config)),
         *([f"--config-name={name}"] if name != "config" else []),
     ]
+
+
+def folders_of(config: DictConfig) -> list[Path]:
+    """The folders of a user's own configurations."""
+    sources = config.hydra.runtime.config_sources
+    paths = [Path(source.path) for source in sources if source.provider in ("main", "command-line")]
+    return [path for path in paths if path != CONFIG_DIR]
 
 
 def _short(path: Path) -> str:

@@ -59,7 +59,7 @@ class Job:
         """The run's directory below the sweep's; it follows from the cell, the settings and the seed alone."""
         return PurePath(self.name, f"seed{self.seed}")
 
-    def telling(self, departures: Mapping[str, Any]) -> "Job":
+    def with_short_name(self, departures: Mapping[str, Any]) -> "Job":
         """The same run in a folder whose name tells all settings that are not as in the paper, and no others.
 
         Args:
@@ -78,7 +78,7 @@ class Job:
         rest = {name: value for name, value in found.items() if not within(name, named)}
         return {name: json.dumps(value).strip('"') for name, value in (rest | named).items()}  # as an override has it
 
-    def having(self, settings: Mapping[str, str]) -> "Job":
+    def with_settings(self, settings: Mapping[str, str]) -> "Job":
         """The same run with other values of some settings."""
         ordered = tuple(sorted({**dict(self.settings), **settings}.items()))
         return replace(self, settings=ordered, told=_told(ordered))
@@ -141,7 +141,7 @@ def _matching(entries: list[Entry], request: Request) -> list[Entry]:
         kept = [entry for entry in entries if _word(entry.cell, key) in values]
         if not kept:
             there = sorted({_word(entry.cell, key) for entry in entries} - {""})
-            instead = f"accepted is {key}={', '.join(there)}" if there else f"leave out {key}"
+            instead = f"{key} must be {' or '.join(there)}" if there else f"leave out {key}"
             raise ConfigError(f"no cell of {request.words} has {' and '.join(so_far)}: {instead}")
         entries = kept
     return entries
@@ -203,7 +203,7 @@ def _number(key: str, value: str) -> float:
     except ValueError:
         number = 0
     if not 0 < number < float("inf"):
-        raise ConfigError(f"{key}={value} is not possible: accepted is a number above 0")
+        raise ConfigError(f"{key} must be a number above 0, got {value}")
     return number
 
 

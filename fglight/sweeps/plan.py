@@ -17,7 +17,7 @@ from fglight.runs.settings import run_settings
 from fglight.sweeps.costs import Kind, Steps, Times, device_of
 from fglight.sweeps.jobs import Job, by_name, in_words
 from fglight.sweeps.progress import duration
-from fglight.words import counted
+from fglight.text import counted
 
 
 def show_plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fglight.runs.folder import FAILURE, State, failure, modified, read_result, state
 from fglight.sweeps.jobs import Job
-from fglight.words import measured
+from fglight.text import measured
 
 
 class Progress:

@@ -74,26 +74,23 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         ConfigError: a table, figure, study, search or number of seeds that does not exist, what is neither true nor
             false, or a setting that goes with tables, figures or studies alone.
     """
-    given = {override.get_key_element(): _values(override) for override in overrides}
+    values = {override.get_key_element(): _values(override) for override in overrides}
+    given = {key: value for key, value in values.items() if value != ("null",)}
     plan, controls = _flag(given, "plan"), _flag(given, "controls")
-    if not any(given.get(key, ("null",)) != ("null",) for key in ("table", "figure", "study", "search")):
+    if not given.keys() & {"table", "figure", "study", "search"}:
         _refuse_alone(given)
         return None
-    search = given.get("search", ("null",))
-    if search != ("null",) and (len(search) > 1 or search[0] not in SEARCHES):
-        raise ConfigError(f"search={','.join(search)} is not possible: accepted is one of {', '.join(SEARCHES)}")
+    own = (*SWEEP_SETTINGS, *FILTERS, "data", "seed")
     request = Request(
-        tables=_numbers(given, "table", TABLES),
-        figures=_numbers(given, "figure", tuple(FIGURES)),
-        search=None if search == ("null",) else search[0],
-        filters={key: given[key] for key in FILTERS if given.get(key, ("null",)) != ("null",)},
-        data=given.get("data", ()),
-        seeds=_seeds(given),
-        settings={
-            key: values for key, values in given.items() if key not in (*SWEEP_SETTINGS, *FILTERS, "data", "seed")
-        },
+        tables=tuple(map(int, _chosen(given, "table", [str(number) for number in TABLES]))),
+        figures=tuple(map(int, _chosen(given, "figure", [str(number) for number in FIGURES]))),
+        studies=_chosen(given, "study", list(STUDIES)),
+        search=next(iter(_chosen(given, "search", SEARCHES, several=False)), None),
+        filters={key: given[key] for key in FILTERS if key in given},
+        data=values.get("data", ()),
+        seeds=_seeds(values),
+        settings={key: value for key, value in values.items() if key not in own},
         plan=plan,
-        studies=_studies(given),
         controls=controls,
     )
     if request.search == "lr" and not (request.tables or request.figures or request.studies):
@@ -129,17 +126,15 @@ def _is_true(values: Sequence[str]) -> bool:
 
 
 def _flag(given: Mapping[str, tuple[str, ...]], key: str) -> bool:
-    values = given.get(key, ("false",))
-    if len(values) > 1 or values[0].lower() not in ("true", "false"):
-        raise ConfigError(f"{key}={','.join(values)} is not possible: accepted is true or false")
-    return _is_true(values)
+    values = tuple(value.lower() for value in given.get(key, ()))
+    return _is_true(_chosen({key: values}, key, ("true", "false"), several=False) if values else ())
 
 
 def _refuse_alone(given: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse what goes with tables, figures or studies in an ordinary sweep."""
     for key, needed in _NEEDS.items():
-        value = ",".join(given.get(key, ("null",))).lower()
-        if value not in ("null", "false"):
+        value = ",".join(given.get(key, ("false",))).lower()
+        if value != "false":
             raise ConfigError(f"{key}={value} belongs to a sweep of tables, figures or studies: add {needed}")
 
 
@@ -147,38 +142,24 @@ def _values(override: Override) -> tuple[str, ...]:
     if override.is_sweep_override():
         if not override.is_discrete_sweep():
             raise ConfigError(
-                f"{override.input_line} is not possible: accepted are values with commas between them, or "
-                "hydra/sweeper=optuna"
+                f"{override.key_or_group} must be values with commas between them, or add hydra/sweeper=optuna: "
+                f"got {override.input_line}"
             )
         return tuple(override.sweep_string_iterator())
     return (override.get_value_element_as_str(),)
 
 
-def _numbers(given: Mapping[str, tuple[str, ...]], key: str, known: tuple[int, ...]) -> tuple[int, ...]:
-    values = given.get(key, ("null",))
-    if values == ("null",):
-        return ()
-    if values == ("all",):
-        return known
-    for value in values:
-        if not value.isdecimal() or int(value) not in known:
-            raise ConfigError(
-                f"{key}={value} is not possible: accepted are {known[0]} to {known[-1]}, several with commas, and all"
-            )
-    return tuple(dict.fromkeys(int(value) for value in values))
-
-
-def _studies(given: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    values = given.get("study", ("null",))
-    if values == ("null",):
-        return ()
-    if values == ("all",):
-        return tuple(STUDIES)
-    for value in values:
-        if value not in STUDIES:
-            raise ConfigError(
-                f"study={value} is not possible: accepted are {', '.join(STUDIES)}, several with commas, and all"
-            )
+def _chosen(
+    given: Mapping[str, tuple[str, ...]], key: str, known: Sequence[str], *, several: bool = True
+) -> tuple[str, ...]:
+    """The values of a setting, each once and of those that are known."""
+    values = given.get(key, ())
+    if several and values == ("all",):
+        return tuple(known)
+    wrong = [value for value in values if value not in known]
+    if wrong or (len(values) > 1 and not several):
+        more = " (several with commas), or all" if several else ""
+        raise ConfigError(f"{key} must be {' or '.join(known)}{more}, got {','.join(wrong or values)}")
     return tuple(dict.fromkeys(values))
 
 
@@ -188,12 +169,10 @@ def _seeds(given: Mapping[str, tuple[str, ...]]) -> tuple[int, ...] | None:
         return tuple(_whole("seed", value, 0) for value in given["seed"]) if "seed" in given else None
     if "seed" in given:
         raise ConfigError("seed and seeds exclude each other: seed=0,1 names them, seeds=2 counts them")
-    if len(count) > 1:
-        raise ConfigError(f"seeds={','.join(count)} is not possible: accepted is one number, or seed=... with several")
-    return tuple(range(_whole("seeds", count[0], 1)))
+    return tuple(range(_whole("seeds", ",".join(count), 1)))
 
 
 def _whole(key: str, value: str, minimum: int) -> int:
     if not value.isdecimal() or int(value) < minimum:
-        raise ConfigError(f"{key}={value} is not possible: accepted is a whole number from {minimum} on")
+        raise ConfigError(f"{key} must be a whole number from {minimum} on, got {value}")
     return int(value)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -16,13 +16,13 @@ from fglight.config import check_config
 from fglight.errors import ConfigError, DataError, FglightError, LauncherError
 from fglight.runs.folder import CHECKPOINT, State, make_directory, state
 from fglight.runs.record import metric_names
-from fglight.runs.settings import check_unchanged, departures
+from fglight.runs.settings import RunFacts, check_unchanged, departures
 from fglight.sweeps.files import missing_files
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, first_line
 from fglight.sweeps.request import Request
 from fglight.sweeps.searches import aux_table, lr_table
-from fglight.words import counted
+from fglight.text import counted
 
 BYTES_A_PARAMETER = 8
 """In a checkpoint: the weight and its momentum, 4 bytes each."""
@@ -40,7 +40,7 @@ class Sweep:
         serial: whether runs are done one by one in this process; elsewhere they are all handed over at once.
         jobs: the runs; none for those that the request lists.
         here: whether runs are done on this machine, so that the files of their data sets must be there.
-        configs: the configurations of the runs, by their names.
+        facts: those of the runs, but for their seeds, by their names.
         unasked: settings that are not as in the paper by their defaults, without an override.
     """
 
@@ -51,14 +51,14 @@ class Sweep:
     serial: bool
     jobs: list[Job] = field(default_factory=list)
     here: bool = True
-    configs: dict[str, DictConfig] = field(init=False)
+    facts: dict[str, RunFacts] = field(init=False)
     unasked: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         """List the runs and check their configurations, before anything is started."""
         jobs: dict[PurePath, Job] = {}
         self.unasked = []
-        self.configs = {}
+        self.facts = {}
         groups = by_name(self.jobs or plan_jobs(self.request)).values()
         quiet = not Console().is_terminal
         for group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
@@ -66,14 +66,15 @@ class Sweep:
             check_config(cfg)
             if self.request.search and metric_names(cfg)[0] != "accuracy":
                 raise ConfigError(
-                    f"loss={cfg.loss.name} cannot go with search={self.request.search}, which looks for the best "
-                    "accuracy: accepted is a loss whose first metric is that"
+                    f"loss must have accuracy as its first metric with search={self.request.search}, which looks for "
+                    f"the best, got {cfg.loss.name}"
                 )
-            departing = departures(cfg, group[0].cell)
+            facts = RunFacts.of(cfg)
+            departing = departures(facts.settings, group[0].cell)
             unasked = (f"{name}={value}" for name, value in group[0].unasked(departing).items())
             self.unasked += [text for text in unasked if text not in self.unasked]
-            for job in (job.telling(departing) for job in group):
-                self.configs.setdefault(job.name, cfg)
+            for job in (job.with_short_name(departing) for job in group):
+                self.facts.setdefault(job.name, facts)
                 jobs.setdefault(job.folder, job)
         self.jobs = list(jobs.values())
         from fglight.build import check_components  # loads torch, after all that can be refused without
@@ -95,7 +96,7 @@ class Sweep:
         for job in self.jobs:
             if states[job] is not State.NEW:
                 try:
-                    check_unchanged(OmegaConf.merge(self.configs[job.name], {"seed": job.seed}), self._dir(job))
+                    check_unchanged({**self.facts[job.name].settings, "seed": job.seed}, self._dir(job))
                 except ConfigError as error:
                     changed.append(error)
         if changed:
@@ -128,6 +129,11 @@ class Sweep:
         finally:
             failed = self._report(progress.errors)
         return failed
+
+    @property
+    def configs(self) -> dict[str, DictConfig]:
+        """The configurations of the runs, but for their seeds, by their names."""
+        return {name: facts.cfg for name, facts in self.facts.items()}
 
     @property
     def _ended(self) -> tuple[State, ...]:

@@ -10,7 +10,7 @@ from fglight.runs.folder import State, read_result, state
 from fglight.sweeps.jobs import Job, plan_jobs
 from fglight.sweeps.request import Request
 from fglight.sweeps.runner import Sweep
-from fglight.words import counted
+from fglight.text import counted
 
 SEARCHED = (*LR_AXES, "data.holdout")
 """The settings in which the runs of the two stages differ."""
@@ -50,7 +50,7 @@ def run_study(request: Request, folder: Path, sweep: Callable[..., Sweep]) -> tu
             flush=True,
         )
     final = [
-        job.having(_schedule(best[_estimator(job)] or grids[_estimator(job)][0]))
+        job.with_settings(_schedule(best[_estimator(job)] or grids[_estimator(job)][0]))
         for job in seeds
         if request.plan or job.name not in waiting
     ]

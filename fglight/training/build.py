@@ -53,7 +53,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
         callback = _own("callbacks", name, settings)
         chosen = f"callbacks.{name}._target_={settings._target_}"
         if not isinstance(callback, Callback):
-            raise ConfigError(f"{chosen} is not possible: accepted is a callback of Lightning's")
+            raise ConfigError(f"callbacks.{name} must be a callback of Lightning's, got {settings._target_}")
         for kind, words in instead.items():
             if isinstance(callback, kind):
                 raise ConfigError(f"{chosen} cannot go with what a run does by itself: leave it out, {words}")

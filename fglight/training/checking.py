@@ -7,7 +7,7 @@ from rich.table import Table
 
 from fglight.build import build_estimator, build_model
 from fglight.config import input_shape
-from fglight.words import counted
+from fglight.text import counted
 
 SAMPLES = 5
 """Images of the example: few, and no other dimension of the networks that ship has as many."""

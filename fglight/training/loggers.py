@@ -12,28 +12,27 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
-from fglight.cell import Cell
 from fglight.errors import ConfigError, one_line
 from fglight.runs.folder import METRICS
-from fglight.runs.settings import run_settings
+from fglight.runs.settings import RunFacts
 
 
-def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) -> list[Logger]:
+def build_loggers(facts: RunFacts, run_dir: Path, resumed: str | None = None) -> list[Logger]:
     """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration.
 
     Only a run that was online all the time goes on under its id: of several parts under one id of which one is offline,
     ``wandb sync`` leaves the one that it sends last. Others have a new id, and the one before as ``continues``.
 
     Args:
-        cfg: the run's configuration.
+        facts: those of the run.
         run_dir: the run's directory.
         resumed: id of the run on Weights & Biases that goes on; None for a new one.
     """
+    cfg, cell = facts.cfg, facts.cell
     loggers: list[Logger] = [CSVLogger(run_dir, name=METRICS)]
     if cfg.logger.mode != "disabled":
         import wandb  # takes seconds
 
-        cell = Cell.from_config(cfg)
         words = (cell.data, cfg.model.name, cell.target, cell.guess, cell.aux, cell.perturb)
         tags = [*words, *(["held-out"] if cfg.data.get("holdout") else []), *cfg.logger.tags]
         given = {name: cfg.logger[name] for name in ("project", "entity", "group", "name")}
@@ -47,7 +46,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, resumed: str | None = None) ->
                 **names,
                 tags=list(dict.fromkeys(str(word) for word in tags if word != "")),
                 config={
-                    **run_settings(cfg),
+                    **facts.settings,
                     "cell": asdict(cell),
                     **({"continues": resumed} if resumed != same else {}),
                 },

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from fglight.errors import ConfigError, FglightError, LabelError, one_line
-from fglight.words import counted
+from fglight.text import counted
 
 
 class Accuracy(Metric):
@@ -39,8 +39,8 @@ class Accuracy(Metric):
         """
         if target.is_floating_point() or target.dim() != 1:
             raise LabelError(
-                f"accuracy is not possible of labels {tuple(target.shape)} of {target.dtype}: accepted are class "
-                "indices (batch,), or other metrics"
+                f"labels must be class indices (batch,) for accuracy, got {tuple(target.shape)} of {target.dtype}: "
+                "choose other metrics"
             )
         self.correct += (preds.argmax(1) == target).sum()
         self.samples += len(target)
@@ -92,8 +92,7 @@ class BlockMetrics(nn.Module):
         for name, metric in metrics.items():
             if not isinstance(metric, Metric) or name == "loss":
                 raise ConfigError(
-                    f"metric {name} of {type(metric).__name__} is not possible: accepted is a torchmetrics.Metric, and "
-                    "any name but loss"
+                    f"metric {name} must be a torchmetrics.Metric, of any name but loss, got {type(metric).__name__}"
                 )
         self.losses = MeanLosses(blocks)
         own = MetricCollection(dict(metrics), compute_groups=False)
@@ -136,7 +135,7 @@ class BlockMetrics(nn.Module):
             raise LabelError(f"metrics {names} are not all possible of {samples}: {one_line(error)}") from error
         for name, value in scores[-1].items():
             if value.numel() != 1:
-                raise ConfigError(f"metric {name} gives {tuple(value.shape)} numbers: accepted is one that gives one")
+                raise ConfigError(f"metric {name} must give one number, got {tuple(value.shape)}")
         return self.losses.compute(), scores
 
     def reset(self) -> None:

@@ -101,14 +101,12 @@ class ForwardGradientModule(L.LightningModule):
         """
         optimizer = self.optimizer(self.estimator.trained_parameters(self.model))
         if isinstance(optimizer, LBFGS):
-            raise ConfigError(
-                "optim=LBFGS evaluates the loss by itself: accepted are optimizers that take one gradient a step"
-            )
+            raise ConfigError("optim must take one gradient a step, got LBFGS, which evaluates the loss by itself")
         if self.scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self.scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise ConfigError("scheduler=ReduceLROnPlateau waits for a metric: accepted is one that moves on by itself")
+            raise ConfigError("scheduler must move on by itself, got ReduceLROnPlateau, which waits for a metric")
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_train_start(self) -> None:

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from fglight.build import build_data, build_estimator, build_model
-from fglight.cell import Cell
 from fglight.config import check_config
 from fglight.config.fixed import FIXED
 from fglight.config.rules import LIGHTNING
@@ -26,7 +24,8 @@ from fglight.estimators import GradientEstimator
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import CHECKPOINT, CONFIG, FAILURE, RESULT, claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, judged_on, summary
-from fglight.runs.settings import check_unchanged, differences, in_short, run_settings
+from fglight.runs.settings import RunFacts, check_unchanged, in_short
+from fglight.text import counted
 from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
 from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.failing import FirstFailure
@@ -35,7 +34,6 @@ from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
 from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
-from fglight.words import counted
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -61,22 +59,22 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     check_config(cfg)
     estimator = build_estimator(cfg)
     _share_cores()
-    cell = Cell.from_config(cfg)
-    failing = FirstFailure(run_dir, {"cell": asdict(cell), "seed": cfg.seed})
+    facts = RunFacts.of(cfg)
+    failing = FirstFailure(run_dir, facts.named)
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # the first of several processes keeps the directory
-        return _train(cfg, cell, estimator, run_dir, failing)
+        return _train(facts, estimator, run_dir, failing)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
-        check_unchanged(cfg, run_dir)
+        check_unchanged(facts.settings, run_dir)
         result = read_result(run_dir)
         if result is not None:
             Console().print(summary(result, run_dir))
             return result
         if not (run_dir / CONFIG).exists():
-            write_config(run_settings(cfg), run_dir)
+            write_config(facts.settings, run_dir)
         try:
             with terminable(lambda: _last_checkpoint(run_dir)), finishing(cfg):
-                result = _train(cfg, cell, estimator, run_dir, failing)
+                result = _train(facts, estimator, run_dir, failing)
         except ProcessError:
             raise
         except Exception as error:
@@ -88,10 +86,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def _train(
-    cfg: DictConfig, cell: Cell, estimator: GradientEstimator, run_dir: Path, failing: FirstFailure
-) -> dict[str, Any]:
+def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing: FirstFailure) -> dict[str, Any]:
     _quieten()
+    cfg = facts.cfg
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     data.prepare_data()
@@ -104,7 +101,7 @@ def _train(
     options = _trainer_options(cfg)
     max_steps = options.pop("max_steps")
     logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
-    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id) if logged else []
+    loggers = build_loggers(facts, run_dir, checkpoint.wandb_id) if logged else []
     checkpoint.wandb_id = wandb_id(loggers)
     # Every refresh waits for the device.
     progress = ProgressBar(judged_on(cfg.data.get("holdout")), cfg.trainer.log_every_n_steps)
@@ -130,16 +127,16 @@ def _train(
     except (MisconfigurationException, TypeError, ValueError) as error:  # such as no such device, or not so many
         raise _refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise ConfigError("trainer.sync_batchnorm=true is not possible on CPUs: accepted is false")
+        raise ConfigError("trainer.sync_batchnorm must be false on CPUs")
     if trainer.world_size > 1 and not isinstance(data, DataModule):
         raise ConfigError(
-            f"trainer.devices={cfg.trainer.devices} cannot go with data._target_={cfg.data._target_}, of which each "
-            "process would have all batches: accepted is 1, or a fglight.data.DataModule, which shares them out"
+            f"trainer.devices must be 1 with data._target_={cfg.data._target_}, of which each process would have all "
+            f"batches, got {cfg.trainer.devices} (a fglight.data.DataModule shares them out)"
         )
-    other = (f"{name}={value}" for name, value in in_short(differences(cfg)).items() if name != "trainer.max_epochs")
+    other = (f"{name}={value}" for name, value in in_short(facts.differences).items() if name != "trainer.max_epochs")
     length = [counted(trainer.max_epochs, "epoch"), *other]
     Console(quiet=not first).print(
-        f"[bold]{cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
+        f"[bold]{facts.cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}"
         f"{', compiling a step on the way, which may take minutes' if cfg.compile is True else ''}",
         soft_wrap=True,
@@ -172,7 +169,7 @@ def _train(
     if not trainer.global_step:  # of modules of one's own: ours say by themselves how many samples they need
         raise ConfigError(f"data={cfg.data.name} must give a batch to train on, and its train_dataloader gives none")
     return build_result(
-        cfg,
+        facts,
         epochs_done=trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         steps=trainer.global_step,
         metrics=checkpoint.metrics,

@@ -85,7 +85,7 @@ def test_an_option_that_cannot_be_honoured_is_refused_with_what_to_use_instead(o
     with pytest.raises(ConfigError) as caught:
         check_config(cfg)
     message = str(caught.value)
-    assert message.startswith(f"trainer.{name}={cfg.trainer[name]} is not possible: accepted is ")
+    assert message.startswith(f"trainer.{name} must be ")
     assert NOT_HONOURED[option] in message
     assert "\n" not in message
     cfg.trainer[name] = None  # as if it were not given
@@ -105,5 +105,5 @@ def test_a_value_that_lightning_would_refuse_is_refused_first(name, value):
     OmegaConf.update(cfg, f"trainer.{name}", value, force_add=True)
     with pytest.raises(ConfigError) as caught:
         check_config(cfg)
-    assert str(caught.value).startswith(f"trainer.{name}={value} is not possible: accepted is ")
+    assert str(caught.value).startswith(f"trainer.{name} must be ")
     assert "\n" not in str(caught.value)

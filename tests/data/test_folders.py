@@ -231,6 +231,6 @@ def test_another_folder_of_the_same_name_is_another_data_set(tmp_path):
         write_image_folder(tmp_path / parent / "pets", (1, 8, 8))
     first, second = (load_config(["data=image_folder", f"data.root={tmp_path}/{parent}/pets"]) for parent in ("a", "b"))
     write_config(run_settings(first), tmp_path)
-    check_unchanged(first, tmp_path)
+    check_unchanged(run_settings(first), tmp_path)
     with pytest.raises(ConfigError, match=r"data\.root=.*/a/pets there, .*/b/pets now"):
-        check_unchanged(second, tmp_path)
+        check_unchanged(run_settings(second), tmp_path)

@@ -246,7 +246,7 @@ def test_auxiliaries_cost_under_a_tenth_of_their_block(name, aux, data, side, st
         ({"width": 0.01}, r"model\.width=0\.01 .*1/64"),
         ({"blocks": 12}, r"model\.blocks=12 .*8 or 16"),
         ({"stem": "none"}, r"model\.stem=none .*cifar or imagenet"),
-        ({"network": "vgg11"}, r"model\.network=vgg11 .*resnet18 \(model=torchvision"),
+        ({"network": "vgg11"}, r"model\.network must be resnet18, got vgg11 \(model=torchvision"),
     ],
 )
 def test_impossible_networks_are_refused(arguments, message):

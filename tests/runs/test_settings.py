@@ -19,7 +19,7 @@ from fglight.report.contents import build
 from fglight.runs import differences
 from fglight.runs.folder import write_config
 from fglight.runs.record import build_result
-from fglight.runs.settings import check_unchanged, flat, has_effect, in_short, run_settings
+from fglight.runs.settings import RunFacts, check_unchanged, flat, has_effect, in_short, run_settings
 
 DEPARTURES = [
     "data.augment=false",
@@ -145,7 +145,7 @@ def test_a_setting_without_effect_on_the_result_is_none(override, tmp_path):
 def test_checkpointing_sets_runs_apart_and_is_compared_all_the_same(tmp_path):
     assert differences(config("checkpointing=true")) == {"checkpointing": True}
     assert statuses(config("checkpointing=true"), tmp_path) == {"one run"}
-    check_unchanged(config(), tmp_path / "run")  # an interrupted run may go on without
+    check_unchanged(run_settings(config()), tmp_path / "run")  # an interrupted run may go on without
 
 
 @pytest.mark.parametrize("setting", ["model.new", "optim.nesterov", "trainer.new", "guess.new", "target.new", "new"])
@@ -181,7 +181,7 @@ def statuses(cfg, folder, of=LOCAL):
     """How the report compares the cell of a run of this configuration, whose accuracy is the paper's."""
     accuracy = ROWS[of].mean / 100
     metrics = {f"{split}/{name}": accuracy for split in ("test", "train") for name in ("accuracy", "loss")}
-    result = build_result(cfg, epochs_done=100, steps=1, metrics=metrics, seconds=1, device="cpu")
+    result = build_result(RunFacts.of(cfg), epochs_done=100, steps=1, metrics=metrics, seconds=1, device="cpu")
     (folder / "run").mkdir(exist_ok=True)
     write_config(run_settings(cfg), folder / "run")
     (folder / "run/result.json").write_text(json.dumps(result))
@@ -224,7 +224,7 @@ def test_a_random_guess_of_one_s_own_is_nearest_to_gaussian():
 
 def test_a_run_goes_on_with_the_settings_that_it_began_with_and_no_others(tmp_path):
     write_config(run_settings(config()), tmp_path)
-    check_unchanged(config("logger.mode=disabled"), tmp_path)
+    check_unchanged(run_settings(config("logger.mode=disabled")), tmp_path)
     for override, words in (
         ("scheduler.step_size=20", r"scheduler\.step_size=30 there, 20 now"),
         ("optim=adam", r"optim\._target_=torch\.optim\.SGD there, torch\.optim\.Adam now"),
@@ -232,7 +232,7 @@ def test_a_run_goes_on_with_the_settings_that_it_began_with_and_no_others(tmp_pa
         ("optim.nesterov=true", r"optim\.nesterov=\(none\) there, True now"),
     ):
         with pytest.raises(ConfigError, match=words):
-            check_unchanged(config(override), tmp_path)
+            check_unchanged(run_settings(config(override)), tmp_path)
 
 
 @pytest.mark.parametrize(("source", "refused"), [("image_folder", True), ("ImageDataModule", False)])
@@ -240,10 +240,10 @@ def test_another_folder_of_images_is_another_data_set(source, refused, tmp_path)
     cfg = config()
     cfg.data._target_ = f"fglight.data.{source}"
     write_config(run_settings(cfg), tmp_path)
-    check_unchanged(cfg, tmp_path)
+    check_unchanged(run_settings(cfg), tmp_path)
     cfg.data.root = "elsewhere"
     with pytest.raises(ConfigError, match=r"data\.root=\w+ there, elsewhere now") if refused else nullcontext():
-        check_unchanged(cfg, tmp_path)
+        check_unchanged(run_settings(cfg), tmp_path)
 
 
 def test_of_a_component_of_another_name_people_see_its_name_and_what_it_sets():

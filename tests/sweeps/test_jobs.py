@@ -136,24 +136,26 @@ def test_folders_are_the_same_in_whatever_order_settings_are_given():
     one, *others = ({job.folder for job in plan("table=3", *order)} for order in permutations(settings))
     assert all(other == one for other in others)
     job, other = (plan("table=3", "guess=exact", "seeds=1", *order)[0] for order in (settings, settings[::-1]))
-    assert job.having({"optim.lr": "1", "aux.depth": "1"}) == other.having({"aux.depth": "1", "optim.lr": "1"})
-    assert job.having({"optim.lr": "1"}).folder == job.having({"optim.lr": "1"}).having({}).folder
+    assert job.with_settings({"optim.lr": "1", "aux.depth": "1"}) == other.with_settings(
+        {"aux.depth": "1", "optim.lr": "1"}
+    )
+    assert job.with_settings({"optim.lr": "1"}).folder == job.with_settings({"optim.lr": "1"}).with_settings({}).folder
 
 
 @pytest.mark.parametrize("settings", [{"data.std": "[1, 2]"}, {f"optim.setting{number}": "1" for number in range(9)}])
 def test_settings_that_make_no_good_name_of_a_folder_are_told_by_their_hash(settings):
     (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1")
-    names = {job.having(settings).name, job.having(settings | {"optim.lr": "1"}).name}
+    names = {job.with_settings(settings).name, job.with_settings(settings | {"optim.lr": "1"}).name}
     assert len(names) == 2
     assert all(re.fullmatch(rf"{job.cell}_[0-9a-f]{{12}}", name) for name in names)
-    assert job.having({"optim.lr": "1e-3"}).name == f"{job.cell}_optim.lr=1e-3"
+    assert job.with_settings({"optim.lr": "1e-3"}).name == f"{job.cell}_optim.lr=1e-3"
 
 
 def test_what_a_cell_makes_no_use_of_is_not_told():
     (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1")
     defaults = {"aux.depth": 1, "perturb.granularity": "block", "probe": True}
-    assert job.telling(defaults).folder == job.folder
-    assert job.telling(defaults | {"clip_norm": 1.0}).name == f"{job.cell}_clip_norm=1.0"
+    assert job.with_short_name(defaults).folder == job.folder
+    assert job.with_short_name(defaults | {"clip_norm": 1.0}).name == f"{job.cell}_clip_norm=1.0"
 
 
 def test_settings_that_change_no_result_change_no_folder():
@@ -176,7 +178,7 @@ def test_what_an_override_asks_for_is_told_as_before_beside_other_defaults():
     (job,) = plan("table=3", "data=cifar10", "guess=exact", "seeds=1", "optim.momentum=0.5", "trainer.max_epochs=10")
     departing = {"optim.momentum": 0.5, "trainer.max_epochs": 10, "scheduler.step_size": 3, "clip_norm": 1.0}
     assert job.unasked(departing) == {"clip_norm": "1.0"}
-    assert job.telling(departing).name.endswith("_clip_norm=1.0,optim.momentum=0.5,trainer.max_epochs=10")
+    assert job.with_short_name(departing).name.endswith("_clip_norm=1.0,optim.momentum=0.5,trainer.max_epochs=10")
 
 
 def test_estimators_whose_runs_differ_tell_how():

@@ -126,12 +126,12 @@ def test_the_same_settings_are_the_same_folder_whatever_asks_for_them(study, tab
 
 def test_what_cannot_be_is_told(tmp_path):
     for overrides, words in (
-        (["study=nothing"], f"study=nothing is not possible: accepted are {', '.join(STUDIES)}, several with commas"),
+        (["study=nothing"], f"study must be {' or '.join(STUDIES)} .several with commas., or all, got nothing"),
         (["study=guesses", "table=3"], "leave out table and figure"),
         (["study=guesses", "controls=true"], "controls=true goes with table"),
         (["study=guesses", "search=aux_size"], "leave out table, figure and study"),
         ([*FEW, "data.holdout=0.2"], "data.holdout goes with search=lr"),
-        ([*FEW, "guess=nothing"], "no cell of study guesses has .*guess=nothing: accepted is guess=.*exact, "),
+        ([*FEW, "guess=nothing"], "no cell of study guesses has .*guess=nothing: guess must be .*exact or "),
     ):
         with pytest.raises(ConfigError, match=words):
             Machine(tmp_path, {})(*overrides)

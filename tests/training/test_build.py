@@ -11,9 +11,9 @@ from fglight.training.build import build_callbacks
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        ("+callbacks.mine=3", "callbacks.mine._target_=3 is not possible: accepted is the name of a class"),
+        ("+callbacks.mine=3", "callbacks.mine._target_ must be the name of a class, got 3"),
         ("+callbacks.mine._target_=gone.Away", "callbacks.mine._target_=gone.Away is not possible: No module named"),
-        ("+callbacks.mine._target_=pathlib.Path", "is not possible: accepted is a callback of Lightning's"),
+        ("+callbacks.mine._target_=pathlib.Path", "callbacks.mine must be a callback of Lightning's, got pathlib.Path"),
         ("+callbacks.mine._target_=lightning.pytorch.callbacks.ModelCheckpoint", "leave it out, checkpoints/last.ckpt"),
         ("+callbacks.mine._target_=lightning.pytorch.callbacks.RichProgressBar", "trainer.enable_progress_bar"),
         (

@@ -43,11 +43,19 @@ def test_block_metrics_of_the_network_alone():
 @pytest.mark.parametrize(
     ("metrics", "labels", "words"),
     [
-        ({"accuracy": Accuracy()}, torch.rand(4, 1), r"accuracy is not possible of labels \(4, 1\) of torch.float32"),
+        (
+            {"accuracy": Accuracy()},
+            torch.rand(4, 1),
+            r"labels must be class indices .batch,. for accuracy, got \(4, 1\) of torch.float32",
+        ),
         ({"r2": R2Score()}, torch.arange(4), r"metrics r2 .* labels \(4,\) of torch.int64 with outputs \(4, 1\)"),
-        ({"half": 0.5}, torch.rand(4, 1), "metric half of float is not possible"),
+        ({"half": 0.5}, torch.rand(4, 1), "metric half must be a torchmetrics.Metric"),
         ({"loss": MeanAbsoluteError()}, torch.rand(4, 1), "any name but loss"),
-        ({"each": R2Score(multioutput="raw_values")}, torch.rand(4, 1).expand(4, 2), r"each gives \(2,\) numbers"),
+        (
+            {"each": R2Score(multioutput="raw_values")},
+            torch.rand(4, 1).expand(4, 2),
+            r"metric each must give one number, got \(2,\)",
+        ),
     ],
 )
 def test_metrics_that_do_not_go_with_the_labels_are_refused_in_one_line(metrics, labels, words):

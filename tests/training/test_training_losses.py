@@ -134,12 +134,15 @@ def test_two_processes_measure_all_of_the_test_set(tmp_path):
             (),
             "for cross-entropy, labels must be class indices (batch,) and outputs of two classes or more, got labels ",
         ),
-        (("loss=mse", "loss.reduction=none"), "the loss gives (32, 1) numbers: accepted is one"),
+        (("loss=mse", "loss.reduction=none"), "the loss must be one number, the mean over the batch, got (32, 1)"),
         (("loss=mse", "loss.metrics.gone._target_=torchmetrics.Gone"), "loss.metrics.gone is not possible: "),
-        (("loss=mse", "loss.metrics.r2._target_=torch.nn.ReLU"), "metric r2 of ReLU is not possible"),
+        (
+            ("loss=mse", "loss.metrics.r2._target_=torch.nn.ReLU"),
+            "metric r2 must be a torchmetrics.Metric, of any name but loss, got ReLU",
+        ),
         (
             ("loss=mse", "loss.metrics.accuracy._target_=fglight.training.metrics.Accuracy"),
-            "accuracy is not possible of labels (32, 1) of torch.float32",
+            "labels must be class indices (batch,) for accuracy, got (32, 1) of torch.float32",
         ),
         (("loss=mse", "data.num_classes=2"), "data.num_classes must be 1, as in diabetes, got 2"),
         (("loss=mse", "data.holdout=0.999"), "data.holdout must be a fraction that keeps and holds out"),
