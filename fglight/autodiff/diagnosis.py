@@ -144,7 +144,7 @@ def check_unchanged(index: int, x: Tensor | None, version: int | None) -> None:
     """
     if x is not None and version_of(x) != version:
         raise BlockError(
-            f"the body of block {index} changes its input in place, which others still need: accepted is a body that "
+            f"the body of block {index} changes its input in place, which others still need: use a body that "
             "leaves it as it is, with inplace=False in the first layer"
         )
 
@@ -163,7 +163,7 @@ def check_deterministic(blocks: Sequence[Block]) -> None:
                 if module.training and isinstance(value, float | int) and 0 < value <= 1:
                     raise BlockError(
                         "engine=forward runs a block several times and needs the same output each time, but "
-                        f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: accepted is 0"
+                        f"{name} of block {index}, a {type(module).__name__}, has {setting}={value}: use 0"
                     )
 
 

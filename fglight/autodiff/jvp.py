@@ -241,7 +241,7 @@ def check_swapped(body: nn.Module, output: Tensor, engine: str) -> None:
             if uses[parameter]:
                 raise BlockError(
                     f"{engine} cannot move {name} of a {type(body).__name__}, which is used otherwise than as an "
-                    "attribute of its module (kept in a list, say): accepted is engine=reverse"
+                    "attribute of its module (kept in a list, say): use engine=reverse"
                 )
 
 

@@ -143,7 +143,7 @@ def check_apart(blocks: Sequence[Block]) -> None:
                 if parameter in owners:
                     name = next(name for name, p in part.named_parameters() if p is parameter)
                     raise BlockError(
-                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: accepted are "
+                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: use "
                         "bodies and auxiliary networks with parameters of their own"
                     )
                 owners[parameter] = index
@@ -190,7 +190,7 @@ def check_counts(blocks: Sequence[Block], guess: Guess, space: Perturbation) -> 
     if space.units.joins_blocks and len(counts) > 1:
         raise BlockError(
             f"perturb.granularity={space.granularity} needs as many directions of each block, and there are "
-            f"{' or '.join(map(str, counts))}: accepted is block or tensor, or as many auxiliary networks everywhere"
+            f"{' or '.join(map(str, counts))}: use block or tensor, or as many auxiliary networks everywhere"
         )
 
 
@@ -206,7 +206,7 @@ def check_kernels(blocks: Sequence[Block]) -> None:
             if strided and module.in_channels < LANES:
                 raise BlockError(
                     f"channels_last=true is not possible with {name} of block {index} on CPUs, whose gradient of a "
-                    f"strided 1x1 convolution of fewer than {LANES} channels is wrong: accepted is "
+                    f"strided 1x1 convolution of fewer than {LANES} channels is wrong: use "
                     "channels_last=false, or a convolution without stride of every second pixel"
                 )
 
@@ -220,5 +220,5 @@ def check_checkpoints(guess: Guess, space: Perturbation) -> None:
     if not isinstance(space, Everything):
         raise ValueError(
             f"checkpointing=true is not possible with {type(guess).__name__}, whose estimate is not the target: "
-            "accepted is checkpointing=false, or guess=exact"
+            "use checkpointing=false, or guess=exact"
         )

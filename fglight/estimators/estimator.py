@@ -252,7 +252,7 @@ class GradientEstimator:
             ValueError: where a recorded step would not replay.
         """
         if self.checkpointing:  # a compiler would see that both runs compute the same, and keep it
-            raise ValueError("compile=true cannot go with checkpointing=true: accepted is false for one of them")
+            raise ValueError("compile=true cannot go with checkpointing=true: use false for one of them")
         self.engine.check_compiled(self.guess, self.perturbation)
         self._compute = CompiledEstimate(self, self._compute, compiler)  # type: ignore[method-assign]
 

@@ -126,7 +126,7 @@ def differences(cfg: DictConfig) -> dict[str, Any]:
     Returns:
         Values by the full names of their settings, ``{"data.augment": False}``; empty for a run like the paper's.
     """
-    return RunFacts.of(cfg).differences
+    return dict(RunFacts.of(cfg).differences)
 
 
 def unused(cell: Cell) -> list[str]:

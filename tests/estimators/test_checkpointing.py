@@ -68,10 +68,10 @@ def test_every_block_but_the_last_runs_twice():
 
 @pytest.mark.parametrize("guess", [guess for guess in choices("guess") if guess != "exact"])
 def test_other_guesses_are_refused(guess):
-    with pytest.raises(ConfigError, match=r"^checkpointing=true is not possible with \w+Guess, .*: accepted is check"):
+    with pytest.raises(ConfigError, match=r"^checkpointing=true is not possible with \w+Guess, .*: use check"):
         estimator_of({"checkpointing": True}, guess=guess)
 
 
 def test_compiled_steps_are_refused():
-    with pytest.raises(ConfigError, match=r"^compile=true cannot go with checkpointing=true: accepted is false for"):
+    with pytest.raises(ConfigError, match=r"^compile=true cannot go with checkpointing=true: use false for"):
         estimator_of({"checkpointing": True, "compile": True}, guess="exact")

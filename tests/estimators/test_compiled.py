@@ -284,7 +284,7 @@ def test_numbers_read_from_tensors_are_refused():
     estimator = estimator_of()
     estimator.compile(operations)
     estimator.estimate(blocks, *batch)
-    with pytest.raises(ValueError, match=r"compile=true .*momentum=None .*accepted is compile=false"):
+    with pytest.raises(ValueError, match=r"compile=true .*momentum=None .*use compile=false"):
         estimator.estimate(blocks, *batch)
 
 

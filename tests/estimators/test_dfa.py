@@ -125,7 +125,7 @@ def test_images_of_another_size_are_refused():
     blocks = [Block(nn.Conv2d(3, 2, 3), nn.Identity()), Block(nn.AdaptiveAvgPool2d(1), nn.Flatten())]
     estimator = estimator_of(guess="dfa", perturb="activity")
     estimator.estimate(blocks, torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))
-    with pytest.raises(BlockError, match=r"block 0 is \(2, 5, 5\) .* \(2, 4, 4\) when DFAGuess .*: accepted is one"):
+    with pytest.raises(BlockError, match=r"block 0 is \(2, 5, 5\) .* \(2, 4, 4\) when DFAGuess .*: use one"):
         estimator.estimate(blocks, torch.randn(4, 3, 7, 7), torch.zeros(4, dtype=torch.long))
 
 
@@ -139,7 +139,7 @@ class Energy(nn.Linear):
 def test_a_loss_that_does_not_come_from_the_logits_is_refused():
     blocks = [Block(nn.Linear(3, 3), nn.Identity()), Block(nn.Tanh(), Energy(3, 2))]
     estimator = GradientEstimator(GlobalTarget(), DFAGuess(), ActivityPerturbation())
-    with pytest.raises(BlockError, match=r"DFAGuess is not possible where the loss of the head, a Energy, .*accepted"):
+    with pytest.raises(BlockError, match=r"DFAGuess is not possible where the loss of the head, a Energy, .*: use"):
         estimator.estimate(blocks, torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
 
 
@@ -147,7 +147,7 @@ def test_a_loss_that_does_not_come_from_the_logits_is_refused():
 def test_labels_that_are_no_classes_are_refused_by_drtp(labels):
     blocks = [Block(nn.Linear(5, 5), nn.Linear(5, labels.shape[1])) for _ in range(2)]
     model = BlockNetwork(blocks, loss=lambda output, labels: (output - labels).square().mean())
-    with pytest.raises(BlockError, match="accepted are class indices"):
+    with pytest.raises(BlockError, match="use class indices"):
         estimator_of(guess="drtp").estimate(model, torch.randn(6, 5), labels)
 
 
@@ -194,5 +194,5 @@ def test_labels_that_name_no_class_are_not_fed_back():
     blocks = [Block(nn.Linear(4, 4), nn.Linear(4, 1)) for _ in range(2)]
     model = BlockNetwork(blocks, loss=lambda outputs, labels: outputs.squeeze(1).sub(labels).square().mean())
     estimator = GradientEstimator(GlobalTarget(), DRTPGuess(), ActivityPerturbation())
-    with pytest.raises(BlockError, match=r"of 1 outputs: accepted are class indices \(batch,\) of two or more"):
+    with pytest.raises(BlockError, match=r"of 1 outputs: use class indices \(batch,\) of two or more"):
         estimator.estimate(model, torch.randn(6, 4), torch.arange(6) % 2)

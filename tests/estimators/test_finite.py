@@ -233,23 +233,23 @@ def test_default_steps_in_single_precision_and_under_autocast():
 
 @pytest.mark.parametrize(("guess", "said"), REFUSED.items())
 def test_guesses_without_a_direction_before_the_next_block_are_refused(guess, said):
-    with pytest.raises(ConfigError, match=f"^engine=finite .*{said}.*: accepted is "):
+    with pytest.raises(ConfigError, match=f"^engine=finite .*{said}.*: use "):
         estimator_of(engine="finite", guess=guess)
 
 
 @pytest.mark.parametrize(
     ("settings", "perturb", "said"),
     [
-        ({"perturb.granularity": "filter"}, "weight", r"perturb\.granularity=filter of WeightPert.*: accepted is pert"),
-        ({}, "activity", r"perturb\.granularity=sample of ActivityPerturbation .*: accepted is perturb=weight with"),
-        ({}, "activity_span", r"perturb\.granularity=sample of ActivitySpanPerturbation .*: accepted is perturb=weigh"),
-        ({}, "weight_per_sample", r"perturb\.granularity=tensor of WeightPerSamplePerturbation .*: accepted is pertur"),
+        ({"perturb.granularity": "filter"}, "weight", r"perturb\.granularity=filter of WeightPert.*: use pert"),
+        ({}, "activity", r"perturb\.granularity=sample of ActivityPerturbation .*: use perturb=weight with"),
+        ({}, "activity_span", r"perturb\.granularity=sample of ActivitySpanPerturbation .*: use perturb=weigh"),
+        ({}, "weight_per_sample", r"perturb\.granularity=tensor of WeightPerSamplePerturbation .*: use pertur"),
         (
             {"engine.redraw": True},
             "weight",
-            r"engine\.redraw=true is not possible with LocalGuess, .*: accepted is fa",
+            r"engine\.redraw=true is not possible with LocalGuess, .*: use fa",
         ),
-        ({"compile": True}, "weight", r"compile=true cannot go with engine=finite, .*: accepted is compile=false"),
+        ({"compile": True}, "weight", r"compile=true cannot go with engine=finite, .*: use compile=false"),
     ],
 )
 def test_what_is_not_possible_is_refused_in_one_line(settings, perturb, said):
@@ -262,7 +262,7 @@ def test_a_parameter_that_cannot_be_replaced_is_named():
     kept = [blocks[2].body[0].weight]
     blocks[2].body.forward = lambda x: torch.tanh(x @ kept[0].T)
     estimator = estimator_of(engine="finite", guess="gaussian")
-    with pytest.raises(ValueError, match=r"engine=finite cannot move 0\.weight of a Seq.*: accepted is engine=reverse"):
+    with pytest.raises(ValueError, match=r"engine=finite cannot move 0\.weight of a Seq.*: use engine=reverse"):
         estimator.estimate(blocks, *batch)
 
 

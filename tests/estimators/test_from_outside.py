@@ -84,7 +84,7 @@ class Halved(Engine):
     """Half of what reverse mode finds."""
 
     name = "engine=halved"
-    remedy = "accepted is engine=reverse"
+    remedy = "use engine=reverse"
 
     def products(self, network, guess, space, *, cosine):
         for parts, products, squares in ReverseMode().products(network, guess, space, cosine=cosine):

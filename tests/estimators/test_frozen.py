@@ -55,5 +55,5 @@ def test_frozen_blocks_keep_no_graph():
 
 
 def test_forward_mode_refuses_it():
-    with pytest.raises(ValueError, match=r"FrozenGuess has none: accepted is engine=reverse"):
+    with pytest.raises(ValueError, match=r"FrozenGuess has none: use engine=reverse"):
         build(guess="frozen", engine="forward")

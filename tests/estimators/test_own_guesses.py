@@ -82,5 +82,5 @@ def test_a_guess_through_the_next_block(target, way, guess):
 
 @every_way
 def test_forward_mode_refuses_a_guess_that_needs_the_next_block(perturb, granularity):
-    with pytest.raises(ValueError, match=r"engine=forward is not possible with Next, .*: accepted is engine=reverse"):
+    with pytest.raises(ValueError, match=r"engine=forward is not possible with Next, .*: use engine=reverse"):
         estimate(Next(), "global", perturb, granularity, ForwardMode())

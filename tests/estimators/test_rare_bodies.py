@@ -174,7 +174,7 @@ def test_one_coefficient_for_all_blocks_needs_as_many_directions_of_each(engine)
         if granularity != "network":
             estimator.estimate(blocks, *BATCH)
             continue
-        words = "needs as many directions of each block, and there are 1 or 2: accepted is block or tensor"
+        words = "needs as many directions of each block, and there are 1 or 2: use block or tensor"
         with pytest.raises(BlockError, match=words):
             estimator.estimate(blocks, *BATCH)
 

@@ -74,7 +74,7 @@ def refusal(layer, engine, way, guess="local"):
 @pytest.mark.parametrize(("guess", "way"), PAIRS)
 def test_a_layer_that_cannot_be_differentiated_is_named(guess, way):
     said = refusal(Calls(WithoutGradients.apply), ReverseMode, way, guess)
-    assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Calls (there is none): accepted are")
+    assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Calls (there is none): use")
     said = refusal(Checkpointed(), ReverseMode, way, guess)
     assert said.startswith("engine=reverse cannot differentiate 1.1 of block 1, a Checkpointed (torch.utils.checkpoi")
     assert "use_reentrant=False" in said
@@ -98,7 +98,7 @@ def test_a_parameter_that_cannot_be_replaced_is_named():
     blocks = [Block(body, nn.Linear(WIDTH, CLASSES)), Block(linear(), nn.Linear(WIDTH, CLASSES))]
     inputs, labels = torch.randn(SAMPLES, WIDTH), torch.arange(SAMPLES) % CLASSES
     estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=ForwardMode())
-    with pytest.raises(ValueError, match=r"engine=forward cannot move layer\.weight .*: accepted is engine=reverse"):
+    with pytest.raises(ValueError, match=r"engine=forward cannot move layer\.weight .*: use engine=reverse"):
         estimator.estimate(blocks, inputs, labels)
 
 
@@ -107,10 +107,10 @@ def test_blocks_that_share_parameters_are_refused():
     estimator = GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation())
     batch = torch.randn(SAMPLES, WIDTH), torch.arange(SAMPLES)
     second.body.weight = first.body.weight
-    with pytest.raises(ValueError, match="weight of block 1 is also a parameter of block 0: accepted are bodies"):
+    with pytest.raises(ValueError, match="weight of block 1 is also a parameter of block 0: use bodies"):
         estimator.estimate([first, second, third], *batch)
     second.body.weight = second.aux.weight
-    with pytest.raises(ValueError, match="weight of block 1 is also a parameter of block 1: accepted are bodies"):
+    with pytest.raises(ValueError, match="weight of block 1 is also a parameter of block 1: use bodies"):
         estimator.estimate([first, second, third], *batch)
     second.body.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
     third.body.weight = third.aux.weight  # the last block takes its exact gradient

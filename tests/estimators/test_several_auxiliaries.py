@@ -152,29 +152,29 @@ def test_they_are_a_difference_from_the_paper():
     [
         (
             ["aux=several", "aux.parts=[cnn,mpl]"],
-            r"aux\.parts=\['cnn', 'mpl'\] is not possible: accepted is a list of cnn,",
+            r"aux\.parts=\['cnn', 'mpl'\] is not possible: use a list of cnn,",
         ),
         (["aux=several", "aux.parts=[]"], r"aux\.parts=\[\] is not possible"),
         (["aux=several", "aux.parts=cnn"], r"aux\.parts=cnn is not possible"),
         (
             ["aux=several", "aux.parts=[cnn,several]"],
-            r"accepted is a list of cnn, linear, mlp, predsim, each at most once$",
+            r"use a list of cnn, linear, mlp, predsim, each at most once$",
         ),
         (["aux=several", "aux.scale=0"], r"aux\.scale=0 is not possible"),
         (
             ["guess=gaussian", "guess.combine=sum"],
-            r"combine=sum is not possible with GaussianGuess: accepted is mean, span, max$",
+            r"combine must be one of mean, span, max for GaussianGuess, got sum$",
         ),
         (
             ["guess=gaussian", "guess.rescale=true"],
-            r"means nothing with guess\.combine=mean: accepted is guess\.combine=span$",
+            r"guess\.combine must be span with guess\.rescale=true, got mean$",
         ),
         (
             ["guess=low_rank", "perturb=activity_span", "guess.combine=span", "guess.rescale=true"],
-            r"rescale=true is not possible with ActivitySpanPerturbation: accepted is false$",
+            r"rescale must be false with ActivitySpanPerturbation, got true$",
         ),
-        (["guess=guided", "guess.alpha=2"], r"guess\.alpha=2 is not possible: accepted is a number from 0 to 1$"),
-        (["guess=low_rank", "guess.rank=0"], r"guess\.rank=0 is not possible: accepted is a whole number from 1 on$"),
+        (["guess=guided", "guess.alpha=2"], r"guess\.alpha must be a number from 0 to 1, got 2$"),
+        (["guess=low_rank", "guess.rank=0"], r"guess\.rank must be a whole number from 1 on, got 0$"),
     ],
 )
 def test_what_means_nothing_is_refused_in_one_line(overrides, said):

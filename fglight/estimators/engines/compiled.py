@@ -45,11 +45,9 @@ def cudagraphs(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequen
     """
     images, labels, *network = inputs
     if images.device.type != "cuda":
-        raise BlockError(
-            f"compile=cudagraphs needs a CUDA device, not {images.device}: accepted is compile=true or false"
-        )
+        raise BlockError(f"compile=cudagraphs needs a CUDA device, not {images.device}: use compile=true or false")
     if any(getattr(node.target, "namespace", "") == "_c10d_functional" for node in graph.graph.nodes):
-        raise BlockError("compile=cudagraphs is for one process on one GPU: accepted is compile=true or false")
+        raise BlockError("compile=cudagraphs is for one process on one GPU: use compile=true or false")
     images, labels = images.clone(), labels.clone()
     stream = torch.cuda.Stream(images.device)
     stream.wait_stream(torch.cuda.current_stream(images.device))
@@ -64,7 +62,7 @@ def cudagraphs(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequen
     except RuntimeError as error:
         raise BlockError(
             "compile=cudagraphs cannot record a step that waits for the GPU, as eigendecompositions of activity_span "
-            f"and combine=span do: accepted is compile=true or false ({first_sentence(error)})"
+            f"and combine=span do: use compile=true or false ({first_sentence(error)})"
         ) from error
 
     def replay(new_images: Tensor, new_labels: Tensor, *network: Tensor) -> Sequence[Tensor]:
@@ -157,12 +155,12 @@ class CompiledEstimate:
         except (RuntimeError, TypeError) as error:
             raise BlockError(
                 "compile=true cannot record a step that reads numbers from tensors, as batch norm with momentum=None "
-                f"does, or has tensors of a class of their own: accepted is compile=false ({first_sentence(error)})"
+                f"does, or has tensors of a class of their own: use compile=false ({first_sentence(error)})"
             ) from error
         if any(getattr(node.target, "namespace", "") == "c10d" for node in graph.graph.nodes):
             raise BlockError(
                 "compile=true cannot go with layers that exchange tensors between processes in place, as synchronised "
-                "batch norm does: accepted is compile=false"
+                "batch norm does: use compile=false"
             )
         step, gradients = estimates[0]
         parameters = list(gradients)

@@ -63,13 +63,11 @@ class DirectionalEngine(Engine):
     def check(self, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: a guess needs a direction, and must do without the next block."""
         if not guess.projects:
-            raise ValueError(
-                f"{self.name} needs a direction, {type(guess).__name__} has none: accepted is engine=reverse"
-            )
+            raise ValueError(f"{self.name} needs a direction, {type(guess).__name__} has none: use engine=reverse")
         if "next" in guess.needs:
             raise ValueError(
                 f"{self.name} is not possible with {type(guess).__name__}, which needs the next block before that "
-                "has run: accepted is engine=reverse"
+                "has run: use engine=reverse"
             )
 
 

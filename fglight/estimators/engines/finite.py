@@ -49,7 +49,7 @@ class FiniteDifferences(DirectionalEngine):
     """
 
     name = "engine=finite"
-    remedy = "accepted are layers that run on other tensors in the place of their parameters, or engine=reverse"
+    remedy = "use layers that run on other tensors in the place of their parameters, or engine=reverse"
 
     def __init__(self, step: float | None = None, redraw: bool = False) -> None:
         self.step = step
@@ -61,13 +61,13 @@ class FiniteDifferences(DirectionalEngine):
         if not space.carries:
             raise ValueError(
                 f"perturb.granularity={space.granularity} of {type(space).__name__} is not possible with "
-                "engine=finite, which takes two passes for each coefficient: accepted is perturb=weight with "
+                "engine=finite, which takes two passes for each coefficient: use perturb=weight with "
                 "perturb.granularity=tensor, block or network"
             )
         if self.redraw and (not guess.randomness or guess.pulled):
             raise ValueError(
                 f"engine.redraw=true is not possible with {type(guess).__name__}, whose directions depend on the "
-                "network: accepted is false"
+                "network: use false"
             )
 
     def check_compiled(self, guess: Guess, space: Perturbation) -> None:
@@ -77,7 +77,7 @@ class FiniteDifferences(DirectionalEngine):
             ValueError: always, for a record would draw other random numbers in each pass.
         """
         raise ValueError(
-            "compile=true cannot go with engine=finite, whose passes draw the same random numbers twice: accepted is "
+            "compile=true cannot go with engine=finite, whose passes draw the same random numbers twice: use "
             "compile=false or engine=forward"
         )
 

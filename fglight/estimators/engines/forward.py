@@ -49,7 +49,7 @@ class ForwardMode(DirectionalEngine):
     """
 
     name = "engine=forward"
-    remedy = "accepted are operations with a forward-mode derivative, or engine=reverse"
+    remedy = "use operations with a forward-mode derivative, or engine=reverse"
 
     def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: bodies that draw random numbers, and what an inspection finds."""

@@ -19,7 +19,7 @@ class ReverseMode(Engine):
     """Takes the target block by block from the last one down, and projects it on the guess (Eq. 1)."""
 
     name = "engine=reverse"
-    remedy = "accepted are operations with a gradient by torch.autograd.grad"
+    remedy = "use operations with a gradient by torch.autograd.grad"
 
     def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
         """See ``Engine``; blocks come from J-2 down, or from 0 on where directions are drawn as products are taken."""

@@ -66,15 +66,14 @@ class Guess:
 
     def __init__(self, directions: int = 1, combine: str | None = None) -> None:
         if type(directions) is not int or directions < 1:
-            raise ValueError(f"guess.directions={directions} is not possible: accepted is a whole number from 1 on")
+            raise ValueError(f"guess.directions must be a whole number from 1 on, got {directions}")
         if directions > 1 and not self.several:
-            raise ValueError(f"guess.directions={directions} means nothing for {type(self).__name__}: accepted is 1")
+            raise ValueError(f"guess.directions must be 1 for {type(self).__name__}, got {directions}")
         self.k = directions
         self.combine = self.combinations[0] if combine is None else combine
         if self.combine not in self.combinations:
             raise ValueError(
-                f"guess.combine={combine} is not possible with {type(self).__name__}: "
-                f"accepted is {', '.join(self.combinations)}"
+                f"guess.combine must be one of {', '.join(self.combinations)} for {type(self).__name__}, got {combine}"
             )
 
     @property

@@ -39,13 +39,13 @@ class DFAGuess(Guess):
             head = type(block_pass.network.blocks[-1].aux).__name__
             raise BlockError(
                 f"{type(self).__name__} is not possible where the loss of the head, a {head}, does not come from its "
-                "logits: accepted is a loss that does"
+                "logits: use a loss that does"
             )
         error = block_pass.network.error
         if error.dim() != 2:
             raise BlockError(
                 f"{type(self).__name__} feeds back (batch, classes), and the network gives {tuple(error.shape)}: "
-                "accepted is a head that gives two dimensions, not (batch,)"
+                "use a head that gives two dimensions, not (batch,)"
             )
         return error
 
@@ -59,7 +59,7 @@ class DFAGuess(Guess):
         if feedback.shape[1:] != block_pass.output.shape[1:]:
             raise BlockError(
                 f"the output of block {block_pass.index} is {tuple(block_pass.output.shape[1:])} for a sample, and was "
-                f"{tuple(feedback.shape[1:])} when {type(self).__name__} drew its feedback: accepted is one shape"
+                f"{tuple(feedback.shape[1:])} when {type(self).__name__} drew its feedback: use one shape"
             )
         fed_back = self.signal(block_pass).to(feedback.dtype) @ feedback.view(len(feedback), -1)
         return fed_back.view_as(block_pass.output).to(block_pass.output.dtype).unsqueeze(0)

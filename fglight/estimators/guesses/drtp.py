@@ -31,6 +31,6 @@ class DRTPGuess(DFAGuess):
         if labels.dim() > 1 or labels.is_floating_point() or classes < 2:
             raise BlockError(
                 f"DRTPGuess feeds classes back, and the labels are {labels.dtype} {tuple(labels.shape)}, of {classes} "
-                "outputs: accepted are class indices (batch,) of two or more, as with loss=cross_entropy"
+                "outputs: use class indices (batch,) of two or more, as with loss=cross_entropy"
             )
         return labels.unsqueeze(1) == torch.arange(classes, device=labels.device)

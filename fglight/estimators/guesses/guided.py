@@ -37,7 +37,7 @@ class GuidedGuess(LocalGuess):
     def __init__(self, alpha: float = 0.5, combine: str | None = None) -> None:
         super().__init__(combine=combine)
         if type(alpha) not in (int, float) or not 0 <= alpha <= 1:
-            raise ValueError(f"guess.alpha={alpha} is not possible: accepted is a number from 0 to 1")
+            raise ValueError(f"guess.alpha must be a number from 0 to 1, got {alpha}")
         self.alpha = alpha
 
     def in_space(

@@ -32,7 +32,7 @@ class LowRankGuess(RandomGuess):
     def __init__(self, rank: int = 1, directions: int = 1, combine: str | None = None, rescale: bool = False) -> None:
         super().__init__(directions, combine, rescale)
         if type(rank) is not int or rank < 1:
-            raise ValueError(f"guess.rank={rank} is not possible: accepted is a whole number from 1 on")
+            raise ValueError(f"guess.rank must be a whole number from 1 on, got {rank}")
         self.rank = rank
 
     def sample(self, like: Tensor) -> Tensor:

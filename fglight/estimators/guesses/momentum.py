@@ -42,9 +42,9 @@ class MomentumGuess(Guess):
     def __init__(self, decay: float = 0.9, noise: float = 0.0) -> None:
         super().__init__()
         if not (isinstance(decay, float | int) and 0 <= decay < 1):
-            raise ValueError(f"guess.decay={decay} is not possible: accepted is a number from 0 to below 1")
+            raise ValueError(f"guess.decay must be a number from 0 to below 1, got {decay}")
         if not (isinstance(noise, float | int) and 0 <= noise <= 1):
-            raise ValueError(f"guess.noise={noise} is not possible: accepted is a number from 0 to 1")
+            raise ValueError(f"guess.noise must be a number from 0 to 1, got {noise}")
         self.decay = decay
         self.noise = noise
 
@@ -60,7 +60,7 @@ class MomentumGuess(Guess):
         if space.by_sample:
             raise ValueError(
                 f"{type(space).__name__} is not possible with {type(self).__name__}, whose directions are of the whole "
-                "batch's weights: accepted is perturb=weight"
+                "batch's weights: use perturb=weight"
             )
 
     def in_space(

@@ -38,17 +38,15 @@ class RandomGuess(Guess, ABC):
     def __init__(self, directions: int = 1, combine: str | None = None, rescale: bool = False) -> None:
         super().__init__(directions, combine)
         if type(rescale) is not bool:
-            raise ValueError(f"guess.rescale={rescale} is not possible: accepted is true or false")
+            raise ValueError(f"guess.rescale must be true or false, got {rescale}")
         if rescale and self.combine != "span":
-            raise ValueError(
-                f"guess.rescale=true means nothing with guess.combine={self.combine}: accepted is guess.combine=span"
-            )
+            raise ValueError(f"guess.combine must be span with guess.rescale=true, got {self.combine}")
         self.rescale = rescale
 
     def check(self, space: Any) -> None:
         """See ``Guess``: the span of a batch's directions has no length to correct."""
         if self.rescale and space.spans:
-            raise ValueError(f"guess.rescale=true is not possible with {type(space).__name__}: accepted is false")
+            raise ValueError(f"guess.rescale must be false with {type(space).__name__}, got true")
 
     def length_correction(self, k: int, dimension: int) -> float:
         """See ``Guess``."""

@@ -45,14 +45,12 @@ class Perturbation(ABC):
         self.granularity = granularity or next(iter(self.granularities))
         if self.granularity not in self.granularities:
             raise ValueError(
-                f"perturb.granularity={granularity} means nothing for {type(self).__name__}: "
-                f"accepted is {', '.join(self.granularities)}"
+                f"perturb.granularity must be one of {', '.join(self.granularities)} for {type(self).__name__}, "
+                f"got {granularity}"
             )
         self.units = self.granularities[self.granularity]
         if isinstance(coefficient, str) and coefficient not in COEFFICIENTS:
-            raise ValueError(
-                f"perturb.coefficient={coefficient} does not exist: accepted is null, {', '.join(COEFFICIENTS)}"
-            )
+            raise ValueError(f"perturb.coefficient must be null or one of {', '.join(COEFFICIENTS)}, got {coefficient}")
         self.coefficient = COEFFICIENTS[coefficient] if isinstance(coefficient, str) else coefficient
 
     @abstractmethod
@@ -159,6 +157,6 @@ class Perturbation(ABC):
         if not fits(chosen) and not (spans and self.coefficient is None):
             where = "guess.combine=span" if spans and not self.spans else type(self).__name__
             raise ValueError(
-                f"perturb.coefficient={chosen.name} is not possible with {where}: "
-                f"accepted is {', '.join(name for name, kind in COEFFICIENTS.items() if fits(kind))}"
+                f"perturb.coefficient must be one of {', '.join(n for n, kind in COEFFICIENTS.items() if fits(kind))} "
+                f"with {where}, got {chosen.name}"
             )
