@@ -100,53 +100,39 @@ def check_inputs(blocks: Sequence[Block], images: object, labels: object) -> Non
         )
 
 
-def check_initialized(blocks: Sequence[Block]) -> None:
-    """Refuse parameters that have no shape yet.
+def check_parameters(blocks: Sequence[Block], *, projects: bool) -> None:
+    """Refuse parameters that have no shape yet, that more than one part has, or that are complex and projected.
+
+    Args:
+        blocks: the network.
+        projects: whether targets are projected at all.
 
     Raises:
         BlockError: naming the parameter.
     """
+    owners: dict[Tensor, int] = {}
     for index, block in enumerate(blocks):
-        for name, tensor in (*block.named_parameters(), *block.named_buffers()):
-            if nn.parameter.is_lazy(tensor):
-                raise BlockError(
-                    f"{name} of block {index} must have a shape, and gets one when its layer runs: run the network "
-                    "once before the first step, and before its optimizer is made"
-                )
-
-
-def check_real(blocks: Sequence[Block]) -> None:
-    """Refuse complex parameters where something is projected.
-
-    Raises:
-        BlockError: naming the parameter.
-    """
-    for index, block in enumerate(blocks[:-1]):
-        for name, parameter in block.body.named_parameters():
-            if parameter.is_complex() and parameter.requires_grad:
-                raise BlockError(
-                    f"{name} of block {index} must be real to be projected, and is {parameter.dtype}: make it a real "
-                    "parameter (..., 2), and take torch.view_as_complex of it in forward"
-                )
-
-
-def check_apart(blocks: Sequence[Block]) -> None:
-    """Refuse parameters that have more than one estimate.
-
-    Raises:
-        BlockError: naming the blocks.
-    """
-    owners: dict[nn.Parameter, int] = {}
-    for index, block in enumerate(blocks):
-        for part in [block] if block is blocks[-1] else [block.body, block.aux]:
-            for parameter in trainable(part):
-                if parameter in owners:
-                    name = next(name for name, p in part.named_parameters() if p is parameter)
+        last = block is blocks[-1]
+        for part, prefix in [(block, "")] if last else [(block.body, "body"), (block.aux, "aux")]:
+            for name, tensor in (*part.named_parameters(prefix), *part.named_buffers(prefix)):
+                if nn.parameter.is_lazy(tensor):
                     raise BlockError(
-                        f"{name} of block {index} is also a parameter of block {owners[parameter]}: use "
-                        "bodies and auxiliary networks with parameters of their own"
+                        f"{name} of block {index} must have a shape, and gets one when its layer runs: run the network "
+                        "once before the first step, and before its optimizer is made"
                     )
-                owners[parameter] = index
+                if not tensor.requires_grad or not isinstance(tensor, nn.Parameter):
+                    continue
+                if tensor in owners:
+                    raise BlockError(
+                        f"{name} of block {index} is also a parameter of block {owners[tensor]}: use bodies and "
+                        "auxiliary networks with parameters of their own"
+                    )
+                if projects and part is block.body and tensor.is_complex():
+                    raise BlockError(
+                        f"{name} of block {index} must be real to be projected, and is {tensor.dtype}: make it a real "
+                        "parameter (..., 2), and take torch.view_as_complex of it in forward"
+                    )
+                owners[tensor] = index
 
 
 def check_processes(blocks: Sequence[Block], space: Perturbation) -> None:

@@ -158,7 +158,7 @@ class GradientEstimator:
                 share parameters, and for convolutions that CPUs cannot compute with channels last.
         """
         blocks = _blocks(model)
-        checks.check_initialized(blocks)
+        checks.check_parameters(blocks, projects=self.guess.projects)
         checks.check_inputs(blocks, images, labels)
         images = as_memory_format(images, self.channels_last)
         for block in blocks:
@@ -194,7 +194,7 @@ class GradientEstimator:
         """
         blocks, images = _blocks(model), as_memory_format(images, self.channels_last)
         try:
-            checks.check_initialized(blocks)
+            checks.check_parameters(blocks, projects=self.guess.projects)
             with uncached(images.device):
                 with suppress(RuntimeError):  # it is told below, with its layer
                     self._check_network(blocks, images)
@@ -233,13 +233,10 @@ class GradientEstimator:
         Raises:
             BlockError: naming the layer.
         """
-        checks.check_apart(blocks)
         if self.channels_last and images.device.type == "cpu":
             checks.check_kernels(blocks)
         checks.check_processes(blocks, self.perturbation)
         checks.check_counts(blocks, self.guess, self.perturbation)
-        if self.guess.projects:
-            checks.check_real(blocks)
         self.engine.check_network(blocks, images, self.guess, self.perturbation)
 
     def compile(self, compiler: Compiler = inductor) -> None:
