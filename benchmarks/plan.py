@@ -35,8 +35,8 @@ EXPLANATION = """\
 Times of a step are in milliseconds. *estimated* is what `plan=true` says, from a timed step of backpropagation on each
 network and what estimators compute beside it (`fglight/sweeps/costs.py`); *measured* are whole steps with as many
 images as the column says, the configuration's own 128 where they take less than the limit. The ratio is of the whole
-run's time, estimated to measured. A wider network than the paper's is estimated from that of width 1: with few images its
-weights take longer than that."""
+run's time, estimated to measured. A wider network than the paper's is estimated from that of width 1: with few
+images its weights take longer than that."""
 
 
 def configurations(overrides: Sequence[str]) -> dict[Kind, DictConfig]:
