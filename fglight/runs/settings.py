@@ -96,8 +96,8 @@ class RunFacts:
 
     cfg: DictConfig
     cell: Cell
-    settings: Mapping[str, Any]
-    differences: Mapping[str, Any]
+    settings: dict[str, Any]
+    differences: dict[str, Any]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunFacts":
