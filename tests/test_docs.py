@@ -15,6 +15,7 @@ from forked import PROCESSES, ROOT, ended, redirect
 from image_files import write_image_folder
 
 from fglight import build_model, load_config, train
+from fglight.autodiff.layers.kinds import KINDS
 from fglight.build import build_estimator
 from fglight.config import check_config
 from fglight.config.settings import check_overrides
@@ -70,10 +71,11 @@ def write_files(page: Path, folder: Path) -> None:
 def test_the_code_of_a_page_runs(page, texts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
-    for code in texts:
-        exec(code, names)
-        for expression, printed in re.findall(r"^print\((.*)\)  # (.*)$", code, re.MULTILINE):
-            assert str(eval(expression, names)) == printed
+    with patch.dict(KINDS):  # a page adds a kind of layers
+        for code in texts:
+            exec(code, names)
+            for expression, printed in re.findall(r"^print\((.*)\)  # (.*)$", code, re.MULTILINE):
+                assert str(eval(expression, names)) == printed
 
 
 @on_pages(commands(), slow=True)

@@ -21,7 +21,15 @@ from helpers import (
 from torch import nn
 
 from fglight.errors import ConfigError
-from fglight.estimators import ForwardMode, GlobalTarget, GradientEstimator, LocalGuess, ReverseMode, WeightPerturbation
+from fglight.estimators import (
+    FiniteDifferences,
+    ForwardMode,
+    GlobalTarget,
+    GradientEstimator,
+    LocalGuess,
+    ReverseMode,
+    WeightPerturbation,
+)
 from fglight.models import Block, BlockNetwork
 
 OF_WEIGHTS = GRANULARITIES["weight"]
@@ -230,3 +238,21 @@ def test_autocast_between_normalisation_and_a_linear_layer(norm):
             estimator.estimate(blocks, torch.randn(6, 8), torch.arange(6) % 3)
         results.append(torch.cat([p.grad.flatten() for block in blocks for p in block.body.parameters()]))
     assert torch.cosine_similarity(*results, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("granularity", OF_WEIGHTS)
+@pytest.mark.parametrize("engine", [ForwardMode, FiniteDifferences])
+def test_a_first_block_without_parameters_lets_the_others_move(engine, granularity):
+    if engine is FiniteDifferences and granularity == "filter":
+        pytest.skip("takes a coefficient of a tensor or more")
+    torch.manual_seed(0)
+    bodies = [nn.Tanh(), nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 4)]
+    blocks = [Block(body, nn.Linear(4, 3)).double() for body in bodies]
+    batch = torch.randn(5, 4, dtype=torch.float64), torch.randint(3, (5,))
+    found = []
+    for each in (ReverseMode(), engine()):
+        GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(granularity), engine=each).estimate(
+            blocks, *batch
+        )
+        found.append(gradients(blocks))
+    assert_same_gradients(found[1], found[0], 1e-6)

@@ -157,7 +157,8 @@ class DirectionalStep:
             parts = reduce(add, (self.parts.pop(index) for index in group))
             products = None
             if self.sums:
-                total = torch.stack([self.sums[index] for index in group if index in self.sums]).sum(0)
+                known = self.sums.values() if self.space.units.joins_blocks else [self.sums[group[0]]]
+                total = torch.stack(list(known)).sum(0)
                 k = self.guess.count(self.network.blocks[group[0]])
                 products = [*total.view(-1, 1, 1, k)]
             yield parts, products, None
