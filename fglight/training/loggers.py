@@ -17,18 +17,22 @@ from fglight.runs.folder import METRICS
 from fglight.runs.settings import RunFacts
 
 
-def build_loggers(facts: RunFacts, run_dir: Path, resumed: str | None = None) -> list[Logger]:
+def build_loggers(
+    cfg: DictConfig, run_dir: Path, resumed: str | None = None, *, facts: RunFacts | None = None
+) -> list[Logger]:
     """CSV files always, and Weights & Biases unless ``logger.mode=disabled``, with the complete configuration.
 
     Only a run that was online all the time goes on under its id: of several parts under one id of which one is offline,
     ``wandb sync`` leaves the one that it sends last. Others have a new id, and the one before as ``continues``.
 
     Args:
-        facts: those of the run.
+        cfg: the configuration.
         run_dir: the run's directory.
         resumed: id of the run on Weights & Biases that goes on; None for a new one.
+        facts: those of the run, where they are known already.
     """
-    cfg, cell = facts.cfg, facts.cell
+    facts = facts or RunFacts.of(cfg)
+    cell = facts.cell
     loggers: list[Logger] = [CSVLogger(run_dir, name=METRICS)]
     if cfg.logger.mode != "disabled":
         import wandb  # takes seconds

@@ -101,7 +101,7 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
     options = _trainer_options(cfg)
     max_steps = options.pop("max_steps")
     logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
-    loggers = build_loggers(facts, run_dir, checkpoint.wandb_id) if logged else []
+    loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id, facts=facts) if logged else []
     checkpoint.wandb_id = wandb_id(loggers)
     # Every refresh waits for the device.
     progress = ProgressBar(judged_on(cfg.data.get("holdout")), cfg.trainer.log_every_n_steps)

@@ -22,7 +22,6 @@ from fglight import load_config
 from fglight.errors import ConfigError
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import State, make_directory, state
-from fglight.runs.settings import RunFacts
 from fglight.training.loggers import build_loggers
 from fglight.training.module import ForwardGradientModule
 from fglight.training.run import train
@@ -298,7 +297,7 @@ def test_wandb_s_id_in_the_environment_is_that_of_one_new_run(tmp_path, monkeypa
         else:
             monkeypatch.delenv("WANDB_RUN_ID", raising=False)
         with pytest.raises(ConfigError, match=r"Weights & Biases refuses the run \(enough\)"):
-            build_loggers(RunFacts.of(cfg), tmp_path / run, wandb_id)
+            build_loggers(cfg, tmp_path / run, wandb_id)
     assert (ids[0], ids[2]) == ("given", "stored")
     assert len(set(ids)) == 5
     assert "new" not in ids
@@ -319,9 +318,7 @@ def test_parts_of_a_run_of_which_one_is_offline_have_ids_of_their_own(modes, tmp
     monkeypatch.setattr(wandb, "init", init)
     for mode in modes:
         with pytest.raises(ConfigError):
-            build_loggers(
-                RunFacts.of(load_config([f"logger.mode={mode}"])), tmp_path, given[0]["id"] if given else None
-            )
+            build_loggers(load_config([f"logger.mode={mode}"]), tmp_path, given[0]["id"] if given else None)
     first, second = given
     assert first["id"] != second["id"]
     assert second["resume"] is None
