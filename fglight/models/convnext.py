@@ -40,7 +40,7 @@ class BlockwiseConvNeXt(BlockNetwork):
         channels: Sequence[int],
         num_layers: Sequence[int],
     ) -> None:
-        check_positive_ints(patch_size=patch_size)
+        check_positive_ints("model", patch_size=patch_size)
         check_lists_of_positive_ints(channels=channels, num_layers=num_layers)
         if len(channels) != len(num_layers):
             raise ValueError(

@@ -67,7 +67,12 @@ class BlockwiseViT(BlockNetwork):
         mlp_dim: int,
     ) -> None:
         check_positive_ints(
-            patch_size=patch_size, num_layers=num_layers, num_heads=num_heads, hidden_dim=hidden_dim, mlp_dim=mlp_dim
+            "model",
+            patch_size=patch_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            mlp_dim=mlp_dim,
         )
         if image_size % patch_size:
             raise ValueError(f"model.patch_size must be a divisor of data.image_size={image_size}, got {patch_size}")

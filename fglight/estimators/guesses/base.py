@@ -16,6 +16,7 @@ from fglight.autodiff.buffers import dry_run
 from fglight.autodiff.passes import BlockPass
 from fglight.estimators.coefficients import Projection
 from fglight.models.blocks import Block
+from fglight.models.sizes import check_positive_ints
 
 
 class Guess:
@@ -65,8 +66,7 @@ class Guess:
     combinations: tuple[str, ...] = ("mean", "span", "max")
 
     def __init__(self, directions: int = 1, combine: str | None = None) -> None:
-        if type(directions) is not int or directions < 1:
-            raise ValueError(f"guess.directions must be a whole number from 1 on, got {directions}")
+        check_positive_ints("guess", directions=directions)
         if directions > 1 and not self.several:
             raise ValueError(f"guess.directions must be 1 for {type(self).__name__}, got {directions}")
         self.k = directions

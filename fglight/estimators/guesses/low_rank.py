@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fglight.estimators.guesses.random import RandomGuess
+from fglight.models.sizes import check_positive_ints
 
 
 class LowRankGuess(RandomGuess):
@@ -31,8 +32,7 @@ class LowRankGuess(RandomGuess):
 
     def __init__(self, rank: int = 1, directions: int = 1, combine: str | None = None, rescale: bool = False) -> None:
         super().__init__(directions, combine, rescale)
-        if type(rank) is not int or rank < 1:
-            raise ValueError(f"guess.rank must be a whole number from 1 on, got {rank}")
+        check_positive_ints("guess", rank=rank)
         self.rank = rank
 
     def sample(self, like: Tensor) -> Tensor:
