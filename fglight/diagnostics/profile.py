@@ -1,9 +1,10 @@
 """What a step costs: floating-point operations in forward passes of the network, and memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -30,6 +31,13 @@ class Costs:
     memory: float = 0
 
 
+@cache
+def _formula(func: Any) -> tuple[Callable[..., float] | None, bool]:
+    """What tells the cost of an operation, if anything does; and whether it is made of others."""
+    formula = flop_registry.get(func._overloadpacket)
+    return formula, formula is None and func._can_decompose()
+
+
 class FlopCounter(TorchDispatchMode):
     """Adds up what is dispatched below autograd: forward passes, vector-Jacobian products and tangents alike."""
 
@@ -39,17 +47,21 @@ class FlopCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is None and func._can_decompose():
+        formula, is_composite = _formula(func)
+        if is_composite:
             with self:  # composite operations get here undecomposed from inference mode and from function transforms
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
+        self.see(func, out)
         if formula is not None:
             self.add(formula(*args, **kwargs, out_val=out), func, args, out)
         return out
 
+    def see(self, func: Any, out: Any) -> None:
+        """Called for every operation, with what it gave."""
+
     def add(self, flops: float, func: Any, args: tuple, out: Any) -> None:
-        """Add an operation.
+        """Add an operation whose cost is known.
 
         Args:
             flops: what it took.

@@ -5,17 +5,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from fglight.build import build_estimator, build_model
 from fglight.config import input_shape
+from fglight.diagnostics.profile import FlopCounter
 from fglight.runs.settings import run_settings
 
 NARROW = 1 / 16
@@ -89,38 +87,23 @@ class Pace:
     image: float
 
 
-class Work(TorchDispatchMode):
+class Work(FlopCounter):
     """Adds up what a step computes.
 
     Attributes:
-        flops: of convolutions and matrix products.
         numbers: that operations write.
         operations: how many there are.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops, self.numbers, self.operations = 0.0, 0, 0
+        self.numbers = self.operations = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        formula, is_composite, is_view = _facts(func)
-        if is_composite:
-            with self:
-                return func.decompose(*args, **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        if not is_view:
+    def see(self, func: Any, out: Any) -> None:
+        """See ``FlopCounter``."""
+        if not func.is_view:
             self.operations += 1
             self.numbers += sum(x.numel() for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor))
-        return out
-
-
-@cache
-def _facts(func: Any) -> tuple[Callable[..., float] | None, bool, bool]:
-    """How many FLOPs an operation takes, whether it is made of others, and whether it writes no numbers."""
-    formula = flop_registry.get(func._overloadpacket)
-    return formula, formula is None and func._can_decompose(), func.is_view
 
 
 class Steps:
@@ -135,7 +118,7 @@ class Steps:
         width = kind.cfg.model.width if _has_width(kind.cfg) else NARROW
         pace, work, plain = self._pace(kind, width), self._work(kind, kind.estimator), self._work(kind, "")
         backpropagation = (pace.step + kind.batch * pace.image) * max(1, width / WIDEST) ** 2
-        size, usual = (width / NARROW * counted.flops + NUMBER * counted.numbers for counted in (work, plain))
+        size, usual = (width / NARROW * counted.total + NUMBER * counted.numbers for counted in (work, plain))
         training = size / usual * max(0, backpropagation - OPERATION * plain.operations) + OPERATION * work.operations
         return Times(training, backpropagation / 3)
 

@@ -35,7 +35,7 @@ def test_work_is_what_backpropagation_through_a_layer_computes():
     layer, x = torch.nn.Linear(5, 7, bias=False), torch.randn(3, 5, requires_grad=True)
     with Work() as work:
         layer(x).backward(torch.ones(3, 7))
-    assert work.flops == 3 * 2 * 3 * 5 * 7  # the outputs, and gradients of weights and inputs
+    assert work.total == 3 * 2 * 3 * 5 * 7  # the outputs, and gradients of weights and inputs
     outputs, weights, inputs = 3 * 7, 5 * 7, 3 * 5
     assert work.numbers == outputs + weights + inputs + outputs  # the last are the ones
 
@@ -53,7 +53,7 @@ def test_all_cells_follow_from_a_step_of_each_network_and_what_each_estimator_co
     def count(cfg, *, estimated):
         done["counted"] += 1
         work = Work()
-        work.flops = work.operations = cost(cfg) if estimated else 1
+        work.total = work.operations = cost(cfg) if estimated else 1
         return work
 
     def cost(cfg):
@@ -85,7 +85,7 @@ def test_all_cells_follow_from_a_step_of_each_network_and_what_each_estimator_co
 def test_any_network_is_timed_and_counted_as_it_is(network):
     cfg = compose({"data.batch_size": 4, "data.image_size": 8}, model=network)
     assert sum(vars(timed(cfg)).values()) > 0
-    assert counted(cfg, estimated=True).flops > counted(cfg, estimated=False).flops > 0
+    assert counted(cfg, estimated=True).total > counted(cfg, estimated=False).total > 0
 
 
 @pytest.mark.parametrize("guess", GUESSES)
@@ -97,7 +97,7 @@ def test_an_estimator_computes_as_much_more_on_the_narrow_copy_as_on_the_network
         patch.setattr(costs, "NARROW", 1 / 4)
         wide = counted(compose({"model.width": 1 / 4}, guess=guess), estimated=True)
         usual = counted(compose({"model.width": 1 / 4}, guess=guess), estimated=False)
-    assert narrow.flops / plain.flops == pytest.approx(wide.flops / usual.flops, rel=0.03)
+    assert narrow.total / plain.total == pytest.approx(wide.total / usual.total, rel=0.03)
 
 
 @pytest.mark.parametrize(

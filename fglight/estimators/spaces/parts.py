@@ -34,7 +34,7 @@ class Granularity:
     joins_blocks: bool = False
 
     def split(self, tensors: Tensor) -> Tensor:
-        """Split ``(..., samples, *shape)`` into ``(..., samples, units, features)``, for shapes behind dimension 1."""
+        """Split ``(k, samples, *shape)`` into ``(k, samples, units, features)``."""
         units = tensors.shape[2 : 2 + self.dimensions].numel()
         return tensors.reshape(*tensors.shape[:2], units, -1)
 
