@@ -21,16 +21,22 @@ from fglight.models import Block
 EPS = 1e-16
 """Next to squared lengths, so that a direction of length zero gives zero."""
 
-COEFFICIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "projection": lambda products, squares: products / (squares + EPS),
-    "inner": lambda products, squares: products,
-    "sign": lambda products, squares: products.sign(),
-    "positive": lambda products, squares: (
+COEFFICIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "projection": lambda products, squares, _: products / (squares + EPS),
+    "inner": lambda products, *_: products,
+    "sign": lambda products, *_: products.sign(),
+    "positive": lambda products, *_: (
         (products > 0).to(products) * len(products) / (products > 0).to(products).sum().clamp_min(1)
     ),
-    "one": lambda products, squares: torch.ones_like(products),
+    "one": lambda products, *_: torch.ones_like(products),
+    "constant:0.25": lambda products, *_: torch.full_like(products, 0.25),
+    "unit": lambda _, squares, __: torch.tensor([0 if square == 0 else square**-0.5 for square in squares]).to(squares),
+    "norm": lambda _, squares, targets: targets.sqrt() * COEFFICIENTS["unit"](_, squares, targets),
+    "magnitude": lambda products, squares, _: products.abs() / (squares + EPS),
+    "ascent_free": lambda products, squares, _: products.clamp_min(0) / (squares + EPS),
+    "stale:1": lambda products, squares, _: products / (squares + EPS),
 }
-"""c of the products ⟨t_i, g_i⟩ and the squares ‖g_i‖² of all samples i."""
+"""c of the products ⟨t_i, g_i⟩ and the squares ‖g_i‖² and ‖t_i‖² of all samples i."""
 
 
 # Eq. 1: a target and its directions in one unit
@@ -47,7 +53,8 @@ def estimate(
     for g in guesses:
         products = torch.stack([t_i @ g_i for t_i, g_i in zip(targets, g)])
         squares = torch.stack([g_i @ g_i for g_i in g])
-        factors = COEFFICIENTS[coefficient](products, squares)
+        lengths = torch.stack([t_i @ t_i for t_i in targets])
+        factors = COEFFICIENTS[coefficient](products, squares, lengths)
         by_direction.append(torch.stack([c * g_i for c, g_i in zip(factors, g)]))
     if combine == "max":
         return torch.stack([by_direction[best_aligned(t, guesses[:, i])][i] for i, t in enumerate(targets)])

@@ -2,6 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -14,22 +17,48 @@ EPS = 1e-16
 """Added to squared norms of directions before dividing by them."""
 
 
+@dataclass(frozen=True)
+class Units:
+    """What is known of the units of a block, or of all blocks where these are one unit.
+
+    Attributes:
+        products: inner products ⟨t, g⟩, ``(samples, units, k)``; None where no coefficient needs them.
+        squares: |g|², the same shape.
+        targets: |t|², ``(samples, units)``; None where no coefficient needs it.
+        block: the index of the block.
+        batch: the batch of the step.
+    """
+
+    products: Tensor | None
+    squares: Tensor
+    targets: Tensor | None
+    block: int
+    batch: Batch
+
+
 class Coefficient(ABC):
     """A rule for the factor of a direction; there is one factor for each unit of the perturbation's granularity.
 
+    A coefficient of your own needs ``__call__`` alone.
+
     Attributes:
         name: of the setting.
-        uses_products: whether ⟨t, g⟩ matters; without, no target and no derivative is computed.
+        takes: what follows the name behind a colon, in words; empty for nothing.
+        uses_products: whether ⟨t, g⟩ matters in this step; without, no target and no derivative is computed.
+        uses_targets: whether |t|² matters, too.
         projects: whether c g is the orthogonal projection on g, which alone can become one on the span of several.
-        by_sample: whether it means something for coefficients of single samples only.
+        by_sample: whether it means something for coefficients of single samples only (True) or of the whole batch only
+            (False); None: for all.
         random: whether it is drawn.
         constant: the factor, where it is one and the same always.
     """
 
     name = "your own"
+    takes = ""
     uses_products = True
+    uses_targets = False
     projects = False
-    by_sample = False
+    by_sample: bool | None = None
     random = False
     constant: float | None = None
 
@@ -42,9 +71,19 @@ class Coefficient(ABC):
             square: squared norms |g|^2, same shape.
         """
 
-    def scale(self, factors: Tensor, batch: Batch) -> Tensor | float:
-        """What all samples' factors, ``(batch, ...)``, are multiplied by, known once the whole batch's are."""
-        return 1.0
+    def factors(self, units: Units) -> Tensor:
+        """The factors of units, in the shape of their ``squares``: where they depend on more than ``__call__`` gets."""
+        return self(units.products, units.squares)
+
+    def prepare(self) -> None:  # noqa: B027 (not all have something to prepare)
+        """Prepare for a step, before its forward pass."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What lasts from step to step, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Go on from a checkpoint's state."""
 
 
 class Projection(Coefficient):
@@ -97,25 +136,178 @@ class Positive(Coefficient):
     by_sample = True
 
     def __call__(self, product: Tensor, square: Tensor) -> Tensor:
-        """See ``Coefficient``."""
+        """See ``Coefficient``: as if all were positive."""
         return (product > 0).to(product.dtype)
 
-    def scale(self, factors: Tensor, batch: Batch) -> Tensor:
+    def factors(self, units: Units) -> Tensor:
         """See ``Coefficient``: n/n+ of the samples of all processes."""
-        (share,) = batch.mean([factors])
-        return torch.where(share > 0, share.reciprocal(), 0)
+        positive = super().factors(units)
+        (share,) = units.batch.mean([positive])
+        return positive * torch.where(share > 0, share.reciprocal(), 0)
 
 
-class One(Coefficient):
-    """One: the direction itself, whatever the target. With a local guess, this is local learning."""
+class Constant(Coefficient):
+    """k, whatever the target: with a local guess, local learning at k times the learning rate for the blocks.
 
-    name = "one"
+    Args:
+        k: the factor.
+
+    Raises:
+        ValueError: for what is no number above 0.
+    """
+
+    name = "constant"
+    takes = "a number above 0"
     uses_products = False
-    constant = 1.0
+
+    def __init__(self, k: float | str) -> None:
+        self.k = self.constant = _number(self, k, isfinite)
 
     def __call__(self, product: Tensor | None, square: Tensor) -> Tensor:
         """See ``Coefficient``."""
-        return torch.ones_like(square)
+        return torch.full_like(square, self.k)
+
+
+class One(Constant):
+    """One: the direction itself, whatever the target. With a local guess, this is local learning."""
+
+    name = "one"
+    takes = ""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+class Unit(Coefficient):
+    """1 / |g|: the direction at unit length, whatever the target; 0 where it is 0."""
+
+    name = "unit"
+    uses_products = False
+
+    def __call__(self, product: Tensor | None, square: Tensor) -> Tensor:
+        """See ``Coefficient``."""
+        return torch.where(square > 0, square, torch.inf).rsqrt()
+
+
+class Norm(Unit):
+    """|t| / |g|: the direction at the target's length, whatever the angle between them."""
+
+    name = "norm"
+    uses_products = True
+    uses_targets = True
+
+    def factors(self, units: Units) -> Tensor:
+        """See ``Coefficient``."""
+        assert units.targets is not None
+        return super().factors(units) * units.targets.sqrt().unsqueeze(-1)
+
+
+class Magnitude(Projection):
+    """|⟨t, g⟩| / (|g|^2 + eps): the projection's length, always forwards."""
+
+    name = "magnitude"
+    projects = False
+
+    def __call__(self, product: Tensor, square: Tensor) -> Tensor:
+        """See ``Coefficient``."""
+        return super().__call__(product, square).abs()
+
+
+class AscentFree(Projection):
+    """max(0, ⟨t, g⟩) / (|g|^2 + eps): the projection where it goes forwards, and nothing where it goes backwards."""
+
+    name = "ascent_free"
+    projects = False
+
+    def __call__(self, product: Tensor, square: Tensor) -> Tensor:
+        """See ``Coefficient``."""
+        return super().__call__(product, square).clamp_min(0)
+
+
+class RandomSignMagnitude(Magnitude):
+    """±|⟨t, g⟩| / (|g|^2 + eps), the sign drawn with equal probability: the projection's length without its sense."""
+
+    name = "random_sign_magnitude"
+    random = True
+
+    def __call__(self, product: Tensor, square: Tensor) -> Tensor:
+        """See ``Coefficient``; from torch's default generator."""
+        return super().__call__(product, square) * linalg.random_signs(square)
+
+
+class Shuffled(Projection):
+    """The projections' factors, in each step permuted at random among the units of a block: not which one is whose.
+
+    A block of a single unit has its own.
+    """
+
+    name = "shuffled"
+    projects = False
+    random = True
+
+    def factors(self, units: Units) -> Tensor:
+        """See ``Coefficient``; from torch's default generator."""
+        order = torch.rand(units.squares.shape[1], device=units.squares.device).argsort()
+        return super().factors(units)[:, order]
+
+
+class Stale(Coefficient):
+    """Another coefficient's factors, taken anew every K-th step and kept in between: not this batch's.
+
+    The steps between take no derivative at all.
+
+    Args:
+        every: K, a whole number, or ``inf``: those of the first step always.
+        of: the other coefficient; None: ``Projection``.
+
+    Raises:
+        ValueError: for any other K.
+    """
+
+    name = "stale"
+    takes = "a whole number from 1 on, or inf"
+    by_sample = False
+
+    def __init__(self, every: float | str, of: Coefficient | None = None) -> None:
+        self.every = _number(self, every, lambda number: number == inf or number.is_integer())
+        self.of = of or Projection()
+        self.age = -1  # steps since the factors were taken; before the first step they are to be
+        self.kept: dict[int, Tensor] = {}
+
+    @property
+    def uses_products(self) -> bool:  # type: ignore[override]
+        """See ``Coefficient``: in every K-th step."""
+        return self.age <= 0 and self.of.uses_products
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        """See ``Coefficient``."""
+        return self.of.random
+
+    def prepare(self) -> None:
+        """See ``Coefficient``: a step older, or as new."""
+        older = self.age + 1
+        self.age = 0 if older == self.every else min(older, 1) if self.every == inf else older
+
+    def __call__(self, product: Any, square: Tensor) -> Tensor:
+        """See ``Coefficient``: as if they were new."""
+        return self.of(product, square)
+
+    def factors(self, units: Units) -> Tensor:
+        """See ``Coefficient``."""
+        if self.every == 1:
+            return self.of.factors(units)
+        if self.age <= 0:
+            self.kept[units.block] = self.of.factors(units).detach()
+        return self.kept[units.block].to(units.squares)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Coefficient``."""
+        return {"age": self.age, "kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Coefficient``."""
+        self.age, self.kept = state["age"], dict(state["kept"])
 
 
 class Function(Coefficient):
@@ -129,4 +321,55 @@ class Function(Coefficient):
         return self.function(product, square)
 
 
-COEFFICIENTS = {kind.name: kind() for kind in (Projection, InnerProduct, Sign, RandomSign, Positive, One)}
+COEFFICIENTS: dict[str, Callable[..., Coefficient]] = {
+    kind.name: kind
+    for kind in (
+        Projection,
+        InnerProduct,
+        Sign,
+        Positive,
+        RandomSign,
+        One,
+        Constant,
+        Unit,
+        Norm,
+        Magnitude,
+        AscentFree,
+        RandomSignMagnitude,
+        Shuffled,
+        Stale,
+    )
+}
+
+
+def read_coefficient(text: str) -> Coefficient:
+    """The coefficient of a setting: a name, and what it takes behind a colon, as in ``constant:0.25``.
+
+    Raises:
+        ValueError: there is none of that name, or it takes something else.
+    """
+    name, colon, given = text.partition(":")
+    kind: Any = COEFFICIENTS.get(name)
+    if kind is None:
+        raise ValueError(f"perturb.coefficient must be null or one of {', '.join(COEFFICIENTS)}, got {text}")
+    if bool(colon) != bool(kind.takes):
+        raise _unlike(kind, text.removeprefix(name) or "nothing")
+    return kind(given) if colon else kind()
+
+
+def _number(coefficient: Coefficient, given: float | str, fits: Callable[[float], bool]) -> float:
+    """A number above 0 that fits.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    with suppress(ValueError):
+        number = float(given)
+        if number > 0 and fits(number):
+            return number
+    raise _unlike(coefficient, given)
+
+
+def _unlike(coefficient: Any, given: object) -> ValueError:
+    takes = f"{coefficient.name}:K with K {coefficient.takes}" if coefficient.takes else f"{coefficient.name} alone"
+    return ValueError(f"perturb.coefficient must be {takes}, got {coefficient.name} with {given}")

@@ -263,6 +263,7 @@ class GradientEstimator:
         self.guess.set_up(blocks, images)
         self.guess.prepare(blocks)
         space = self.perturbation
+        space.coefficient_of(self.guess).prepare()
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         recorded = space.in_parameters and (self.engine.has_targets or space.by_sample)
         network = NetworkPass(
@@ -313,9 +314,9 @@ class GradientEstimator:
         for parts, products, squares in self.engine.products(network, guess, space, cosine=cosine):
             if products and not space.by_sample:
                 products = network.batch.sum(products)
-            coefficients = space.coefficients(guess, parts, products)
+            coefficients = space.coefficients(guess, parts, products, squares)
             for number, (part, c) in enumerate(zip(parts, coefficients)):
-                if products and squares:
+                if cosine and products and squares:
                     similarities = space.cosine(guess, part, products[number], c, squares[number])
                     found[part.block_pass.index] += (
                         network.batch.mean([similarities]) if space.by_sample else similarities

@@ -18,6 +18,7 @@ from fglight.diagnostics.counting import count_derivatives
 from fglight.diagnostics.profile import costs, forward_flops
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
+from fglight.estimators.coefficients import Coefficient
 from fglight.estimators.measures import measure
 from fglight.log_names import COSINE, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, LOCAL_LOSS, MEMORY, of_block, of_split
 from fglight.memory_format import as_memory_format
@@ -108,6 +109,19 @@ class ForwardGradientModule(L.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ConfigError("scheduler must move on by itself, got ReduceLROnPlateau, which waits for a metric")
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the coefficient does."""
+        checkpoint["coefficient"] = self._coefficient.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the coefficient what it kept."""
+        if state := checkpoint.get("coefficient"):
+            self._coefficient.load_state_dict(state)
+
+    @property
+    def _coefficient(self) -> Coefficient:
+        return self.estimator.perturbation.coefficient_of(self.estimator.guess)
 
     def on_train_start(self) -> None:
         """Put what is noted on the device there."""

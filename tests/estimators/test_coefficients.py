@@ -26,7 +26,7 @@ from fglight.estimators import (
     WeightPerturbation,
 )
 from fglight.estimators.coefficients import COEFFICIENTS as ALL_COEFFICIENTS
-from fglight.estimators.coefficients import One, RandomSign
+from fglight.estimators.coefficients import Coefficient, Magnitude, RandomSign, Stale, read_coefficient
 
 WAYS = [case for case in ALL_PERTURBATIONS if case[0] != "activity_span"]
 every_way = pytest.mark.parametrize(("perturb", "granularity"), WAYS)
@@ -37,6 +37,10 @@ def test_each_by_its_definition(engine, name, way):
     perturb, granularity = way
     if (perturb, name) == ("weight", "positive"):
         name = "sign"
+    if name == "stale:1" and perturb != "weight":
+        name = "projection"
+    if (engine, name) == ("forward", "norm"):
+        name = "unit"
     blocks, batch = uncoupled_blocks()
     settings = {"perturb.granularity": granularity, "perturb.coefficient": name}
     estimator_of(settings, perturb=perturb, engine=engine).estimate(blocks, *batch)
@@ -134,11 +138,11 @@ def test_null_is_the_guesss_own(perturb, granularity, guess, default, other):
 
 @pytest.mark.parametrize("given", ["coefficient", "guess"])
 def test_a_coefficient_of_ones_own(given):
-    class Double(One):
-        constant = 2.0
+    class Double(Coefficient):
+        uses_products = False
 
         def __call__(self, product, square):
-            return 2 * super().__call__(product, square)
+            return 2 * torch.ones_like(square)
 
     class Guess(LocalGuess):
         def coefficient(self, product, square):
@@ -203,6 +207,12 @@ def test_what_needs_no_derivative_takes_none(perturb, granularity, name, engine,
     ("perturb", "settings", "said"),
     [
         ("weight", {"perturb.coefficient": "cosine"}, r"must be null or one of projection, inner.*, got cosine"),
+        ("weight", {"perturb.coefficient": "constant"}, r"must be constant:K with K a number .*, got constant with no"),
+        ("weight", {"perturb.coefficient": "constant:0"}, r"must be constant:K with K a .* 0, got constant with 0"),
+        ("weight", {"perturb.coefficient": "constant:inf"}, r"must be constant:K with K a .*, got constant with inf"),
+        ("weight", {"perturb.coefficient": "stale:1.5"}, r"must be stale:K with K a whole .*, got stale with 1\.5"),
+        ("weight", {"perturb.coefficient": "one:2"}, r"must be one alone, got one with :2"),
+        ("activity", {"perturb.coefficient": "stale:5"}, r"must be one of projection, .* with ActivityP.*, got stale"),
         (
             "weight",
             {"perturb.coefficient": "positive"},
@@ -227,9 +237,114 @@ def test_what_means_nothing_is_refused_in_one_line(perturb, settings, said):
 
 def test_with_an_exact_guess_it_plays_no_role():
     results = []
-    for name in (None, *ALL_COEFFICIENTS):
+    for name in (None, *(set(ALL_COEFFICIENTS) - {"constant", "stale"}), "constant:2", "stale:3"):
         blocks, batch = uncoupled_blocks()
         estimator_of({"perturb.coefficient": name}, guess="exact").estimate(blocks, *batch)
         results.append(gradients(blocks))
     for other in results[1:]:
         assert_same_gradients(other, results[0], tolerance=0)
+
+
+def factors_of(blocks, batch, estimates):
+    """c of each tensor of blocks 0 to J-2, where the estimate is c g for the local gradient g."""
+    definition = Definition(blocks, *batch)
+    guesses = [definition.weight("local", j) for j in range(len(estimates))]
+    return [
+        torch.tensor([float((e * g).sum() / (g * g).sum()) for e, g in zip(*pair, strict=True)], dtype=torch.float64)
+        for pair in zip(estimates, guesses, strict=True)
+    ]
+
+
+def test_shuffled_gives_each_tensor_the_factor_of_another_of_its_block():
+    blocks, batch = uncoupled_blocks()
+    estimator_of().estimate(blocks, *batch)
+    own = factors_of(blocks, batch, body_gradients(blocks))
+    estimator = estimator_of({"perturb.coefficient": "shuffled"})
+    moved = 0
+    for _ in range(3):
+        estimator.estimate(blocks, *batch)
+        for mine, theirs in zip(factors_of(blocks, batch, body_gradients(blocks)), own):
+            assert_all_close([mine.sort().values], [theirs.sort().values])
+            moved += int(((mine - theirs).abs() > 1e-6).any())
+    assert moved > 0
+
+
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+def test_random_sign_magnitude_has_the_length_of_the_projection_and_a_sign_of_its_own(engine):
+    blocks, batch = uncoupled_blocks()
+    estimator_of().estimate(blocks, *batch)
+    own = torch.cat(factors_of(blocks, batch, body_gradients(blocks)))
+    estimator = estimator_of({"perturb.coefficient": "random_sign_magnitude"}, engine=engine)
+    ratios = []
+    for _ in range(4):
+        estimator.estimate(blocks, *batch)
+        ratios.append(torch.cat(factors_of(blocks, batch, body_gradients(blocks))) / own)
+    signs = torch.stack(ratios)
+    assert ((signs.abs() - 1).abs() < 1e-6).all()
+    assert (signs > 0).any()
+    assert (signs < 0).any()
+
+
+@every_pair(engine=["reverse", "forward"], granularity=["tensor", "block", "network"], every=["3", "inf"])
+def test_stale_keeps_the_factors_of_the_step_in_which_they_were_taken(engine, granularity, every):
+    """Each step has other images; the projections of those before are found on copies."""
+    blocks, (images, labels) = uncoupled_blocks()
+    settings = {"perturb.granularity": granularity}
+    estimator = estimator_of(settings | {"perturb.coefficient": f"stale:{every}"}, engine=engine)
+    fresh = estimator_of(settings)
+    for step in range(5):
+        batch = images + step, labels
+        if step in ((0, 3) if every == "3" else (0,)):
+            fresh.estimate(blocks, *batch)
+            expected = factors_of(blocks, batch, body_gradients(blocks))
+        estimator.estimate(blocks, *batch)
+        found = factors_of(blocks, batch, body_gradients(blocks))
+        assert_all_close(found, expected)
+
+
+def test_stale_takes_derivatives_in_every_kth_step_alone(monkeypatch):
+    blocks, batch = uncoupled_blocks()
+    estimator = estimator_of({"perturb.coefficient": "stale:3"}, engine="forward")
+    asked = []
+    moves = "fglight.estimators.engines.directional.DirectionalStep.moves"
+    original = estimator.engine.products.__globals__["DirectionalStep"].moves
+    monkeypatch.setattr(moves, lambda self, *parts: asked.append(step) or original(self, *parts))
+    for step in range(7):  # noqa: B007 (what is asked for notes it)
+        estimator.estimate(blocks, *batch)
+    assert set(asked) == {0, 3, 6}
+
+
+def test_stale_goes_on_from_its_state():
+    blocks, (images, labels) = uncoupled_blocks()
+    whole, first, second = (WeightPerturbation(coefficient=Stale(4)) for _ in range(3))
+    results = []
+    for step in range(6):
+        batch = images + step, labels
+        GradientEstimator(GlobalTarget(), LocalGuess(), whole).estimate(blocks, *batch)
+        results.append(gradients(blocks))
+        if step == 3:
+            second.coefficient.load_state_dict(first.coefficient.state_dict())
+        GradientEstimator(GlobalTarget(), LocalGuess(), first if step < 3 else second).estimate(blocks, *batch)
+        assert_same_gradients(gradients(blocks), results[-1], tolerance=0)
+
+
+def test_stale_keeps_those_of_another_coefficient():
+    blocks, batch = uncoupled_blocks()
+    estimates = []
+    for coefficient in (Magnitude(), Stale(5, Magnitude())):
+        GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(coefficient=coefficient)).estimate(
+            blocks, *batch
+        )
+        estimates.append(gradients(blocks))
+    assert_same_gradients(*estimates, tolerance=0)
+
+
+@pytest.mark.parametrize("engine", ["forward", "finite"])
+def test_the_target_s_length_is_known_in_reverse_mode_alone(engine):
+    with pytest.raises(ConfigError, match=rf"^perturb\.coefficient must do without .* engine={engine}, got norm: use"):
+        estimator_of({"perturb.coefficient": "norm"}, engine=engine)
+
+
+def test_every_name_reads_as_its_coefficient():
+    for name, kind in ALL_COEFFICIENTS.items():
+        assert type(read_coefficient(f"{name}:2" if kind.takes else name)) is kind

@@ -16,7 +16,7 @@ from fglight.models.blocks import Block
 
 Products = tuple[Iterable[Part], Sequence[Tensor] | None, Sequence[Tensor] | None]
 """Parts that share coefficients; this process's inner products ⟨t, g⟩ of each, or their sum over all that are one unit,
-None where no target is needed; squared lengths |t|² of the targets, where the cosine is wanted and they are known."""
+None where no target is needed; |t|² of each part's units, where the cosine or the coefficient needs them."""
 
 
 class Engine(ABC):

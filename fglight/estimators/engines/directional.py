@@ -61,9 +61,15 @@ class DirectionalEngine(Engine):
         return self.known[2]
 
     def check(self, guess: Guess, space: Perturbation) -> None:
-        """See ``Engine``: a guess needs a direction, and must do without the next block."""
+        """See ``Engine``: a guess needs a direction and does without the next block, a coefficient without |t|."""
         if not guess.projects:
             raise ValueError(f"{self.name} needs a direction, {type(guess).__name__} has none: use engine=reverse")
+        coefficient = space.coefficient_of(guess)
+        if coefficient.uses_targets:
+            raise ValueError(
+                f"perturb.coefficient must do without the target's length with {self.name}, got {coefficient.name}: "
+                "use engine=reverse"
+            )
         if "next" in guess.needs:
             raise ValueError(
                 f"{self.name} is not possible with {type(guess).__name__}, which needs the next block before that "

@@ -24,7 +24,8 @@ class ReverseMode(Engine):
     def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
         """See ``Engine``; blocks come from J-2 down, or from 0 on where directions are drawn as products are taken."""
         aims = space.trains and (cosine or space.uses_target(guess))
-        ask = partial(space.directions, guess=guess, cosine=cosine)
+        lengths = cosine or space.coefficient_of(guess).uses_targets
+        ask = partial(space.directions, guess=guess, cosine=lengths)
         drawn = _run(network, guess, ask, network.losses if aims else ())
         blocks = _sweep(network, lambda one: drawn.pop(one.index) if one.index in drawn else ask(one), aims=aims)
         if guess.randomness and space.in_parameters and space.by_sample:
@@ -34,7 +35,7 @@ class ReverseMode(Engine):
             while parts:
                 group = [parts.pop(0)] if space.by_sample else [*parts]
                 parts = parts if space.by_sample else []
-                found = _products(group, targets, space, cosine=cosine)
+                found = _products(group, targets, space, lengths=lengths)
                 for point in {*targets} - {point for part in parts for point in part.points}:
                     del targets[point]
                 if space.units.joins_blocks:
@@ -136,13 +137,13 @@ def _sweep(
         yield block_pass, parts, targets
 
 
-def _products(parts: Sequence[Part], targets: Targets, space: Perturbation, *, cosine: bool) -> Products:
-    """Inner products of parts with their targets, and the lengths of these."""
+def _products(parts: Sequence[Part], targets: Targets, space: Perturbation, *, lengths: bool) -> Products:
+    """Inner products of parts with their targets, and |t|² of these."""
     if not targets:
         return parts, None, None
     products = [part.products(targets) for part in parts]
-    if cosine and not space.by_sample:  # the target itself is of the whole batch, and so is its length
+    if lengths and not space.by_sample:  # the target itself is of the whole batch, and so is its length
         exact = [part.parameter for part in parts]
         batch = parts[0].block_pass.network.batch
         targets = dict(zip(exact, batch.sum([targets[parameter] for parameter in exact])))
-    return parts, products, [part.squares(targets) for part in parts] if cosine else None
+    return parts, products, [part.squares(targets) for part in parts] if lengths else None

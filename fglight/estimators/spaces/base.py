@@ -2,16 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fglight.autodiff.batch import Batch
 from fglight.autodiff.linalg import cosine
 from fglight.autodiff.passes import BlockPass
-from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function
+from fglight.estimators.coefficients import COEFFICIENTS, Coefficient, Function, Units, read_coefficient
 from fglight.estimators.combine import combine
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.parts import Granularity, Part
@@ -22,7 +21,8 @@ class Perturbation(ABC):
 
     Args:
         granularity: what one coefficient stands for; None takes the first of ``granularities``, which is the paper's.
-        coefficient: the factor of a direction, one of ``COEFFICIENTS`` or of your own; None: the guess's own.
+        coefficient: the factor of a direction, one of ``COEFFICIENTS`` as in ``constant:0.25``, or of your own; None:
+            the guess's own.
 
     Attributes:
         granularities: what it can be.
@@ -49,9 +49,7 @@ class Perturbation(ABC):
                 f"got {granularity}"
             )
         self.units = self.granularities[self.granularity]
-        if isinstance(coefficient, str) and coefficient not in COEFFICIENTS:
-            raise ValueError(f"perturb.coefficient must be null or one of {', '.join(COEFFICIENTS)}, got {coefficient}")
-        self.coefficient = COEFFICIENTS[coefficient] if isinstance(coefficient, str) else coefficient
+        self.coefficient = read_coefficient(coefficient) if isinstance(coefficient, str) else coefficient
 
     @abstractmethod
     def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
@@ -60,7 +58,7 @@ class Perturbation(ABC):
         Args:
             block_pass: the block, which has run where ``guess.pulled`` or the space is that of h_j; its graph stays.
             guess: where they come from.
-            cosine: whether the cosine similarity of guess and target is wanted, too.
+            cosine: whether |t|² is wanted, too, as the cosine similarity of guess and target needs it.
 
         Returns:
             A part for each tensor of the space.
@@ -94,7 +92,13 @@ class Perturbation(ABC):
         """Whether an estimate depends on the target at all."""
         return self.spans or guess.combine in ("span", "max") or self.coefficient_of(guess).uses_products
 
-    def coefficients(self, guess: Guess, parts: Iterable[Part], products: Sequence[Tensor] | None) -> list[Tensor]:
+    def coefficients(
+        self,
+        guess: Guess,
+        parts: Iterable[Part],
+        products: Sequence[Tensor] | None,
+        targets: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
         """The coefficients of parts that share them.
 
         Args:
@@ -102,6 +106,7 @@ class Perturbation(ABC):
             parts: of one block, or of all where ``units.joins_blocks``.
             products: ⟨t, g_m⟩ of each part, or their sum over all parts where they are one unit; None where no
                 coefficient needs them.
+            targets: |t|² of each part, ``(samples, units)``, where they are known.
 
         Returns:
             For each part, ``(samples, units, k)``.
@@ -110,36 +115,43 @@ class Perturbation(ABC):
         for part in parts:
             grams.append(part.gram())
             features.append(part.features)
-        gram, product = torch.cat(grams, dim=1), torch.cat(list(products), dim=1) if products else None
         sizes = [gram.shape[1] for gram in grams]
+        gram, product, target = (torch.cat(list(rows), dim=1) if rows else None for rows in (grams, products, targets))
         if self.units.joins_tensors:
-            gram, product = gram.sum(1, keepdim=True), None if product is None else product.sum(1, keepdim=True)
+            gram, product, target = (x if x is None else x.sum(1, keepdim=True) for x in (gram, product, target))
             features = [sum(features)] * len(features)
-        c = combine(self._how(guess), partial(self._factors, guess, part.block_pass.network.batch), product, gram)
+        block_pass = part.block_pass
+
+        def factors(product: Tensor | None, squares: Tensor) -> Tensor:
+            return self._factors(guess, Units(product, squares, target, block_pass.index, block_pass.network.batch))
+
+        assert gram is not None
+        c = combine(self._how(guess), factors, product, gram)
         shared = c.expand(-1, sum(sizes), -1).split(sizes, dim=1)
         return [own * guess.length_correction(c.shape[-1], dimension) for own, dimension in zip(shared, features)]
 
     def cosine(self, guess: Guess, part: Part, products: Tensor, c: Tensor, squares: Tensor) -> Tensor:
-        """The cosine similarity of guess and target, ``(samples,)``; see ``linalg.cosine``."""
-        return cosine(products, part.gram(), c, squares)
+        """The cosine similarity of guess and target, ``(samples,)``, of |t|² by units; see ``linalg.cosine``."""
+        return cosine(products, part.gram(), c, squares.sum(1))
 
     def _how(self, guess: Guess) -> str:
         """What becomes of several directions; see ``combine``."""
         return guess.combine
 
-    def _factors(self, guess: Guess, batch: Batch, products: Tensor | None, squares: Tensor) -> Tensor:
+    def _factors(self, guess: Guess, units: Units) -> Tensor:
         """The factors of directions; see ``Coefficient``.
 
         Of those that are drawn, factors of samples are each process's own, and others the same in all.
         """
         coefficient = self.coefficient_of(guess)
         if coefficient.random and self.by_sample:
-            factors = batch.rows(coefficient, products, squares)
-        else:
-            factors = coefficient(products, squares)
-            if coefficient.random and guess.randomness == "samples":
-                factors = batch.first(factors)
-        return factors * coefficient.scale(factors, batch)
+            return units.batch.rows(
+                lambda products, squares: coefficient.factors(replace(units, products=products, squares=squares)),
+                units.products,
+                units.squares,
+            )
+        factors = coefficient.factors(units)
+        return units.batch.first(factors) if coefficient.random and guess.randomness == "samples" else factors
 
     def check(self, guess: Guess) -> None:
         """Refuse what means nothing with it, of a guess or a coefficient.
@@ -150,8 +162,8 @@ class Perturbation(ABC):
         guess.check(self)
         spans = self._how(guess) == "span"
 
-        def fits(coefficient: Coefficient) -> bool:
-            return coefficient.projects if spans else self.by_sample or not coefficient.by_sample
+        def fits(coefficient: Any) -> bool:
+            return coefficient.projects if spans else coefficient.by_sample in (None, self.by_sample)
 
         chosen = self.coefficient_of(guess)
         if not fits(chosen) and not (spans and self.coefficient is None):

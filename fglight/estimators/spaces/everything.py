@@ -21,7 +21,13 @@ class Everything(Perturbation):
         """See ``Perturbation``."""
         return True
 
-    def coefficients(self, guess: Guess, parts: Iterable[Part], products: Sequence[Tensor] | None) -> list[Tensor]:
+    def coefficients(
+        self,
+        guess: Guess,
+        parts: Iterable[Part],
+        products: Sequence[Tensor] | None,
+        targets: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
         """See ``Perturbation``: the products, as in every orthonormal basis."""
         return list(products or ())
 

@@ -89,8 +89,9 @@ class Part:
         return linalg.products(self.granularity.split(whole)[0], self.directions)
 
     def squares(self, targets: Targets) -> Tensor:
-        """|t|², ``(samples,)``."""
-        return linalg.gram(targets[self.parameter].reshape(len(self.directions), 1, -1))[:, 0, 0]
+        """|t|², ``(samples, units)``."""
+        samples, units, *_ = self.directions.shape
+        return linalg.gram(targets[self.parameter].reshape(samples, units, 1, -1))[..., 0, 0]
 
     def move(self, m: int) -> Tensor:
         """Direction m of a parameter that is one unit, in its shape."""

@@ -90,7 +90,7 @@ class SamplePart(WeightPart):
     def squares(self, targets: Targets) -> Tensor:
         """See ``Part``; after ``products``."""
         assert self.known is not None
-        return self.known[1]
+        return self.known[1].unsqueeze(1)
 
     def pull_back(self, c: Tensor) -> dict[nn.Parameter, Tensor]:
         """See ``Part``: the sum over samples as well (Eq. 4 per sample)."""
