@@ -214,6 +214,8 @@ class StudyFile(Settings):
     ]
     data: str = OPEN
     seeds: Whole = OPEN
+    holdout: Annotated[float, Field(gt=0, lt=1)] = OPEN
+    settings: dict[str, str | int | float | bool] = OPEN
     rates: Annotated[list[Positive], Len(1), Field(description="a list of learning rates above 0")] = OPEN
     over: Annotated[
         list[Literal["derivatives", "forwards", "memory", "seconds"]],

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fglight.config.settings import CONFIG_DIR
 from fglight.errors import ConfigError
-from fglight.studies.study import QUANTITIES, RATES, Row, Study, read_study
+from fglight.studies.study import QUANTITIES, RATES, SEARCH_SEEDS, Row, Study, best_rate, read_study
 
-__all__ = ["QUANTITIES", "RATES", "STUDIES", "Row", "Study", "add_studies"]
+__all__ = ["QUANTITIES", "RATES", "SEARCH_SEEDS", "STUDIES", "Row", "Study", "add_studies", "best_rate"]
 
 STUDIES: dict[str, Study] = {}
 """All studies that are known, by their names."""

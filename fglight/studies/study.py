@@ -1,17 +1,26 @@
 """What a study is made of."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError, one_line
+from fglight.paper.grids import HOLDOUT
 
 RATES = ("0.8", "0.2", "0.05", "0.0125")
 """The learning rates that every estimator of a study chooses from: one fourth each of the one before."""
+
+SEARCH_SEEDS = (0, 1)
+"""The seeds that choose a rate; those that tell begin behind them."""
+
+Rate = TypeVar("Rate")
 
 QUANTITIES = {
     "derivatives": "directional derivatives a step",
@@ -75,9 +84,11 @@ class Study:
         question: what it is to answer.
         rows: the estimators.
         data: name of the data set.
-        seeds: how many runs each has.
+        seeds: how many runs each has that tell, from the first behind ``SEARCH_SEEDS`` on.
         rates: the learning rates to choose from.
         over: what accuracy is drawn over, of ``QUANTITIES``; empty for no figure.
+        holdout: the fraction of the training images on which a rate is chosen.
+        settings: what all runs have, unless the command line says otherwise.
     """
 
     name: str
@@ -88,6 +99,8 @@ class Study:
     seeds: int = 3
     rates: tuple[str, ...] = RATES
     over: tuple[str, ...] = ()
+    holdout: str = HOLDOUT
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def local_learning(self, row: Row) -> Row | None:
         """Local learning with exactly the auxiliary networks that a row has; None where there is none."""
@@ -104,7 +117,7 @@ def read_study(file: Path) -> Study:
     """The study of a YAML file, which is named after it.
 
     It has a ``title``, a ``question`` and ``rows``: by the names of estimators the overrides that make them, or by that
-    of a line of the figure the estimators on it. ``data``, ``seeds``, ``rates`` and ``over`` are as in ``Study``.
+    of a line of the figure the estimators on it. The rest is as in ``Study``.
 
     Raises:
         ConfigError: it cannot be read, or says something else.
@@ -123,5 +136,29 @@ def read_study(file: Path) -> Study:
     for label, made in said.pop("rows").items():
         points = made if isinstance(made, dict) else {label: made}
         rows += (Row(name, overrides, label if points is made else "") for name, overrides in points.items())
-    rates = tuple(f"{rate:g}" for rate in said.pop("rates", ())) or RATES
-    return Study(name=file.stem, rows=tuple(rows), rates=rates, over=tuple(said.pop("over", ())), **said)
+    return Study(
+        name=file.stem,
+        rows=tuple(rows),
+        rates=tuple(f"{rate:g}" for rate in said.pop("rates", ())) or RATES,
+        over=tuple(said.pop("over", ())),
+        holdout=str(said.pop("holdout", HOLDOUT)),
+        settings={name: str(value) for name, value in said.pop("settings", {}).items()},
+        **said,
+    )
+
+
+def best_rate(found: Mapping[Rate, Sequence[tuple[float, float]]]) -> Rate | None:
+    """The rate of the highest mean accuracy on held-out images, and of the lowest loss where several have that.
+
+    Args:
+        found: accuracy and loss of each seed, by rate.
+
+    Returns:
+        The rate; None where there is none.
+    """
+
+    def quality(rate: Rate) -> tuple[float, float]:
+        accuracies, losses = zip(*found[rate])
+        return fmean(accuracies), -fmean(losses)
+
+    return max(found, key=quality, default=None)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from fglight.cell import Cell
 from fglight.paper import rows, rows_by_cell
 from fglight.paper.figures import FIGURES
-from fglight.paper.grids import aux_sizes
-from fglight.studies import STUDIES
+from fglight.paper.grids import HOLDOUT, aux_sizes
+from fglight.studies import SEARCH_SEEDS, STUDIES
 from fglight.sweeps.request import Request
 
 
@@ -17,11 +17,14 @@ class Entry:
 
     Attributes:
         cell: the cell.
-        seeds: how many of them the paper ran.
+        seeds: how many of them the paper ran, or the study has.
         group: of its runs on Weights & Biases.
         settings: beside the cell's own.
         rates: learning rates to search; none for the paper's.
         label: of the study's row that it is; empty for others.
+        first: the first of the seeds.
+        holdout: the fraction of the training images on which rates are searched.
+        scale: settings that the command line may replace, as what it scales.
     """
 
     cell: Cell
@@ -30,6 +33,9 @@ class Entry:
     settings: Mapping[str, str] = field(default_factory=dict)
     rates: Sequence[str] = ()
     label: str = ""
+    first: int = 0
+    holdout: str = HOLDOUT
+    scale: Mapping[str, str] = field(default_factory=dict)
 
 
 def entries_of(request: Request) -> Iterator[Entry]:
@@ -53,6 +59,9 @@ def entries_of(request: Request) -> Iterator[Entry]:
                 {"measure": "true", **line.settings},
                 study.rates,
                 line.label,
+                len(SEARCH_SEEDS),
+                study.holdout,
+                study.settings,
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fglight.cell import Cell
 from fglight.errors import ConfigError
-from fglight.paper.grids import HOLDOUT, LR_AXES, schedules
+from fglight.paper.grids import LR_AXES, schedules
 from fglight.paper.recipes import MODELS, nearest, recipe
 from fglight.runs.settings import is_told, unused, within
 from fglight.sweeps.entries import Entry, entries_of, with_controls
@@ -116,15 +116,16 @@ def plan_jobs(request: Request) -> list[Job]:
         entries = with_controls(entries)
     if request.search == "lr":
         entries = [
-            replace(entry, settings={**entry.settings, **schedule, "data.holdout": HOLDOUT}, group="search-lr")
+            replace(entry, settings={**entry.settings, **schedule, "data.holdout": entry.holdout}, group="search-lr")
             for entry in entries
             for schedule in schedules(entry.cell, entry.rates)
         ]
     jobs: dict[tuple[str, int], Job] = {}
     for entry in entries:
+        seeds = request.seeds or range(entry.first, entry.first + (request.count or entry.seeds))
         for values in itertools.product(*request.settings.values()):
-            for seed in request.seeds if request.seeds is not None else range(entry.seeds):
-                job = _job(entry, dict(zip(request.settings, values)), seed)
+            for seed in seeds:
+                job = _job(entry, {**entry.scale, **dict(zip(request.settings, values))}, seed)
                 jobs.setdefault((job.name, seed), job)
     return list(jobs.values())
 

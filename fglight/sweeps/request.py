@@ -34,7 +34,8 @@ class Request:
         search: ``lr``, ``aux_size``, or None.
         filters: for some of ``FILTERS``, the values to keep.
         data: data sets to keep, or to put in place of the paper's; empty for the paper's.
-        seeds: the seeds of every cell; None for the paper's number of them.
+        seeds: the seeds of every cell; None for ``count`` of them.
+        count: how many seeds of every cell; None for as many as the paper or the study has.
         settings: what is passed on to the runs, by name; each combination of their values is a run.
         plan: whether to show what would run and start nothing.
         studies: names of studies.
@@ -51,6 +52,7 @@ class Request:
     plan: bool
     studies: tuple[str, ...] = ()
     controls: bool = False
+    count: int | None = None
 
     @property
     def words(self) -> str:
@@ -89,6 +91,7 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         filters={key: given[key] for key in FILTERS if key in given},
         data=values.get("data", ()),
         seeds=_seeds(values),
+        count=None if values.get("seeds", ("null",)) == ("null",) else _whole("seeds", ",".join(values["seeds"]), 1),
         settings={key: value for key, value in values.items() if key not in own},
         plan=plan,
         controls=controls,
@@ -164,12 +167,11 @@ def _chosen(
 
 
 def _seeds(given: Mapping[str, tuple[str, ...]]) -> tuple[int, ...] | None:
-    count = given.get("seeds", ("null",))
-    if count == ("null",):
-        return tuple(_whole("seed", value, 0) for value in given["seed"]) if "seed" in given else None
-    if "seed" in given:
+    if "seed" not in given:
+        return None
+    if given.get("seeds", ("null",)) != ("null",):
         raise ConfigError("seed and seeds exclude each other: seed=0,1 names them, seeds=2 counts them")
-    return tuple(range(_whole("seeds", ",".join(count), 1)))
+    return tuple(_whole("seed", value, 0) for value in given["seed"])
 
 
 def _whole(key: str, value: str, minimum: int) -> int:
