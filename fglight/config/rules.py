@@ -102,6 +102,7 @@ class Optim(Settings):
     """Those of optimizers."""
 
     lr: Positive = OPEN
+    block_lr: Positive | None = OPEN
     momentum: BelowOne = OPEN
     weight_decay: Number = OPEN
     fused: bool | None = OPEN
@@ -111,6 +112,7 @@ class Scheduler(Settings):
     """Those of learning rate schedules."""
 
     interval: Literal["epoch", "step"]
+    warmup: Annotated[int, Field(ge=0, description="a number of steps from 0 on")] = OPEN
     step_size: Whole = OPEN
     gamma: Fraction = OPEN
     T_max: Whole = OPEN
@@ -158,6 +160,7 @@ class _Options(Settings):
     fast_dev_run: bool | Batches = OPEN
     inference_mode: bool = OPEN
     limit_train_batches: Batches | Share = OPEN
+    max_forwards: Annotated[Positive, Field(description="a number of forward passes above 0")] = OPEN
     limit_val_batches: Annotated[
         Batches | Share,
         Field(description="a number of batches from 1 on, or a fraction above 0.0 (test accuracy is a run's result)"),

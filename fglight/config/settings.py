@@ -41,7 +41,7 @@ NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
 MOVED = {"optim.lr_step": "scheduler.step_size", "optim.lr_gamma": "scheduler.gamma"}
 """Settings by the names that they had in earlier versions, and in runs of these on disk."""
 
-NOT_ARGUMENTS = ("name", "trained", "interval", "metrics")
+NOT_ARGUMENTS = ("name", "trained", "interval", "metrics", "block_lr", "warmup")
 """Settings of components that are no arguments of their classes."""
 
 DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")

@@ -15,12 +15,12 @@ class Derivatives:
     """The directional derivatives of a step in forward mode, all samples at once.
 
     Attributes:
-        taken: how many there are.
+        taken: how many there are; of steps that take turns, the mean.
         exact: along how many of them a single number moves, a channel with one position or a bias: each is the exact
             gradient there.
     """
 
-    taken: int
+    taken: float
     exact: int
 
 
@@ -36,7 +36,8 @@ def count_derivatives(
         batch_size: how many a step has.
     """
     guess, perturbation = estimator.guess, estimator.perturbation
-    if not guess.projects or not perturbation.uses_target(guess):
+    coefficient = estimator.coefficient
+    if not guess.projects or (coefficient.due and not perturbation.uses_target(guess)):
         return Derivatives(0, 0)
     features = [_features(estimator, tensors) for tensors in _spaces(estimator, blocks, images)]
     if perturbation.units.joins_tensors:
@@ -50,7 +51,7 @@ def count_derivatives(
         counts = [count for block, count in zip(blocks, counts) if trainable(block.body)]
     samples = batch_size if perturbation.spans else 1
     taken = sum(samples * count * len(units) for count, units in zip(counts, features, strict=True))
-    return Derivatives(taken, sum(size == 1 for units in features for size in units))
+    return Derivatives(taken / coefficient.period, sum(size == 1 for units in features for size in units))
 
 
 def _features(estimator: GradientEstimator, tensors: Sequence[Tensor]) -> list[int]:

@@ -1,20 +1,25 @@
 """What a step costs: floating-point operations in forward passes of the network, and memory."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fglight.autodiff.buffers import dry_run
+from fglight.autodiff.rng import generators_kept
+from fglight.estimators.estimator import GradientEstimator
+from fglight.memory_format import as_memory_format
 from fglight.models.blocks import Block
 
 
@@ -102,6 +107,45 @@ def costs(device: torch.device) -> Iterator[Costs]:
             yield seen
         seen.memory = max(accumulate(sizes), default=0)
     seen.flops = flops.total
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """What a step of an estimator costs.
+
+    Attributes:
+        forwards: FLOPs, in forward passes of the network on the batch; of steps that take turns, the mean.
+        memory: bytes at most, on top of the network and its gradients.
+    """
+
+    forwards: float
+    memory: float
+
+
+def step_costs(estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor, labels: Tensor) -> StepCosts:
+    """Count what a step costs, by steps on copies: nothing moves. The first of them warms up.
+
+    Args:
+        estimator: what takes it.
+        blocks: the network.
+        images: a batch.
+        labels: of the batch.
+    """
+    period, found = estimator.coefficient.period, []
+    with generators_kept(images.device):
+        network, copied = deepcopy((nn.ModuleList(blocks), estimator))
+        copied.estimate(network, images, labels)
+        copied.coefficient.load_state_dict({})
+        for _ in range(1 if period == 1 else 2):
+            network.zero_grad(set_to_none=True)
+            gc.collect()  # what goes meanwhile was there before
+            with costs(images.device) as seen:
+                copied.estimate(network, images, labels)
+            found.append(seen)
+    forward = forward_flops(blocks, as_memory_format(images, estimator.channels_last))
+    fresh, later = found[0].flops, found[-1].flops
+    flops = later + (fresh - later) / period
+    return StepCosts(flops / forward if forward else 0.0, max(seen.memory for seen in found))
 
 
 def forward_flops(blocks: Sequence[Block], images: Tensor) -> float:

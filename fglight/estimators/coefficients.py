@@ -44,7 +44,9 @@ class Coefficient(ABC):
     Attributes:
         name: of the setting.
         takes: what follows the name behind a colon, in words; empty for nothing.
-        uses_products: whether ⟨t, g⟩ matters in this step; without, no target and no derivative is computed.
+        uses_products: whether ⟨t, g⟩ matters; without, no target and no derivative is computed.
+        due: whether it does in this step.
+        period: after how many steps it is due again.
         uses_targets: whether |t|² matters, too.
         projects: whether c g is the orthogonal projection on g, which alone can become one on the span of several.
         by_sample: whether it means something for coefficients of single samples only (True) or of the whole batch only
@@ -56,6 +58,8 @@ class Coefficient(ABC):
     name = "your own"
     takes = ""
     uses_products = True
+    due = True
+    period: float = 1
     uses_targets = False
     projects = False
     by_sample: bool | None = None
@@ -83,7 +87,7 @@ class Coefficient(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Go on from a checkpoint's state."""
+        """Go on from a checkpoint's state; from an empty one, as before the first step."""
 
 
 class Projection(Coefficient):
@@ -269,25 +273,21 @@ class Stale(Coefficient):
     by_sample = False
 
     def __init__(self, every: float | str, of: Coefficient | None = None) -> None:
-        self.every = _number(self, every, lambda number: number == inf or number.is_integer())
+        self.period = _number(self, every, lambda number: number == inf or number.is_integer())
         self.of = of or Projection()
+        self.uses_products, self.uses_targets, self.random = self.of.uses_products, self.of.uses_targets, self.of.random
         self.age = -1  # steps since the factors were taken; before the first step they are to be
         self.kept: dict[int, Tensor] = {}
 
     @property
-    def uses_products(self) -> bool:  # type: ignore[override]
+    def due(self) -> bool:  # type: ignore[override]
         """See ``Coefficient``: in every K-th step."""
-        return self.age <= 0 and self.of.uses_products
-
-    @property
-    def random(self) -> bool:  # type: ignore[override]
-        """See ``Coefficient``."""
-        return self.of.random
+        return self.age <= 0
 
     def prepare(self) -> None:
         """See ``Coefficient``: a step older, or as new."""
         older = self.age + 1
-        self.age = 0 if older == self.every else min(older, 1) if self.every == inf else older
+        self.age = 0 if older == self.period else min(older, 1) if self.period == inf else older
 
     def __call__(self, product: Any, square: Tensor) -> Tensor:
         """See ``Coefficient``: as if they were new."""
@@ -295,9 +295,9 @@ class Stale(Coefficient):
 
     def factors(self, units: Units) -> Tensor:
         """See ``Coefficient``."""
-        if self.every == 1:
+        if self.period == 1:
             return self.of.factors(units)
-        if self.age <= 0:
+        if self.due:
             self.kept[units.block] = self.of.factors(units).detach()
         return self.kept[units.block].to(units.squares)
 
@@ -307,7 +307,7 @@ class Stale(Coefficient):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See ``Coefficient``."""
-        self.age, self.kept = state["age"], dict(state["kept"])
+        self.age, self.kept = state.get("age", -1), dict(state.get("kept", {}))
 
 
 class Function(Coefficient):

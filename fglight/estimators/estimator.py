@@ -17,6 +17,7 @@ from fglight.autodiff.parameters import hooked, without_hooks
 from fglight.autodiff.passes import NetworkPass
 from fglight.errors import BlockError
 from fglight.estimators import check as checks
+from fglight.estimators.coefficients import Coefficient
 from fglight.estimators.engines.base import Engine
 from fglight.estimators.engines.compiled import CompiledEstimate, Compiler, inductor
 from fglight.estimators.engines.forward import ForwardMode
@@ -84,6 +85,11 @@ class GradientEstimator:
     @perturbation.setter
     def perturbation(self, perturbation: Perturbation) -> None:
         self._perturbation = perturbation
+
+    @property
+    def coefficient(self) -> Coefficient:
+        """The factor of a direction."""
+        return self.perturbation.coefficient_of(self.guess)
 
     @property
     def needs_auxiliaries(self) -> bool:
@@ -263,7 +269,7 @@ class GradientEstimator:
         self.guess.set_up(blocks, images)
         self.guess.prepare(blocks)
         space = self.perturbation
-        space.coefficient_of(self.guess).prepare()
+        self.coefficient.prepare()
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
         recorded = space.in_parameters and (self.engine.has_targets or space.by_sample)
         network = NetworkPass(

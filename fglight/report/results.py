@@ -217,7 +217,7 @@ def scale_of(run: Run) -> Scale:
 
 
 def _stopped(run: Run) -> bool:
-    return run.epoch + 1 < run.recipe["epochs"]
+    return run.epoch + 1 < run.recipe["epochs"] and "trainer.max_forwards" not in run.differences
 
 
 @cache

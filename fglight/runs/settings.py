@@ -49,6 +49,9 @@ OF_COST = ("checkpointing",)
 
 _NEUTRAL = {
     "callbacks": {},
+    "optim.block_lr": None,
+    "scheduler.warmup": 0,
+    "trainer.max_forwards": None,
     "trainer.max_steps": -1,
     "trainer.fast_dev_run": False,
     **{f"trainer.{name}": value for name, (value, _) in FIXED.items()},

@@ -130,6 +130,8 @@ def run_seconds(cfg: DictConfig, times: Times) -> float:
     total = trainer.max_epochs * steps
     if (trainer.get("max_steps") or -1) > 0:
         total = min(total, trainer.max_steps)
+    if trainer.get("max_forwards"):
+        total = trainer.max_forwards * times.testing / times.training
     tests = math.ceil(total / steps) * _limited(test_batches, trainer.get("limit_val_batches"))
     return total * times.training + tests * times.testing
 

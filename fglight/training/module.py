@@ -15,10 +15,9 @@ from torchmetrics import Metric
 
 from fglight.autodiff.batch import Batch
 from fglight.diagnostics.counting import count_derivatives
-from fglight.diagnostics.profile import costs, forward_flops
+from fglight.diagnostics.profile import step_costs
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
-from fglight.estimators.coefficients import Coefficient
 from fglight.estimators.measures import measure
 from fglight.log_names import COSINE, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, LOCAL_LOSS, MEMORY, of_block, of_split
 from fglight.memory_format import as_memory_format
@@ -41,6 +40,10 @@ class ForwardGradientModule(L.LightningModule):
         scheduler: makes a scheduler of the optimizer, such as ``partial(StepLR, step_size=30)``; None for a constant
             learning rate.
         interval: when the scheduler moves on, after each ``epoch`` or each ``step``.
+        block_lr: the learning rate of blocks 0..J-2, apart from auxiliary networks and the last block; None: the
+            optimizer's.
+        warmup: in how many steps the rates rise linearly to what the scheduler says.
+        schedule: epochs of the scheduler, and the steps in which they are to pass; None: as they come.
         clip_norm: the largest total norm of the gradients of all trained parameters; longer ones are scaled down to it.
             None: any.
         metrics: of outputs and labels, by the names that they are logged under; None: accuracy.
@@ -62,6 +65,9 @@ class ForwardGradientModule(L.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         interval: Literal["epoch", "step"] = "epoch",
+        block_lr: float | None = None,
+        warmup: int = 0,
+        schedule: tuple[int, int] | None = None,
         clip_norm: float | None = None,
         metrics: Mapping[str, Metric] | None = None,
         seed: int = 0,
@@ -76,6 +82,9 @@ class ForwardGradientModule(L.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.interval = interval
+        self.block_lr = block_lr
+        self.warmup = warmup
+        self.schedule = schedule
         self.clip_norm = clip_norm
         self.seed = seed
         self.cosine = cosine
@@ -100,7 +109,12 @@ class ForwardGradientModule(L.LightningModule):
         Raises:
             ConfigError: for an optimizer that evaluates the loss by itself, and a scheduler that waits for a metric.
         """
-        optimizer = self.optimizer(self.estimator.trained_parameters(self.model))
+        parameters: list[Any] = self.estimator.trained_parameters(self.model)
+        if self.block_lr is not None:
+            blocks = {parameter for block in self.model.blocks[:-1] for parameter in block.body.parameters()}
+            ours, others = [p for p in parameters if p in blocks], [p for p in parameters if p not in blocks]
+            parameters = [{"params": others}, {"params": ours, "lr": self.block_lr}]
+        optimizer = self.optimizer(parameters)
         if isinstance(optimizer, LBFGS):
             raise ConfigError("optim must take one gradient a step, got LBFGS, which evaluates the loss by itself")
         if self.scheduler is None:
@@ -112,16 +126,11 @@ class ForwardGradientModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the coefficient does."""
-        checkpoint["coefficient"] = self._coefficient.state_dict()
+        checkpoint["coefficient"] = self.estimator.coefficient.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give the coefficient what it kept."""
-        if state := checkpoint.get("coefficient"):
-            self._coefficient.load_state_dict(state)
-
-    @property
-    def _coefficient(self) -> Coefficient:
-        return self.estimator.perturbation.coefficient_of(self.estimator.guess)
+        self.estimator.coefficient.load_state_dict(checkpoint.get("coefficient", {}))
 
     def on_train_start(self) -> None:
         """Put what is noted on the device there."""
@@ -142,17 +151,23 @@ class ForwardGradientModule(L.LightningModule):
         number = self.global_step
         report = (number + 1) % self._every == 0
         own = [self.global_rank] if self.estimator.draws_by_sample and self.global_rank > 0 else []
+        if self.measure and not self.counts:
+            self._count(images, labels)
         seed_step(self.seed, number, *own)
-        with self._costs(images, report=report):
-            step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
-        if self.measure:
-            self._measure(images, labels, report=report)
+        step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         optimizer: Any = self.optimizers()
+        if self.measure and report:
+            measured = measure(
+                self.model.blocks, images, labels, self._rates[-1], channels_last=self.estimator.channels_last
+            )
+            for name, values in vars(measured).items():
+                self.log_dict({of_block(name, j): value for j, value in enumerate(values)})
         if self.clip_norm is not None:  # every process has the gradients of the whole batch
             clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.clip_norm)
-        optimizer.step()
-        if self.scheduler is not None and self.interval == "step":
-            self._move_on()
+        with self._warmed_up(optimizer):
+            optimizer.step()
+        if self.scheduler is not None:
+            self._move_on(epoch_ends=False)
 
         used = [local for local in step.local if local is not None]
         losses = [local.loss for local in used] + [step.loss]
@@ -169,11 +184,11 @@ class ForwardGradientModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
         self._stop_on_bad_loss()
-        self.log("lr", self._lr)
+        self.log("lr", self._rates[0])
         self.log_dict(self.counts)
         self._log_metrics("train", self.train_metrics)
-        if self.scheduler is not None and self.interval == "epoch":
-            self._move_on()
+        if self.scheduler is not None:
+            self._move_on(epoch_ends=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add the losses and metrics of the network, and of the auxiliary networks in use, on one batch.
@@ -205,34 +220,28 @@ class ForwardGradientModule(L.LightningModule):
         """How many steps there are from one report to the next."""
         return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it
 
-    @contextmanager
-    def _costs(self, images: Tensor, *, report: bool) -> Iterator[None]:
-        """Note what the step inside costs, one without cosine: not the first of this process, which also warms up.
-
-        Where every step is reported there is none without cosine, and one with it has to do.
-        """
-        plain = not report or self._every == 1
-        wanted = self.measure and self.counts and MEMORY not in self.counts and plain
-        if not wanted or self.estimator.compiled or torch._C._autograd._profiler_enabled():
-            yield
-            return
-        self.model.zero_grad(set_to_none=True)
-        with costs(self.device) as seen:
-            yield
-        forward = forward_flops(self.model.blocks, as_memory_format(images, self.estimator.channels_last))
-        self.counts |= {MEMORY: float(seen.memory), FORWARDS: seen.flops / forward if forward else 0.0}
-
-    def _measure(self, images: Tensor, labels: Tensor, *, report: bool) -> None:
+    def _count(self, images: Tensor, labels: Tensor) -> None:
+        """Note how many directional derivatives a step takes, and what it costs, which no profiler may see twice."""
         blocks = self.model.blocks
-        if DERIVATIVES not in self.counts:
-            (batch_size,) = Batch.of(images, labels).sum([torch.tensor(len(images), device=self.device)])
-            derivatives = count_derivatives(self.estimator, blocks, images[:2], int(batch_size))
-            self.counts |= {DERIVATIVES: float(derivatives.taken), EXACT_DERIVATIVES: float(derivatives.exact)}
-        if not report:
+        (batch_size,) = Batch.of(images, labels).sum([torch.tensor(len(images), device=self.device)])
+        derivatives = count_derivatives(self.estimator, blocks, images[:2], int(batch_size))
+        self.counts = {DERIVATIVES: float(derivatives.taken), EXACT_DERIVATIVES: float(derivatives.exact)}
+        if not torch._C._autograd._profiler_enabled():
+            costs = step_costs(self.estimator, blocks, images, labels)
+            self.counts |= {MEMORY: costs.memory, FORWARDS: costs.forwards}
+
+    @contextmanager
+    def _warmed_up(self, optimizer: Any) -> Iterator[None]:
+        """In the first steps, lower the learning rates for one of them."""
+        if not self.warmup:
+            yield
             return
-        measured = measure(blocks, images, labels, self._lr, channels_last=self.estimator.channels_last)
-        for name, values in vars(measured).items():
-            self.log_dict({of_block(name, j): value for j, value in enumerate(values)})
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, self._rates):
+            group["lr"] = rate
+        yield
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
         if not metrics.losses.update_called:
@@ -251,15 +260,23 @@ class ForwardGradientModule(L.LightningModule):
         if step >= 0:
             raise NonFiniteLossError(
                 f"the training loss is no longer finite since step {step} (epoch {self.current_epoch}): "
-                f"a smaller optim.lr than {self._lr:g} may help"
+                f"a smaller optim.lr than {self._rates[0]:g} may help"
             )
 
-    def _move_on(self) -> None:
+    def _move_on(self, *, epoch_ends: bool) -> None:
+        """Move on in the schedule after a step, or at the end of an epoch, where it is time."""
+        if self.interval == "step" or self.schedule is None:
+            times = int(epoch_ends == (self.interval == "epoch"))
+        else:
+            epochs, steps = self.schedule
+            times = 0 if epoch_ends else self.global_step * epochs // steps - (self.global_step - 1) * epochs // steps
         scheduler: Any = self.lr_schedulers()
-        scheduler.step()
+        for _ in range(times):
+            scheduler.step()
 
     @property
-    def _lr(self) -> float:
-        """The learning rate, of the first group of parameters."""
+    def _rates(self) -> list[float]:
+        """The learning rates of the next step: of all parameters, or of blocks 0..J-2 behind that of the others."""
         optimizer: Any = self.optimizers()
-        return float(optimizer.param_groups[0]["lr"])
+        warm = min(1.0, (self.global_step + 1) / (self.warmup or 1))
+        return [warm * float(group["lr"]) for group in optimizer.param_groups]

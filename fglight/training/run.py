@@ -1,6 +1,7 @@
 """One run: from a configuration to a trained network and a run directory."""
 
 import logging
+import math
 import os
 import signal
 import warnings
@@ -11,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -19,8 +21,10 @@ from fglight.config import check_config
 from fglight.config.fixed import FIXED
 from fglight.config.rules import LIGHTNING
 from fglight.data import DataModule
+from fglight.diagnostics.profile import step_costs
 from fglight.errors import ConfigError, ProcessError, one_line
 from fglight.estimators import GradientEstimator
+from fglight.models import BlockNetwork
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import CHECKPOINT, CONFIG, FAILURE, RESULT, claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, judged_on, summary
@@ -99,7 +103,10 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     options = _trainer_options(cfg)
-    max_steps = options.pop("max_steps")
+    max_steps, schedule = options.pop("max_steps"), None
+    if max_forwards := options.pop("max_forwards"):
+        max_steps, epochs = _within(max_forwards, cfg, estimator, model, data)
+        schedule, options["max_epochs"] = (cfg.trainer.max_epochs, max_steps), epochs
     logged = first and not options.get("fast_dev_run")  # of which Lightning logs nothing
     loggers = build_loggers(cfg, run_dir, checkpoint.wandb_id, facts=facts) if logged else []
     checkpoint.wandb_id = wandb_id(loggers)
@@ -147,6 +154,9 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
         optimizer=build_optimizer(cfg, trainer.strategy.root_device),
         scheduler=build_scheduler(cfg),
         interval=cfg.scheduler.interval,
+        block_lr=cfg.optim.get("block_lr"),
+        warmup=cfg.scheduler.get("warmup", 0),
+        schedule=schedule,
         clip_norm=cfg.clip_norm,
         metrics=build_metrics(cfg),
         seed=cfg.seed,
@@ -182,7 +192,30 @@ def _trainer_options(cfg: DictConfig) -> dict[str, Any]:
     """The arguments for Lightning's Trainer that a run does not decide on; null is as if it were not given."""
     given = OmegaConf.to_container(cfg.trainer, resolve=True)
     chosen = {name: value for name, value in given.items() if value is not None and name not in FIXED}
-    return {"enable_model_summary": False, "max_steps": -1} | chosen
+    return {"enable_model_summary": False, "max_steps": -1, "max_forwards": None} | chosen
+
+
+def _within(
+    max_forwards: float, cfg: DictConfig, estimator: GradientEstimator, model: BlockNetwork, data: L.LightningDataModule
+) -> tuple[int, int]:
+    """How many steps, and epochs, training may have for so many forward passes of the network on a batch.
+
+    Raises:
+        ConfigError: none, or another setting limits it, too, or there are no lengths.
+    """
+    others = [name for name in ("max_steps", "limit_train_batches", "fast_dev_run") if cfg.trainer.get(name)]
+    if others:
+        raise ConfigError(f"trainer.max_forwards says how long training is: leave out trainer.{others[0]}")
+    with isolate_rng():
+        loader = data.train_dataloader()
+        images, labels = next(iter(loader))
+        cost = step_costs(estimator, model.blocks, images, labels).forwards
+    steps = int(max_forwards / cost)
+    if steps < 1:
+        raise ConfigError(
+            f"trainer.max_forwards must be at least the {cost:.1f} forward passes that a step takes, got {max_forwards}"
+        )
+    return steps, math.ceil(steps / len(loader))
 
 
 def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:

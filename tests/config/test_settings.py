@@ -92,7 +92,7 @@ def refusal(*overrides):
         ("guess.trained=1", "did you mean aux.trained?"),
         ("callback=early_stopping", "did you mean callbacks?"),
         ("foo=1", "there are aux, blocks, "),
-        ("+optim.foo=1", "there are optim.dampening, optim.differentiable, "),
+        ("+optim.foo=1", "there are optim.block_lr, optim.dampening, optim.differentiable, "),
         ("+model.foo=1", "there are model.blocks, model.name, model.network, model.stem"),
         ("+data.foo=1", "there are data.augment, data.batch_size, "),
         ("data.source.foo=1", "there are data.augment, data.batch_size, "),

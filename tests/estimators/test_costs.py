@@ -4,8 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from fglight.diagnostics.profile import costs, forward_flops
-from fglight.estimators import ExactGuess, GlobalTarget, GradientEstimator, WeightPerturbation
+from fglight.diagnostics.counting import count_derivatives
+from fglight.diagnostics.profile import costs, forward_flops, step_costs
+from fglight.estimators import (
+    ExactGuess,
+    ForwardMode,
+    GlobalTarget,
+    GradientEstimator,
+    LocalGuess,
+    LocalTarget,
+    WeightPerturbation,
+)
+from fglight.estimators.coefficients import Stale
 from fglight.models import Block, BlockNetwork
 
 BATCH, WIDTH = 64, 32
@@ -39,3 +49,30 @@ def test_memory_is_the_peak_of_what_is_held_at_once():
         third = torch.zeros(500)
     assert seen.memory == 4 * 3000
     del second, third
+
+
+def test_steps_that_take_turns_cost_their_mean_wherever_training_stands(network):
+    """In forward mode a step without derivatives is local learning's."""
+    images, labels = torch.randn(BATCH, WIDTH), torch.randint(WIDTH, (BATCH,))
+
+    def cost(target, guess, space, engine=None, steps=0):
+        estimator = GradientEstimator(target, guess, space, engine=engine)
+        for _ in range(steps):
+            estimator.estimate(network, images, labels)
+        taken = count_derivatives(estimator, network.blocks, images, BATCH).taken
+        return step_costs(estimator, network.blocks, images, labels).forwards, taken
+
+    fresh, every = cost(GlobalTarget(), LocalGuess(), WeightPerturbation(), ForwardMode())
+    local, none = cost(LocalTarget(), ExactGuess(), WeightPerturbation())
+    assert (every, none) == (8, 0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for steps in (0, 2):
+        stale = WeightPerturbation(coefficient=Stale(4))
+        found = cost(GlobalTarget(), LocalGuess(), stale, ForwardMode(), steps)
+        assert found == pytest.approx((local + (fresh - local) / 4, 2), rel=5e-3)  # beside lengths of directions
+    never = WeightPerturbation(coefficient=Stale("inf"))
+    assert cost(GlobalTarget(), LocalGuess(), never, ForwardMode()) == pytest.approx((local, 0), rel=5e-3)
+    trained = {
+        name: value for name, value in network.state_dict().items() if "running" not in name and "num" not in name
+    }
+    torch.testing.assert_close(trained, {name: before[name] for name in trained}, rtol=0, atol=0)

@@ -70,9 +70,19 @@ KINDS = {
     ],
     "several": ["guess=local", "guess.combine=max", "aux=several", "aux.scale=0.25"],
     "intermediate": ["target=intermediate", "guess=local", "perturb=weight", "aux=mlp"],
+    "stale": [
+        "guess=local",
+        "perturb=weight",
+        "perturb.coefficient=stale:4",
+        "aux=linear",
+        "optim.block_lr=0.02",
+        "scheduler.warmup=6",
+        "trainer.max_forwards=26",
+    ],
 }
-QUICK = ("gaussian with all that lasts", "ntk")
-"""Kinds that stand for the others: random directions, auxiliaries drawn anew, an optimizer and a schedule that keep."""
+QUICK = ("gaussian with all that lasts", "ntk", "stale")
+"""Kinds that stand for the others: random directions, auxiliaries drawn anew, an optimizer, a schedule and coefficients
+that keep."""
 
 
 def config(*overrides):

@@ -131,7 +131,8 @@ class DirectionalStep:
             block_pass.release()
             self.network.passes.append(block_pass)
         index = len(self.network.passes)
-        last = self.network.enter(index, hidden.detach().requires_grad_(index > 0))
+        crossed = index > 0 and (self.aims or "error" in self.guess.needs)
+        last = self.network.enter(index, hidden.detach().requires_grad_(crossed))
         with torch.enable_grad():
             last.run()
             last.finish()

@@ -140,8 +140,8 @@ class _ForwardStep(DirectionalStep):
             moving.update(own)
             for j in [j for j in moving if self.network.losses[j] == index]:
                 self.sums[j] = shares(moving.pop(j), block_pass.local_gradient).sum(1)
-        gradient = self.network.passes[-1].input_gradient
-        self.sums |= {index: shares(tangents, gradient).sum(1) for index, tangents in moving.items()}
+        last = self.network.passes[-1]
+        self.sums |= {index: shares(tangents, last.input_gradient).sum(1) for index, tangents in moving.items()}
         yield from self.products()
 
     def in_two_runs(self) -> Iterator[Products]:

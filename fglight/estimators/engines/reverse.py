@@ -24,7 +24,8 @@ class ReverseMode(Engine):
     def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
         """See ``Engine``; blocks come from J-2 down, or from 0 on where directions are drawn as products are taken."""
         aims = space.trains and (cosine or space.uses_target(guess))
-        lengths = cosine or space.coefficient_of(guess).uses_targets
+        coefficient = space.coefficient_of(guess)
+        lengths = cosine or (coefficient.uses_targets and coefficient.due)
         ask = partial(space.directions, guess=guess, cosine=lengths)
         drawn = _run(network, guess, ask, network.losses if aims else ())
         blocks = _sweep(network, lambda one: drawn.pop(one.index) if one.index in drawn else ask(one), aims=aims)

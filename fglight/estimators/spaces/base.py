@@ -89,8 +89,9 @@ class Perturbation(ABC):
         return chosen if isinstance(chosen, Coefficient) else Function(chosen)
 
     def uses_target(self, guess: Guess) -> bool:
-        """Whether an estimate depends on the target at all."""
-        return self.spans or guess.combine in ("span", "max") or self.coefficient_of(guess).uses_products
+        """Whether this step's estimate depends on its target at all."""
+        coefficient = self.coefficient_of(guess)
+        return self.spans or guess.combine in ("span", "max") or (coefficient.uses_products and coefficient.due)
 
     def coefficients(
         self,
