@@ -113,6 +113,7 @@ def build_estimator(cfg: DictConfig) -> GradientEstimator:
             probe=cfg.probe,
             checkpointing=cfg.checkpointing,
             channels_last=cfg.channels_last,
+            micro_batches=cfg.micro_batches,
         )
         if cfg.compile:
             estimator.compile(COMPILERS[cfg.compile])
@@ -143,7 +144,7 @@ def check_components(configs: Iterable[DictConfig]) -> None:
     Raises:
         ConfigError: those of one do not.
     """
-    parts = ("target", "guess", "perturb", "engine", "aux", "probe", "checkpointing", "compile")
+    parts = ("target", "guess", "perturb", "engine", "aux", "probe", "checkpointing", "micro_batches", "compile")
     for cfg in {str([cfg[part] for part in parts]): cfg for cfg in configs}.values():
         build_estimator(cfg)
 

@@ -34,6 +34,7 @@ class NetworkPass:
         auxiliaries: what is wanted of them.
         recording: gives a context in which a body runs once, whose value is the uses of its layers.
         losses: for each of blocks 0..J-2 the block whose loss it follows, see ``Target``.
+        adds_local: whether local losses of blocks on the way are added, see ``Target``.
         trains_blocks: whether blocks 0..J-2 are trained.
         needs: of the guess, see there.
         checkpointing: whether blocks 0..J-2 keep their inputs alone and run once more for a product.
@@ -50,6 +51,7 @@ class NetworkPass:
     auxiliaries: Auxiliaries
     recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
     losses: Sequence[int] = ()
+    adds_local: bool = False
     trains_blocks: bool = True
     needs: frozenset[str] = frozenset()
     checkpointing: bool = False

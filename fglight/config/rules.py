@@ -44,6 +44,7 @@ class Root(Settings):
     probe: bool
     cosine: bool
     checkpointing: bool
+    micro_batches: Whole
     measure: bool
     compile: bool | Literal["cudagraphs"]
     check: bool

@@ -27,13 +27,14 @@ from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.everything import Everything, Nothing
 from fglight.estimators.spaces.weight import WeightPerturbation
 from fglight.estimators.spaces.weight_per_sample import WeightPerSamplePerturbation
-from fglight.estimators.targets import GlobalTarget, IntermediateTarget, LocalTarget, Target
+from fglight.estimators.targets import DeepSupervision, GlobalTarget, IntermediateTarget, LocalTarget, Target
 
 __all__ = [
     "ActivityPerturbation",
     "ActivitySpanPerturbation",
     "DFAGuess",
     "DRTPGuess",
+    "DeepSupervision",
     "Engine",
     "Everything",
     "ExactGuess",

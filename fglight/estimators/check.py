@@ -135,7 +135,7 @@ def check_parameters(blocks: Sequence[Block], *, projects: bool) -> None:
                 owners[tensor] = index
 
 
-def check_processes(blocks: Sequence[Block], space: Perturbation) -> None:
+def check_processes(blocks: Sequence[Block], space: Perturbation, *, parts: int) -> None:
     """Refuse what would be wrong without a word where several processes have parts of a batch.
 
     Raises:
@@ -143,6 +143,8 @@ def check_processes(blocks: Sequence[Block], space: Perturbation) -> None:
     """
     if not in_several_processes():
         return
+    if parts > 1:
+        raise BlockError(f"micro_batches must be 1 on several processes, which have parts of a batch each, got {parts}")
     from torch.distributed.fsdp import FullyShardedDataParallel  # half a second that one process need not wait
     from torch.distributed.tensor import DTensor
     from torch.nn.parallel import DistributedDataParallel
@@ -197,14 +199,14 @@ def check_kernels(blocks: Sequence[Block]) -> None:
                 )
 
 
-def check_checkpoints(guess: Guess, space: Perturbation) -> None:
-    """Refuse checkpoints of blocks whose estimate is not the target.
+def check_exact(setting: str, guess: Guess, space: Perturbation) -> None:
+    """Refuse a setting that saves memory where the estimate is not the target.
 
     Raises:
         ValueError: in one line.
     """
     if not isinstance(space, Everything):
         raise ValueError(
-            f"checkpointing=true is not possible with {type(guess).__name__}, whose estimate is not the target: "
-            "use checkpointing=false, or guess=exact"
+            f"{setting} is not possible with {type(guess).__name__}, whose estimate is not the target: "
+            "leave it out, or use guess=exact"
         )

@@ -28,6 +28,7 @@ from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.targets import Target
 from fglight.memory_format import as_memory_format, with_strides_of
 from fglight.models.blocks import Block, trainable
+from fglight.models.sizes import check_positive_ints
 
 
 class GradientEstimator:
@@ -49,6 +50,8 @@ class GradientEstimator:
             guess (Chen et al. 2016, arXiv 1604.06174): less memory for one more forward pass, and the same gradients.
         channels_last: whether images are laid out in memory as ``(batch, height, width, channels)``, for networks with
             such weights. Whatever their strides are, images are taken in one of the two layouts.
+        micro_batches: into how many parts a batch is divided, each of which takes a step's memory after the other. The
+            estimate is the parts' mean by samples; layers that couple samples see those of a part. With an exact guess.
 
     Raises:
         ValueError: if ``probe`` would train auxiliary networks that are to stay as they are, or the parts do not go
@@ -66,7 +69,9 @@ class GradientEstimator:
         probe: bool = False,
         checkpointing: bool = False,
         channels_last: bool = False,
+        micro_batches: int = 1,
     ) -> None:
+        check_positive_ints(micro_batches=micro_batches)
         self.target = target
         self.guess = guess
         self.perturbation = perturbation
@@ -75,6 +80,7 @@ class GradientEstimator:
         self.probe = probe
         self.checkpointing = checkpointing
         self.channels_last = channels_last
+        self.micro_batches = micro_batches
         self._check_parts()
 
     @property
@@ -172,7 +178,7 @@ class GradientEstimator:
         version = version_of(images)
         try:
             with uncached(images.device):
-                step, gradients = self._compute(blocks, images, labels, cosine=cosine)
+                step, gradients = self._in_parts(blocks, images, labels, cosine=cosine)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -215,9 +221,15 @@ class GradientEstimator:
         Raises:
             ValueError: in one line.
         """
-        if self.checkpointing:
-            checks.check_checkpoints(self.guess, self.perturbation)
+        for setting, wanted in (("checkpointing=true", self.checkpointing), ("micro_batches", self.micro_batches > 1)):
+            if wanted:
+                checks.check_exact(setting, self.guess, self.perturbation)
         self.perturbation.check(self.guess)
+        if self.target.adds_local and not self.engine.has_targets:
+            raise ValueError(
+                f"{self.engine.name} must have a target of one loss, got {type(self.target).__name__}: "
+                "use engine=reverse"
+            )
         self.engine.check(self.guess, self.perturbation)
         if self.compiled:
             self.engine.check_compiled(self.guess, self.perturbation)
@@ -241,7 +253,7 @@ class GradientEstimator:
         """
         if self.channels_last and images.device.type == "cpu":
             checks.check_kernels(blocks)
-        checks.check_processes(blocks, self.perturbation)
+        checks.check_processes(blocks, self.perturbation, parts=self.micro_batches)
         checks.check_counts(blocks, self.guess, self.perturbation)
         self.engine.check_network(blocks, images, self.guess, self.perturbation)
 
@@ -258,6 +270,25 @@ class GradientEstimator:
             raise ValueError("compile=true cannot go with checkpointing=true: use false for one of them")
         self.engine.check_compiled(self.guess, self.perturbation)
         self._compute = CompiledEstimate(self, self._compute, compiler)  # type: ignore[method-assign]
+
+    def _in_parts(
+        self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
+    ) -> tuple[Step, dict[nn.Parameter, Tensor]]:
+        """What a step computes of the parts of a batch, one after the other, and the mean of their gradients."""
+        count = min(self.micro_batches, len(images))
+        if count < 2:
+            return self._compute(blocks, images, labels, cosine=cosine)
+        steps: list[Step] = []
+        shares: list[float] = []
+        means: dict[nn.Parameter, Tensor] = {}
+        for part in zip(images.tensor_split(count), labels.tensor_split(count)):
+            step, gradients = self._compute(blocks, *part, cosine=cosine)
+            steps.append(step)
+            shares.append(len(part[0]) / len(images))
+            for parameter, gradient in gradients.items():
+                mean = means.setdefault(parameter, torch.zeros_like(gradient))
+                mean.add_(gradient, alpha=shares[-1])
+        return Step.of_parts(steps, shares), means
 
     def _compute(
         self, blocks: Sequence[Block], images: Tensor, labels: Tensor, *, cosine: bool
@@ -279,6 +310,7 @@ class GradientEstimator:
             auxiliaries,
             record_calls if recorded else lambda body: nullcontext([]),
             self.target.loss_blocks(len(blocks) - 1),
+            adds_local=self.target.adds_local,
             trains_blocks=space.trains,
             needs=self.guess.needs,
             checkpointing=self.checkpointing,

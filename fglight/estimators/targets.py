@@ -13,9 +13,11 @@ class Target(ABC):
 
     Attributes:
         uses_auxiliaries: whether a block follows another loss than the network's.
+        adds_local: whether the local losses of the blocks on the way are added to it.
     """
 
     uses_auxiliaries: bool
+    adds_local = False
 
     @abstractmethod
     def loss_block(self, j: int, last: int) -> int:
@@ -77,3 +79,14 @@ class IntermediateTarget(Target):
     def loss_block(self, j: int, last: int) -> int:
         """See ``Target``."""
         return j + 1
+
+
+class DeepSupervision(GlobalTarget):
+    """The gradient of L + L_j + ... + L_{J-2}, through all later blocks (Lee et al. 2015, arXiv 1409.5185).
+
+    With an exact guess it is what backpropagation of all losses together gives: a control that has the auxiliary
+    networks of local learning and the whole gradient.
+    """
+
+    uses_auxiliaries = True
+    adds_local = True

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 
 
-def check_positive_ints(group: str, **settings: object) -> None:
-    """Refuse settings of a group that are no whole numbers from 1 on.
+def check_positive_ints(group: str = "", **settings: object) -> None:
+    """Refuse settings of a group, or of none, that are no whole numbers from 1 on.
 
     Raises:
         ValueError: naming the setting and its value.
     """
     for name, value in settings.items():
         if type(value) is not int or value < 1:
-            raise ValueError(f"{group}.{name} must be a whole number from 1 on, got {value}")
+            full = f"{group}.{name}" if group else name
+            raise ValueError(f"{full} must be a whole number from 1 on, got {value}")
 
 
 def check_lists_of_positive_ints(**settings: object) -> None:

@@ -49,6 +49,7 @@ OF_COST = ("checkpointing",)
 
 _NEUTRAL = {
     "callbacks": {},
+    "micro_batches": 1,
     "optim.block_lr": None,
     "scheduler.warmup": 0,
     "trainer.max_forwards": None,

@@ -62,7 +62,7 @@ class Kind:
         """The kind of a configuration."""
         settings = run_settings(cfg)
         target, guess = settings["target"], settings["guess"]
-        parts = ["target", "guess", "engine", "probe", "checkpointing", "channels_last"]
+        parts = ["target", "guess", "engine", "probe", "checkpointing", "micro_batches", "channels_last"]
         parts += ["perturb"] * guess["projects"]
         parts += ["aux"] * (target["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"])
         estimator = {part: settings[part] for part in parts}

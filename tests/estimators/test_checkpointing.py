@@ -68,7 +68,7 @@ def test_every_block_but_the_last_runs_twice():
 
 @pytest.mark.parametrize("guess", [guess for guess in choices("guess") if guess != "exact"])
 def test_other_guesses_are_refused(guess):
-    with pytest.raises(ConfigError, match=r"^checkpointing=true is not possible with \w+Guess, .*: use check"):
+    with pytest.raises(ConfigError, match=r"^checkpointing=true is not possible with \w+Guess, .*: leave it out, or"):
         estimator_of({"checkpointing": True}, guess=guess)
 
 

@@ -125,7 +125,7 @@ def _sweep(
             cotangents[j] = block_pass.local_gradient
         # What blocks below follow besides goes first, while this block's graph is there.
         crossing = {loss: block_pass.vjp(cotangents[loss], [block_pass.input])[0] for loss in below - {own}}
-        output = cotangents.pop(own)
+        output = cotangents.pop(own) + (block_pass.local_gradient if network.adds_local else 0)
         points = list(dict.fromkeys(point for part in parts for point in part.points if point is not None))
         inputs = [block_pass.input] if own in below else []
         gradients = block_pass.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
