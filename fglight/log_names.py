@@ -12,6 +12,8 @@ DERIVATIVES, EXACT_DERIVATIVES = "derivatives/taken", "derivatives/exact"
 """Directional derivatives a step takes, and how many of them are along a single number."""
 FORWARDS, MEMORY = "costs/forwards", "costs/memory"
 """FLOPs of a step, in forward passes; its peak memory in bytes."""
+FORWARD_MODE = "costs/forward_mode"
+"""FLOPs of the same step in forward mode, in forward passes: what the estimator costs as a forward gradient."""
 
 
 def of_split(split: str, metric: str) -> str:

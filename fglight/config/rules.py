@@ -222,8 +222,8 @@ class StudyFile(Settings):
     settings: dict[str, str | int | float | bool] = OPEN
     rates: Annotated[list[Positive], Len(1), Field(description="a list of learning rates above 0")] = OPEN
     over: Annotated[
-        list[Literal["derivatives", "forwards", "memory", "seconds"]],
-        Field(description="a list of derivatives, forwards, memory and seconds"),
+        list[Literal["derivatives", "forward_mode", "forwards", "memory", "seconds"]],
+        Field(description="a list of derivatives, forward_mode, forwards, memory and seconds"),
     ] = OPEN
 
 

@@ -18,9 +18,14 @@ from torch.utils.flop_counter import flop_registry
 
 from fglight.autodiff.buffers import dry_run
 from fglight.autodiff.rng import generators_kept
+from fglight.errors import BlockError
+from fglight.estimators.engines.forward import ForwardMode
 from fglight.estimators.estimator import GradientEstimator
 from fglight.memory_format import as_memory_format
 from fglight.models.blocks import Block
+
+FEW = 8
+"""Images on which FLOPs are counted that grow with them."""
 
 
 @dataclass
@@ -146,6 +151,31 @@ def step_costs(estimator: GradientEstimator, blocks: Sequence[Block], images: Te
     fresh, later = found[0].flops, found[-1].flops
     flops = later + (fresh - later) / period
     return StepCosts(flops / forward if forward else 0.0, max(seen.memory for seen in found))
+
+
+def forward_mode_forwards(
+    estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor, labels: Tensor
+) -> float | None:
+    """What an estimator's step costs as a forward gradient, whatever its engine, in forward passes of the network.
+
+    A few images tell, unless the number of derivatives depends on how many there are.
+
+    Args:
+        estimator: what takes it.
+        blocks: the network.
+        images: a batch.
+        labels: of the batch.
+
+    Returns:
+        The cost, as ``step_costs`` gives it; None where forward mode refuses.
+    """
+    few = None if estimator.perturbation.spans else FEW
+    copied = deepcopy(estimator)
+    copied.engine = ForwardMode() if estimator.guess.projects else estimator.engine
+    try:
+        return step_costs(copied, blocks, images[:few], labels[:few]).forwards
+    except (ValueError, BlockError):
+        return None
 
 
 def forward_flops(blocks: Sequence[Block], images: Tensor) -> float:

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 from omegaconf import OmegaConf
 
-from fglight.log_names import ALIGNMENT, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, MEMORY
+from fglight.log_names import ALIGNMENT, DERIVATIVES, EXACT_DERIVATIVES, FORWARD_MODE, FORWARDS, MEMORY
 from fglight.report.intervals import Estimate, Word, told
 from fglight.report.results import Scale, Score, accuracies, difference_columns, over_common_seeds, score_columns
 from fglight.runs.collect import Run
@@ -24,6 +24,7 @@ LOGGED = {
     "alignment": ALIGNMENT,
     "derivatives": DERIVATIVES,
     "exact": EXACT_DERIVATIVES,
+    "forward_mode": FORWARD_MODE,
     "forwards": FORWARDS,
     "memory": MEMORY,
 }

@@ -24,9 +24,10 @@ Rate = TypeVar("Rate")
 
 QUANTITIES = {
     "derivatives": "directional derivatives a step",
-    "forwards": "FLOPs of a step, in forward passes",
-    "memory": "peak memory of a step (MB)",
-    "seconds": "seconds a step, tests and measures included",
+    "forward_mode": "as a forward gradient: FLOPs of a step in forward mode, in forward passes",
+    "forwards": "to study: FLOPs of a step with the engine that ran, in forward passes",
+    "memory": "to study: peak memory of a step (MB)",
+    "seconds": "to study: seconds a step, tests and measures included",
 }
 """What a step of an estimator may be judged by, in words."""
 

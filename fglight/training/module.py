@@ -15,11 +15,21 @@ from torchmetrics import Metric
 
 from fglight.autodiff.batch import Batch
 from fglight.diagnostics.counting import count_derivatives
-from fglight.diagnostics.profile import step_costs
+from fglight.diagnostics.profile import forward_mode_forwards, step_costs
 from fglight.errors import ConfigError, NonFiniteLossError
 from fglight.estimators import GradientEstimator
 from fglight.estimators.measures import measure
-from fglight.log_names import COSINE, DERIVATIVES, EXACT_DERIVATIVES, FORWARDS, LOCAL_LOSS, MEMORY, of_block, of_split
+from fglight.log_names import (
+    COSINE,
+    DERIVATIVES,
+    EXACT_DERIVATIVES,
+    FORWARD_MODE,
+    FORWARDS,
+    LOCAL_LOSS,
+    MEMORY,
+    of_block,
+    of_split,
+)
 from fglight.memory_format import as_memory_format
 from fglight.models import BlockNetwork
 from fglight.training.metrics import Accuracy, BlockMetrics
@@ -229,6 +239,8 @@ class ForwardGradientModule(L.LightningModule):
         if not torch._C._autograd._profiler_enabled():
             costs = step_costs(self.estimator, blocks, images, labels)
             self.counts |= {MEMORY: costs.memory, FORWARDS: costs.forwards}
+            forward_mode = forward_mode_forwards(self.estimator, blocks, images, labels)
+            self.counts |= {} if forward_mode is None else {FORWARD_MODE: forward_mode}
 
     @contextmanager
     def _warmed_up(self, optimizer: Any) -> Iterator[None]:
