@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from statistics import mode
+from statistics import fmean, mode
 from typing import Literal
 
 import pandas as pd
@@ -15,7 +15,7 @@ from fglight.report.intervals import Estimate, Word, told
 from fglight.report.results import Scale, Score, accuracies, difference_columns, over_common_seeds, score_columns
 from fglight.runs.collect import Run
 from fglight.runs.settings import OF_COST, differences, settings_of
-from fglight.studies import STUDIES, Row, Study
+from fglight.studies import STUDIES, Row, Study, best_rate
 
 CHOSEN = ("optim.lr", "data.holdout")
 """Settings in which runs of an estimator differ that belong together: the search's, and those after it."""
@@ -57,7 +57,8 @@ class Line:
         row: the estimator.
         rate: its learning rate, the best on held-out images; where none was searched, that of most runs; None where no
             run tells.
-        held_out: the accuracy on these, in percent, by the learning rates that were searched.
+        held_out: the mean accuracy on these, in percent, by the learning rates that were searched.
+        chose: the seeds that it was searched with.
         score: its test accuracy, in percent.
         frozen: how far it is above frozen blocks; None where it is these, or there are none.
         local: how far it is above local learning with the same auxiliary networks; None where there is no such one.
@@ -69,6 +70,7 @@ class Line:
     score: Score | None
     frozen: Lead | None = None
     local: Lead | None = None
+    chose: frozenset[int] = frozenset()
 
     @property
     def searched(self) -> bool:
@@ -79,6 +81,18 @@ class Line:
     def at_edge(self) -> bool:
         """Whether the rate is the largest or smallest of several, so that one beyond may be better."""
         return self.searched and self.rate in (min(self.held_out), max(self.held_out))
+
+    @property
+    def rate_in_words(self) -> str:
+        """The rate, with a mark where it is at the edge, was not searched, or was chosen by a seed that tells, too."""
+        if self.rate is None:
+            return ""
+        marks = {
+            "*": self.at_edge,
+            "†": not self.searched,
+            "‡": self.score and self.chose.intersection(self.score.seeds),
+        }
+        return str(self.rate) + "".join(mark for mark, holds in marks.items() if holds)
 
     @cached_property
     def quantities(self) -> Mapping[str, float]:
@@ -204,16 +218,22 @@ def _fill(study: Study, scale: Scale, found: Mapping[Row, list[Run]]) -> Filled:
 
 def _line(row: Row, runs: Sequence[Run]) -> Line:
     """An estimator with the test accuracies of its runs at the best learning rate; without a search, at most seeds'."""
-    search = {run.recipe["lr"]: run for run in runs if searched(run)}
+    search: dict[float, list[Run]] = {}
+    for run in runs:
+        if searched(run):
+            search.setdefault(run.recipe["lr"], []).append(run)
+    most = max(map(len, search.values()), default=0)
+    search = {rate: found for rate, found in search.items() if len(found) == most}
     # Of runs that differ in cost alone the plain one comes last, and counts.
     final = sorted((run for run in runs if not searched(run)), key=lambda run: -len(run.differences))
     if len(search) > 1:
-        rate = max(search, key=lambda rate: (search[rate].score, -search[rate].test_loss))
+        rate = best_rate({rate: [(run.score, run.test_loss) for run in found] for rate, found in search.items()})
     else:
         rate = mode(run.recipe["lr"] for run in runs if not searched(run)) if final else None
     chosen = {run.seed: run for run in final if run.recipe["lr"] == rate}
-    held_out = {rate: 100 * run.score for rate, run in search.items()}
-    return Line(row, rate, held_out, accuracies(chosen.values()) if chosen else None)
+    held_out = {rate: 100 * fmean(run.score for run in found) for rate, found in search.items()}
+    seeds = frozenset(run.seed for found in search.values() for run in found)
+    return Line(row, rate, held_out, accuracies(chosen.values()) if chosen else None, chose=seeds)
 
 
 def _leads(pairs: Mapping[Row, tuple[Line, Line]]) -> dict[Row, Lead]:

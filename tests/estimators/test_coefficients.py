@@ -1,5 +1,7 @@
 """The factors that make estimates of directions, by their definitions."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from definition import COEFFICIENTS, Definition
@@ -211,6 +213,8 @@ def test_what_needs_no_derivative_takes_none(perturb, granularity, name, engine,
         ("weight", {"perturb.coefficient": "constant:0"}, r"must be constant:K with K a .* 0, got constant with 0"),
         ("weight", {"perturb.coefficient": "constant:inf"}, r"must be constant:K with K a .*, got constant with inf"),
         ("weight", {"perturb.coefficient": "stale:1.5"}, r"must be stale:K with K a whole .*, got stale with 1\.5"),
+        ("weight", {"perturb.coefficient": 2}, "must be null, a name, or a Coefficient by its _target_, got 2"),
+        ("weight", {"perturb.coefficient": {"k": 2}}, "must be null, a name, or a .*, got {'k': 2}"),
         ("weight", {"perturb.coefficient": "one:2"}, r"must be one alone, got one with :2"),
         ("activity", {"perturb.coefficient": "stale:5"}, r"must be one of projection, .* with ActivityP.*, got stale"),
         (
@@ -345,6 +349,22 @@ def test_the_target_s_length_is_known_in_reverse_mode_alone(engine):
         estimator_of({"perturb.coefficient": "norm"}, engine=engine)
 
 
-def test_every_name_reads_as_its_coefficient():
+def test_every_name_reads_as_its_coefficient_and_has_a_row_of_the_docs():
+    page = (Path(__file__).parents[2] / "docs/coefficients.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| `")]
     for name, kind in ALL_COEFFICIENTS.items():
         assert type(read_coefficient(f"{name}:2" if kind.takes else name)) is kind
+        assert rows.count(f"`{name}:K`" if kind.takes else f"`{name}`") == 1, name
+
+
+def test_one_of_ones_own_is_a_class_with_settings(monkeypatch):
+    class Times(Coefficient):
+        def __init__(self, k):
+            self.k = k
+
+        def __call__(self, product, square):
+            return self.k * torch.ones_like(square)
+
+    monkeypatch.setattr("helpers.Times", Times, raising=False)
+    estimator = estimator_of({"perturb.coefficient": {"_target_": "helpers.Times", "k": 3}})
+    assert (type(estimator.coefficient), estimator.coefficient.k) == (Times, 3)

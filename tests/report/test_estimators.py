@@ -109,7 +109,21 @@ def test_a_rate_that_was_not_searched_is_marked(runs, tmp_path):
     assert main([str(runs.folder), "--study", "guesses", "--out", str(tmp_path / "report")]) == 0
     lines = (tmp_path / "report/tables.md").read_text().splitlines()
     (frozen, guess) = ([row for row in lines if row.startswith(f"| {label} |")] for label in (FROZEN, GUESS))
-    assert (frozen[0][-8:], guess[0][-8:]) == ("| 0.2† |", "| 0.05 |")
+    assert (frozen[0][-8:], guess[0][-9:]) == ("| 0.2† |", "| 0.05‡ |")
+
+
+def test_several_seeds_choose_a_rate_by_their_mean_and_others_tell(runs):
+    """A rate that one of them lacks is not chosen."""
+    for lr, scores in ((0.8, (0.99,)), (0.2, (0.5, 0.6)), (0.05, (0.7, 0.6)), (0.0125, (0.9, 0.2))):
+        for seed, score in enumerate(scores):
+            runs.add(GUESS, score, seed, lr=lr, held_out=True)
+    for seed in (2, 3):
+        runs.add(GUESS, 0.8, seed)
+    found = line(runs.filled(), GUESS)
+    assert found.held_out == pytest.approx({0.2: 55, 0.05: 65, 0.0125: 55})
+    assert (found.rate_in_words, found.score.seeds) == ("0.05", (2, 3))
+    runs.add(GUESS, 0.8, 1)
+    assert line(runs.filled(), GUESS).rate_in_words == "0.05‡"
 
 
 def test_searches_are_in_no_table_and_studies_alone_have_no_claims(runs):

@@ -22,8 +22,11 @@ rows:
 
 
 def test_the_package_s_studies_are_files_of_conf():
-    assert {"budget", "continuum", "controls", "guesses"} <= STUDIES.keys()
-    assert all(study.name == name and study.rates == RATES for name, study in STUDIES.items())
+    assert {"budget", "continuum", "controls", "feedback", "guesses"} <= STUDIES.keys()
+    assert all(study.name == name for name, study in STUDIES.items())
+    assert STUDIES["guesses"].rates == RATES
+    feedback = STUDIES["feedback"]
+    assert (feedback.holdout, feedback.settings["data.train_images"], feedback.seeds) == ("0.2", "5120", 8)
 
 
 @pytest.fixture
@@ -64,10 +67,10 @@ def test_it_is_planned_and_reported_as_the_package_s_are(folder, capsys, monkeyp
     ("said", "instead", "told"),
     [
         ("title: Mine", "", "mine.title must be given"),
-        ("rates:", "seed: 2\nrates:", "mine.seed must be one of title, question, rows, data, seeds, rates, over"),
+        ("rates:", "seed: 2\nrates:", "mine.seed must be one of title, question, rows, data, seeds, "),
         ("rates:", "seeds: 0\nrates:", "mine.seeds must be a whole number from 1 on, got 0"),
         ("[0.5, 0.025]", "[0.5, -1]", r"mine.rates must be a list of learning rates above 0, got \[0.5, -1\]"),
-        ("[derivatives]", "[time]", "mine.over must be a list of derivatives, forwards, memory and seconds, got"),
+        ("[derivatives]", "[time]", "mine.over must be a list of derivatives, forward_mode, .* and seconds, got"),
         ("guess=exact", "exact", "mine.rows must be names of estimators with overrides, one of them guess=..., by"),
         (OWN, "- 1", r"mine.yaml must have a title, a question and rows, got \[1\]"),
         ("title: Mine", "title: [", "mine.yaml cannot be read: "),

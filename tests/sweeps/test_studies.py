@@ -11,7 +11,7 @@ from fglight.cell import Cell
 from fglight.config import check_config, compose
 from fglight.errors import ConfigError
 from fglight.runs.folder import write_json
-from fglight.studies import RATES, STUDIES, Row
+from fglight.studies import RATES, SEARCH_SEEDS, STUDIES, Row
 from fglight.sweeps.composing import Composer
 from fglight.sweeps.jobs import plan_jobs
 from fglight.sweeps.request import Request, parse
@@ -20,6 +20,7 @@ from fglight.sweeps.studies import run_study
 
 COMPOSER = Composer(compose)
 FEW = ("study=guesses", "guess=exact,frozen", "target=global", "model.width=0.0625", "trainer.max_epochs=1")
+BEYOND = "0.003125"
 DIVERGED, BROKEN = "NonFiniteLossError: at step 3", "RuntimeError: no memory"
 
 
@@ -62,8 +63,8 @@ class Machine:
         return list(self.done)
 
 
-def search_of(*guesses: str) -> list[tuple[str, str, bool, str]]:
-    return [(guess, rate, True, "0") for guess in guesses for rate in RATES]
+def search_of(*guesses: str, rates=RATES) -> list[tuple[str, str, bool, str]]:
+    return [(guess, rate, True, str(seed)) for guess in guesses for rate in rates for seed in SEARCH_SEEDS]
 
 
 def test_each_estimator_gets_the_rate_that_is_best_for_it_on_held_out_images(tmp_path):
@@ -71,37 +72,60 @@ def test_each_estimator_gets_the_rate_that_is_best_for_it_on_held_out_images(tmp
     seeds = [
         (guess, rate, False, str(seed))
         for guess, rate in (("exact", RATES[1]), ("frozen", RATES[3]))
-        for seed in range(2)
+        for seed in (2, 3)
     ]
-    assert machine(*FEW, "seeds=2") == [*search_of("exact", "frozen"), *seeds]
-    assert machine.runs == len(search_of("exact", "frozen")) + len(seeds)
+    machine.search["frozen", BEYOND] = 0.2
+    searched = [*search_of("exact", "frozen"), *search_of("frozen", rates=[BEYOND])]
+    assert machine(*FEW, "seeds=2") == [*searched, *seeds]
+    assert machine.runs == len(searched) + len(seeds)
     assert machine(*FEW, "seeds=2") == []
-    assert machine(*FEW, "seeds=3") == [("exact", RATES[1], False, "2"), ("frozen", RATES[3], False, "2")]
+    assert machine(*FEW, "seeds=3") == [("exact", RATES[1], False, "4"), ("frozen", RATES[3], False, "4")]
+
+
+def test_a_best_rate_at_the_edge_is_followed_for_two_rates_and_no_further(tmp_path):
+    lower = [f"{float(RATES[-1]) / 4**steps:g}" for steps in (1, 2)]
+    ever_better = {("exact", rate): 0.1 * step for step, rate in enumerate([*RATES, *lower])}
+    machine = Machine(tmp_path, ever_better)
+    done = machine(*FEW, "guess=exact", "seeds=1")
+    assert done == [*search_of("exact", rates=[*RATES, *lower]), ("exact", lower[-1], False, "2")]
+    machine = Machine(tmp_path / "diverging", {("exact", RATES[0]): 0.5, ("exact", "3.2"): DIVERGED})
+    assert machine(*FEW, "guess=exact", "seeds=1")[-3:] == [
+        *search_of("exact", rates=["3.2"]),
+        ("exact", "0.8", False, "2"),
+    ]
+
+
+def test_a_seed_that_chooses_tells_nothing(tmp_path):
+    machine = Machine(tmp_path, {})
+    with pytest.raises(ConfigError, match=r"^seed must be from 2 on in a study, .* got 1,2$"):
+        machine(*FEW, "seed=1,2")
+    assert machine(*FEW, "seed=1,2", "optim.lr=0.1")[0] == ("exact", "0.1", False, "1")
 
 
 def test_of_equal_accuracies_the_lower_loss_decides(tmp_path):
     machine = Machine(tmp_path, {("exact", rate): 0.5 for rate in RATES})
-    assert machine(*FEW, "guess=exact", "seeds=1")[-1] == ("exact", RATES[-1], False, "0")
+    assert machine(*FEW, "guess=exact", "seeds=1")[-1] == ("exact", RATES[-1], False, "2")
 
 
 def test_a_rate_that_diverged_is_out_and_a_run_that_failed_is_done_again(tmp_path, capsys):
     machine = Machine(tmp_path, {("exact", RATES[0]): DIVERGED, ("exact", RATES[1]): 0.5, ("frozen", RATES[0]): BROKEN})
     done = machine(*FEW, "seeds=1")
-    assert done == [*search_of("exact", "frozen"), ("exact", RATES[1], False, "0")]
-    assert machine.failed == 1
+    assert done == [*search_of("exact", "frozen"), ("exact", RATES[1], False, "2")]
+    assert machine.failed == 2
     out = capsys.readouterr().out
-    assert "1 diverged, 1 failed" in out
+    assert "2 diverged, 2 failed" in out
     assert "1 estimator without a learning rate yet: digits-8bw0.0625-global-frozen" in out
     machine.search["frozen", RATES[0]] = 0.9
-    assert machine(*FEW, "seeds=1") == [("frozen", RATES[0], True, "0"), ("frozen", RATES[0], False, "0")]
+    again, wider = (search_of("frozen", rates=[rate]) for rate in (RATES[0], "3.2"))
+    assert machine(*FEW, "seeds=1") == [*again, *wider, ("frozen", RATES[0], False, "2")]
     assert machine.failed == 0
 
 
 def test_a_rate_that_is_given_needs_no_search(tmp_path):
     machine = Machine(tmp_path, {})
-    assert machine(*FEW, "seeds=1", "optim.lr=0.3") == [(guess, "0.3", False, "0") for guess in ("exact", "frozen")]
+    assert machine(*FEW, "seeds=1", "optim.lr=0.3") == [(guess, "0.3", False, "2") for guess in ("exact", "frozen")]
     assert machine.runs == 2
-    assert machine(*FEW, "guess=exact", "seeds=1", "optim.lr=0.3,0.1")[-1] == ("exact", "0.1", False, "0")
+    assert machine(*FEW, "guess=exact", "seeds=1", "optim.lr=0.3,0.1")[-1] == ("exact", "0.1", False, "2")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +140,7 @@ def test_the_same_settings_are_the_same_folder_whatever_asks_for_them(study, tab
     """A study names settings that a table leaves at their defaults."""
 
     def folders(words):
-        settings = ("data=digits", "seeds=1", "trainer.max_epochs=3")
+        settings = ("data=digits", "seed=2", "optim.lr=0.1", "trainer.max_epochs=3")
         sweep = Sweep(asked(*words.split(), *settings), tmp_path, COMPOSER, pytest.fail, serial=True)
         return {job.folder for job in sweep.jobs}
 

@@ -50,6 +50,10 @@ class Perturbation(ABC):
             )
         self.units = self.granularities[self.granularity]
         self.coefficient = read_coefficient(coefficient) if isinstance(coefficient, str) else coefficient
+        if not isinstance(self.coefficient, Coefficient | None):
+            raise ValueError(
+                f"perturb.coefficient must be null, a name, or a Coefficient by its _target_, got {coefficient}"
+            )
 
     @abstractmethod
     def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
