@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, isfinite
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -310,6 +311,78 @@ class Stale(Coefficient):
         self.age, self.kept = state.get("age", -1), dict(state.get("kept", {}))
 
 
+class Recorded(Projection):
+    """The projection's factors, whose means over training are part of a checkpoint, for ``Replayed``."""
+
+    name = "recorded"
+    projects = False
+    by_sample = False
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.sums: dict[int, Tensor] = {}
+
+    def prepare(self) -> None:
+        """See ``Coefficient``."""
+        self.steps += 1
+
+    def factors(self, units: Units) -> Tensor:
+        """See ``Coefficient``."""
+        factors = super().factors(units).detach()
+        self.sums[units.block] = self.sums.get(units.block, torch.zeros_like(factors)) + factors
+        return factors
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Coefficient``."""
+        return {"steps": self.steps, "sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Coefficient``."""
+        self.steps, self.sums = state.get("steps", 0), dict(state.get("sums", {}))
+
+
+class Replayed(Coefficient):
+    """What another run's factors were on average over its training, for each unit: nothing of this run's target.
+
+    Args:
+        file: the checkpoint of a run with ``Recorded``, of the same network and granularity.
+
+    Raises:
+        ValueError: for any other file.
+    """
+
+    name = "replayed"
+    takes = "the checkpoint of a run with perturb.coefficient=recorded"
+    by_sample = False
+    uses_products = False
+
+    def __init__(self, file: str) -> None:
+        try:
+            recorded = torch.load(file, map_location="cpu", weights_only=True)["coefficient"]
+            self.means = {block: total / recorded["steps"] for block, total in recorded["sums"].items()}
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+            raise _unlike(self, file) from error
+
+    def __call__(self, product: Tensor | None, square: Tensor) -> Tensor:
+        """See ``Coefficient``."""
+        raise NotImplementedError("a replayed coefficient depends on the block: see factors")
+
+    def factors(self, units: Units) -> Tensor:
+        """See ``Coefficient``.
+
+        Raises:
+            ValueError: the other run's blocks have other units.
+        """
+        mean = self.means.get(units.block)
+        if mean is None or mean.shape != units.squares.shape:
+            there = "none" if mean is None else tuple(mean.shape)
+            raise ValueError(
+                f"perturb.coefficient=replayed must have factors of shape {tuple(units.squares.shape)} for block "
+                f"{units.block}, as the run that recorded them had, got {there}"
+            )
+        return mean.to(units.squares)
+
+
 class Function(Coefficient):
     """A function of products and squared norms, such as a guess's own method."""
 
@@ -338,6 +411,8 @@ COEFFICIENTS: dict[str, Callable[..., Coefficient]] = {
         RandomSignMagnitude,
         Shuffled,
         Stale,
+        Recorded,
+        Replayed,
     )
 }
 

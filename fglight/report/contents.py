@@ -10,7 +10,7 @@ from fglight.paper import published
 from fglight.paper.figures import FIGURES
 from fglight.paper.layouts import LAYOUTS
 from fglight.report.draw_figures import Drawing, Plot, compose, plot, saved
-from fglight.report.draw_studies import compose_accuracy, compose_estimates, estimates
+from fglight.report.draw_studies import compose_accuracy, compose_estimates, compose_leads, estimates
 from fglight.report.estimators import CHOSEN, Filled, searched
 from fglight.report.estimators import fill as fill_study
 from fglight.report.results import FULL, Results, recipe_in_words, sort_runs
@@ -22,7 +22,8 @@ from fglight.studies import STUDIES, Study
 from fglight.text import measured
 
 FilledAndDrawn = tuple[tuple[Filled, Mapping[str, Drawing]], ...]
-"""A study at each scale, with its figures: ``accuracy`` over what a step takes, and what ``estimates`` are like."""
+"""A study at each scale, with its figures: ``accuracy`` over what a step takes, ``leads`` over local learning, and what
+``estimates`` are like."""
 
 Lines = tuple[tuple[str, ...], ...]
 """Lines of words."""
@@ -134,6 +135,8 @@ def _studies(names: Iterable[str] | None, runs: Sequence[Run]) -> tuple[tuple[St
 
 def _drawings(filled: Filled) -> dict[str, Drawing]:
     drawings = {"accuracy": saved(compose_accuracy(filled))} if filled.drawn else {}
+    if any(line.local and line.local.difference for line in filled.lines):
+        drawings["leads"] = saved(compose_leads(filled))
     if (found := estimates(filled)) is not None:
         drawings["estimates"] = saved(compose_estimates(found, str(filled.scale)))
     return drawings

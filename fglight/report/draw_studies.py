@@ -21,6 +21,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73", "#
 _MARKERS, _SINGLE_MARKERS = "svDPo^X<>", "*+x1234|"
 _DASHES: Any = (":", "--", "-.", *((0, marks) for marks in ((1, 4), (5, 5), (3, 1, 1, 1), (8, 3), (3, 1, 1, 1, 1, 1))))
 
+_TOLD = {"more": _COLOURS[0], "less": _COLOURS[1]}
+"""Colours of differences that are told; others are grey."""
+
 PARTS = 10
 """Into how many equal parts training is divided."""
 
@@ -62,6 +65,30 @@ def compose_accuracy(filled: Filled) -> Canvas:
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=max(2, len(over)), frameon=False)
+    canvas.suptitle(str(filled.scale), fontsize=8, style="italic")
+    return canvas
+
+
+@mpl.rc_context(STYLE)
+def compose_leads(filled: Filled) -> Canvas:
+    """Lay out how far each estimator is above local learning with the same auxiliary networks, a line each.
+
+    Its 95 % interval, and light points for single seeds.
+    """
+    leads = {line.row.label: lead for line in filled.lines if (lead := line.local) and lead.difference}
+    canvas = Canvas(figsize=(7.2, 1.4 + 0.24 * len(leads)), layout="constrained")
+    ax = canvas.subplots()
+    for place, lead in enumerate(leads.values()):
+        found = lead.difference
+        assert found is not None
+        ax.plot(found.values, [place] * len(found.values), ".", color="0.75", markersize=4)
+        if not found.lack:
+            ax.plot(found.interval(), [place, place], color=_TOLD.get(lead.answer, "0.4"), linewidth=1.6)
+        ax.plot(found.mean, place, "o", color=_TOLD.get(lead.answer, "0.4"), markersize=5)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(range(len(leads)), list(leads))
+    ax.set_ylim(len(leads) - 0.5, -0.5)
+    ax.set_xlabel("test accuracy above local learning with the same networks (points)")
     canvas.suptitle(str(filled.scale), fontsize=8, style="italic")
     return canvas
 

@@ -241,7 +241,7 @@ def test_what_means_nothing_is_refused_in_one_line(perturb, settings, said):
 
 def test_with_an_exact_guess_it_plays_no_role():
     results = []
-    for name in (None, *(set(ALL_COEFFICIENTS) - {"constant", "stale"}), "constant:2", "stale:3"):
+    for name in (None, *(set(ALL_COEFFICIENTS) - {"constant", "stale", "replayed"}), "constant:2", "stale:3"):
         blocks, batch = uncoupled_blocks()
         estimator_of({"perturb.coefficient": name}, guess="exact").estimate(blocks, *batch)
         results.append(gradients(blocks))
@@ -332,6 +332,44 @@ def test_stale_goes_on_from_its_state():
         assert_same_gradients(gradients(blocks), results[-1], tolerance=0)
 
 
+@pytest.mark.parametrize("engine", ["reverse", "forward"])
+@pytest.mark.parametrize("granularity", ["tensor", "block", "network"])
+def test_replayed_has_the_means_of_what_was_recorded(granularity, engine, tmp_path):
+    blocks, (images, labels) = uncoupled_blocks()
+    settings = {"perturb.granularity": granularity}
+    recorder = estimator_of(settings | {"perturb.coefficient": "recorded"}, engine=engine)
+    seen = []
+    for step in range(3):
+        batch = images + step, labels
+        recorder.estimate(blocks, *batch)
+        seen.append(factors_of(blocks, batch, body_gradients(blocks)))
+        if step == 1:  # interrupted, and gone on with
+            state = recorder.coefficient.state_dict()
+            recorder = estimator_of(settings | {"perturb.coefficient": "recorded"}, engine=engine)
+            recorder.coefficient.load_state_dict(state)
+    torch.save({"coefficient": recorder.coefficient.state_dict()}, tmp_path / "last.ckpt")
+    replayer = estimator_of(settings | {"perturb.coefficient": f"replayed:{tmp_path / 'last.ckpt'}"}, engine=engine)
+    replayer.estimate(blocks, images - 1, labels)
+    found = factors_of(blocks, (images - 1, labels), body_gradients(blocks))
+    assert_all_close(found, [torch.stack(steps).mean(0) for steps in zip(*seen)])
+    other = estimator_of({"perturb.granularity": "filter", "perturb.coefficient": f"replayed:{tmp_path / 'last.ckpt'}"})
+    with pytest.raises(ValueError, match=r"^perturb.coefficient=replayed must have factors of shape .* for block"):
+        other.estimate(blocks, images, labels)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"coefficient": {}}, b"no checkpoint"])
+def test_what_was_not_recorded_cannot_be_replayed(content, tmp_path):
+    file = tmp_path / "last.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(
+        ConfigError, match=r"^perturb.coefficient must be replayed:K with K the checkpoint .*, got repl"
+    ):
+        estimator_of({"perturb.coefficient": f"replayed:{file}"})
+
+
 def test_stale_keeps_those_of_another_coefficient():
     blocks, batch = uncoupled_blocks()
     estimates = []
@@ -353,7 +391,7 @@ def test_every_name_reads_as_its_coefficient_and_has_a_row_of_the_docs():
     page = (Path(__file__).parents[2] / "docs/coefficients.md").read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| `")]
     for name, kind in ALL_COEFFICIENTS.items():
-        assert type(read_coefficient(f"{name}:2" if kind.takes else name)) is kind
+        assert name == "replayed" or type(read_coefficient(f"{name}:2" if kind.takes else name)) is kind
         assert rows.count(f"`{name}:K`" if kind.takes else f"`{name}`") == 1, name
 
 

@@ -3,10 +3,20 @@
 from dataclasses import replace
 
 import pandas as pd
+import pytest
+from scipy.stats import ttest_rel
 from study_runs import BLOCKS, FROZEN, GUESS, SAME, measured
 
 from fglight.report.command import main
-from fglight.report.draw_studies import MEASURES, PARTS, compose_accuracy, compose_estimates, estimates, means
+from fglight.report.draw_studies import (
+    MEASURES,
+    PARTS,
+    compose_accuracy,
+    compose_estimates,
+    compose_leads,
+    estimates,
+    means,
+)
 from fglight.studies import STUDIES
 
 
@@ -16,6 +26,18 @@ def test_the_front_begins_at_what_takes_nothing(runs):
     ax = compose_accuracy(replace(runs.filled(), study=STUDIES["continuum"])).axes[0]
     (front,) = (drawn for drawn in ax.lines if drawn.get_drawstyle() == "steps-post")
     assert front.get_xydata().tolist() == [[7, 60], [9, 70]]
+
+
+def test_leads_are_drawn_with_their_intervals(runs):
+    for seed, (ours, theirs) in enumerate([(0.9, 0.8), (0.92, 0.81), (0.91, 0.83)]):
+        runs.add(GUESS, ours, seed)
+        runs.add(SAME, theirs, seed)
+    (ax,) = compose_leads(runs.filled()).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [GUESS]
+    seeds, interval, mean, _ = (drawn.get_xdata() for drawn in ax.lines)
+    assert sorted(seeds) == pytest.approx([8, 10, 11])
+    assert tuple(interval) == pytest.approx(ttest_rel([90, 92, 91], [80, 81, 83]).confidence_interval())
+    assert mean == pytest.approx(29 / 3)
 
 
 def test_estimates_by_block_and_over_training(runs):
