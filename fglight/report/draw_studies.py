@@ -73,7 +73,7 @@ def compose_accuracy(filled: Filled) -> Canvas:
 def compose_leads(filled: Filled) -> Canvas:
     """Lay out how far each estimator is above local learning with the same auxiliary networks, a line each.
 
-    Its 95 % interval, and light points for single seeds.
+    Its 95 % interval, and below it a light mark for each seed.
     """
     leads = {line.row.label: lead for line in filled.lines if (lead := line.local) and lead.difference}
     canvas = Canvas(figsize=(7.2, 1.4 + 0.24 * len(leads)), layout="constrained")
@@ -81,7 +81,7 @@ def compose_leads(filled: Filled) -> Canvas:
     for place, lead in enumerate(leads.values()):
         found = lead.difference
         assert found is not None
-        ax.plot(found.values, [place] * len(found.values), ".", color="0.75", markersize=4)
+        ax.plot(found.values, [place + 0.3] * len(found.values), "|", color="0.6", markersize=5)
         if not found.lack:
             ax.plot(found.interval(), [place, place], color=_TOLD.get(lead.answer, "0.4"), linewidth=1.6)
         ax.plot(found.mean, place, "o", color=_TOLD.get(lead.answer, "0.4"), markersize=5)

@@ -239,10 +239,11 @@ def _line(row: Row, runs: Sequence[Run]) -> Line:
 def _leads(pairs: Mapping[Row, tuple[Line, Line]]) -> dict[Row, Lead]:
     """How far each row is above the other of its pair."""
     leads = {row: over_common_seeds([one.score], [other.score]) for row, (one, other) in pairs.items()}
-    asked = [row for row, lead in leads.items() if lead and not any(line.at_edge for line in pairs[row])]
-    answers: dict[Row, Answer] = dict(zip(asked, told([leads[row] for row in asked])))
-    for row, lead in leads.items():
-        answers.setdefault(row, lead.lack or "rate at the edge" if lead else "not run")
+    known = {row: lead for row, lead in leads.items() if lead}
+    answers: dict[Row, Answer] = dict.fromkeys(pairs, "not run")
+    for (row, lead), word in zip(known.items(), told([*known.values()])):
+        edge = not lead.lack and any(line.at_edge for line in pairs[row])
+        answers[row] = "rate at the edge" if edge else word
     return {row: Lead(pairs[row][1].score, lead, answers[row]) for row, lead in leads.items()}
 
 

@@ -23,7 +23,7 @@ STUDY_FIGURES = {
     },
     "leads": {
         "alt": "test accuracy above local learning with the same auxiliary networks",
-        "caption": "Differences over the same seeds, light points, with the 95 % interval of their mean. Blue: more. "
+        "caption": "Differences over the same seeds, light marks, with the 95 % interval of their mean. Blue: more. "
         "Orange: less. Grey: not told apart, or no verdict.",
     },
     "estimates": {
