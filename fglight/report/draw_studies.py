@@ -24,6 +24,8 @@ _DASHES: Any = (":", "--", "-.", *((0, marks) for marks in ((1, 4), (5, 5), (3, 
 _TOLD = {"more": _COLOURS[0], "less": _COLOURS[1]}
 """Colours of differences that are told; others are grey."""
 
+_BY_DECADES = ("derivatives", "forward_mode")
+
 PARTS = 10
 """Into how many equal parts training is divided."""
 
@@ -60,7 +62,9 @@ def compose_accuracy(filled: Filled) -> Canvas:
         best = found.groupby(quantity)["mean"].max().cummax()
         best = best[best.index > 0]  # the axis has no place for zero, whose level counts
         pair[0].plot(best.index, best, color="0.6", linewidth=4, alpha=0.4, drawstyle="steps-post", zorder=0)
-        pair[1].set(xscale="log" if quantity == "derivatives" else "linear", xlabel=QUANTITIES[quantity])
+        pair[1].set(
+            xscale="log" if quantity in _BY_DECADES else "linear", xlabel=QUANTITIES[quantity].replace(": ", ":\n")
+        )
     axes[0, 0].set_ylabel("test accuracy (%)")
     axes[1, 0].set_ylabel("cosine with the gradient")
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -164,9 +164,9 @@ def departures(own: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:
-    """The paper's settings for a cell; guesses and auxiliary networks that it does not have are as they ship."""
+    """The paper's settings for a cell; components that it does not have are as they ship."""
     paper = nearest(cell, random=choices("guess")[cell.guess]["random"])
-    own = [group for group in ("guess", "aux") if getattr(cell, group) != getattr(paper, group)]
+    own = [group for group in ("guess", "aux", "target") if getattr(cell, group) != getattr(paper, group)]
     return protocol(paper) | {group: choices(group)[getattr(cell, group)] for group in own}
 
 

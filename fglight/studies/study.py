@@ -24,12 +24,12 @@ Rate = TypeVar("Rate")
 
 QUANTITIES = {
     "derivatives": "directional derivatives a step",
-    "forward_mode": "as a forward gradient: FLOPs of a step in forward mode, in forward passes",
-    "forwards": "to study: FLOPs of a step with the engine that ran, in forward passes",
+    "forward_mode": "as a forward gradient: FLOPs of a step, in forward passes",
+    "forwards": "to study: FLOPs of a step, in forward passes",
     "memory": "to study: peak memory of a step (MB)",
-    "seconds": "to study: seconds a step, tests and measures included",
+    "seconds": "to study: seconds a step, with tests and measures",
 }
-"""What a step of an estimator may be judged by, in words."""
+"""What a step of an estimator may be judged by, in words; *to study* is with the engine that ran."""
 
 _PARTS = {"target": "global", "guess": "", "aux": "", "perturb": ""}
 
