@@ -388,6 +388,6 @@ def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:
     way = (
         f"pass what it wraps, {type(model).__name__}.module"
         if isinstance(inner, nn.Module)
-        else "fglight.models.split cuts a chain of layers into blocks"
+        else "fglight.models.split(network, names, example) cuts it where submodules of these names begin"
     )
     raise BlockError(f"the network must be a BlockNetwork or a sequence of Blocks, got a {type(model).__name__}: {way}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fglight.errors import BlockError, LabelError
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.losses import CrossEntropyLoss, Loss
+from fglight.models.segments import Inputs, Segment, even_cuts, segments
 from fglight.models.several import SeveralAuxiliaries
 
 _CROSS_ENTROPY = CrossEntropyLoss()
@@ -162,50 +163,84 @@ class BlockNetwork(nn.Module):
 
 
 def split(
-    layers: Iterable[nn.Module],
-    blocks: int | Sequence[int],
+    layers: nn.Module | Iterable[nn.Module],
+    blocks: int | Sequence[int] | Sequence[str],
     example: Tensor,
     auxiliary: Callable[[Tensor, int], nn.Module] = PooledAuxiliary,
     loss: Loss | None = None,
+    inputs: Inputs | None = None,
 ) -> BlockNetwork:
-    """Cut a chain of layers, such as an ``nn.Sequential``, into blocks, and put an auxiliary network on each.
+    """Cut a network into blocks, and put an auxiliary network on each.
 
-    The layers stay the same objects with the same parameters: to train the blocks is to train the network they are
-    from. They are run once on ``example``, as copies, so that no running statistics move.
+    A chain of layers, such as an ``nn.Sequential``, is cut between them. Any other module is cut where some of its
+    submodules begin (``fglight.models.segments``), whatever its code does with masks, positions or tuples, as long as
+    one tensor crosses each cut. It may give a tensor, or a structure with ``logits`` or with a tensor first.
+
+    All stay the same objects with the same parameters: to train the blocks is to train the network they are from. They
+    are run on ``example``, as copies, so that no running statistics move.
 
     Args:
-        layers: from the images to the outputs, each a module of one tensor; the last is the head.
-        blocks: how many blocks, of about equal numbers of layers (the head does not count); or the positions of the
-            layers with which blocks 1, 2, ... begin.
-        example: a batch of images, ``(batch, channels, height, width)`` or whatever the first layer takes, token
-            indices for instance.
+        layers: from the images to the outputs, each a module of one tensor; the last is the head. Or any module.
+        blocks: how many blocks, of about equal numbers of layers (the head does not count); or where blocks 1, 2, ...
+            begin: positions of layers, or names of submodules, as in ``["layer2", "layer3"]``.
+        example: a batch of images, ``(batch, channels, height, width)`` or whatever block 0 takes, token indices for
+            instance.
         auxiliary: makes the auxiliary network of a block j < J-1 from an example of its output h_j, ``(batch, ...)``,
             and the number of classes or other outputs.
         loss: of outputs and labels, see ``BlockNetwork``.
+        inputs: makes the module's keyword arguments of what block 0 takes, as of token indices and masks that are
+            stacked; None: it is the only argument.
 
     Returns:
         The blocks; auxiliary networks have the dtype and device of what they take in.
 
     Raises:
-        ValueError: for cuts that leave a block empty, a head that does not give ``(batch, outputs)``, a layer that
-            changes the input of a block in place, or parameters that two blocks share.
+        ValueError: for cuts that leave a block empty or that more than one tensor crosses, outputs that are not
+            ``(batch, outputs)``, a layer that changes a block's input in place, or parameters that two blocks share.
     """
-    *layers, head = layers
+    named = not isinstance(blocks, int) and any(isinstance(block, str) for block in blocks)
+    if isinstance(layers, nn.Module) and (named or inputs is not None or not isinstance(layers, Iterable)):
+        bodies: Sequence[nn.Module] = _segments(layers, blocks, example, inputs)
+        head: nn.Module = nn.Identity()
+        return _blocks(bodies, head, example, auxiliary, loss)
+    *layers, head = cast(Iterable[nn.Module], layers)
     starts = [j * len(layers) // blocks for j in range(blocks)] if isinstance(blocks, int) else [0, *blocks]
     ends = [*starts[1:], len(layers)]
     if not starts or any(start >= end for start, end in zip(starts, ends)):
         raise ValueError(f"blocks={blocks} of {len(layers)} layers and a head: every block needs at least one layer")
     bodies = [nn.Sequential(*layers[start:end]) for start, end in zip(starts, ends)]
-    outputs = [example.clone()]
+    return _blocks(bodies, head, example, auxiliary, loss)
+
+
+def _segments(
+    module: nn.Module, blocks: int | Sequence[int] | Sequence[str], example: Tensor, inputs: Inputs | None
+) -> list[Segment]:
+    """The bodies of a module that is no chain."""
+    if isinstance(blocks, int):
+        starts = even_cuts(module, blocks, example, inputs)
+    elif all(isinstance(block, str) for block in blocks):
+        starts = [str(block) for block in blocks]
+    else:
+        raise ValueError(f"blocks must be a number, or names of submodules of {type(module).__name__}, got {blocks}")
+    return segments(module, starts, example, inputs)
+
+
+def _blocks(
+    bodies: Sequence[nn.Module],
+    head: nn.Module,
+    example: Tensor,
+    auxiliary: Callable[[Tensor, int], nn.Module],
+    loss: Loss | None,
+) -> BlockNetwork:
+    """The network of some bodies, with auxiliary networks; see ``split``."""
+    copies, outputs = deepcopy(nn.ModuleList([*bodies, head])).eval(), [example.clone()]
     with torch.no_grad():
-        for body, start in zip(bodies, starts):
+        for index, body in enumerate(copies[:-1]):
             version = outputs[-1]._version
-            outputs.append(deepcopy(body).eval()(outputs[-1]))
+            outputs.append(body(outputs[-1]))
             if outputs[-2]._version != version:
-                raise ValueError(
-                    f"the block from layer {start} on changes its input in place: cut elsewhere, or copy it"
-                )
-        logits = deepcopy(head).eval()(outputs[-1])
+                raise ValueError(f"block {index} changes its input in place: cut elsewhere, or copy it")
+        logits = copies[-1](outputs[-1])
     if logits.dim() != 2 or len(logits) != len(example):
         raise ValueError(f"the last layer is no head: it gives {tuple(logits.shape)}, and not (batch, outputs)")
     auxiliaries = [auxiliary(output, logits.shape[1]).to(output) for output in outputs[1:-1]]

@@ -1,0 +1,384 @@
+"""Any module, cut where some of its submodules begin, without being taken apart.
+
+A segment runs the module's own code: what comes before it is skipped, and what comes after it is not reached. So masks,
+positions and whatever else the code makes of the module's inputs are there in every segment, and its layers may give
+and take tuples or other structures, of which one tensor is handed on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fglight.errors import BlockError
+
+Inputs = Callable[[Tensor], Mapping[str, Any]]
+"""The keyword arguments of a module, of the tensor that block 0 takes."""
+
+
+class _Reached(Exception):
+    """The next segment begins; the tensor is what it would take."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.tensor = tensor
+
+
+class _Proxy(nn.Module):
+    """Stands for a submodule while a segment runs: calls a function of it and its arguments."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.__dict__["module"] = module  # not a submodule
+        self.call = call
+
+    def __getattr__(self, name: str) -> Any:
+        """What the submodule has."""
+        return getattr(self.__dict__["module"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """See above."""
+        return self.call(self.__dict__["module"], args, kwargs)
+
+
+class Whole:
+    """A module that runs in segments.
+
+    Args:
+        module: the module; it stays as it is.
+        starts: names of the submodules with which segments 1, 2, ... begin.
+        example: what segment 0 takes.
+        inputs: makes the module's arguments of that; None: it is the only one.
+
+    Attributes:
+        calls: the submodules that are called, as paths of those that are being called then, in the order of their ends.
+        called: for each segment the outermost submodules that it calls, by their names.
+        skipped: those of them that later segments skip.
+        fill: what stands in skipped submodules' outputs.
+
+    Raises:
+        ValueError: a name is none of a submodule that is called once, in this order.
+    """
+
+    def __init__(self, module: nn.Module, starts: Sequence[str], example: Tensor, inputs: Inputs | None) -> None:
+        self.module = module
+        self.starts = list(starts)
+        self.inputs = inputs
+        self.names = {submodule: name for name, submodule in module.named_modules()}
+        self.taken: Tensor | None = None  # by segment 0, in this pass
+        self.notes: dict[str, Any] = {}  # what submodules gave in this pass, in shapes
+        self.fill = 0.0
+        self.calls = self._calls(example)
+        self.called = self._shared_out(self.calls)
+        self.skipped = self.called
+        self.ancestors = [module.get_submodule(name) for name in self._above()]
+
+    def run(self, index: int, x: Tensor) -> Tensor:
+        """Run a segment.
+
+        Args:
+            index: of the segment.
+            x: what it takes: the module's input, or what the segment before gave.
+
+        Returns:
+            What the next segment takes, or the outputs of the module.
+
+        Raises:
+            BlockError: no pass has begun with segment 0, or one of other samples.
+        """
+        if index == 0:
+            self.taken, self.notes = x.detach(), {}
+        if self.taken is None or len(self.taken) != len(x):
+            raise BlockError(f"block {index} of a cut module must run behind block 0, on as many samples")
+        calls = {name: self._skip for names in self.skipped[:index] for name in names}
+        calls |= dict.fromkeys(self.called[index], self._note)
+        if index > 0:
+            calls[self.starts[index - 1]] = partial(self._begin, x)
+        if index < len(self.starts):
+            calls[self.starts[index]] = _stop
+        with self._proxies(calls):
+            try:
+                found = self._call(x if index == 0 else self.taken)
+            except _Reached as reached:
+                return reached.tensor
+        return _carried(getattr(found, "logits", found))
+
+    def _call(self, taken: Tensor) -> Any:
+        return self.module(taken) if self.inputs is None else self.module(**self.inputs(taken))
+
+    @contextmanager
+    def _proxies(self, calls: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+        """Have proxies in the places of some submodules."""
+        places = [(self.module.get_submodule(name.rpartition(".")[0])._modules, name) for name in calls]
+        kept = [modules[name.rpartition(".")[2]] for modules, name in places]
+        try:
+            for (modules, name), module in zip(places, kept):
+                assert module is not None
+                modules[name.rpartition(".")[2]] = _Proxy(module, calls[name])
+            yield
+        finally:
+            for (modules, name), module in zip(places, kept):
+                modules[name.rpartition(".")[2]] = module
+
+    def _skip(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Something like what the submodule gave in this pass."""
+        return pytree.tree_map_only(_Shape, lambda shape: shape.filled(self.fill), self.notes[self.names[module]])
+
+    def _note(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        given = module(*args, **kwargs)
+        self.notes[self.names[module]] = pytree.tree_map_only(Tensor, _Shape, given)
+        return given
+
+    def _begin(self, x: Tensor, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Call the submodule with x in the place of the tensor that carries on."""
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        leaves[_place(leaves)] = x
+        args, kwargs = pytree.tree_unflatten(leaves, structure)
+        return self._note(module, args, kwargs)
+
+    def _calls(self, example: Tensor) -> list[tuple[str, ...]]:
+        """See ``calls``."""
+        running, ended = list[str](), list[tuple[str, ...]]()
+
+        def begins(module: nn.Module, args: Any) -> None:
+            running.append(self.names.get(module, ""))
+
+        def ends(module: nn.Module, args: Any, given: Any) -> None:
+            ended.append(tuple(running))
+            running.pop()
+
+        handles = [m.register_forward_pre_hook(begins) for m in self.names]
+        handles += [m.register_forward_hook(ends) for m in self.names]
+        training = {module: module.training for module in self.names}
+        try:
+            self.module.eval()
+            with torch.no_grad():
+                self._call(example)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, mode in training.items():
+                module.training = mode
+        return ended
+
+    def _above(self) -> list[str]:
+        """The submodules that are being called where a segment begins: they have no segment of their own."""
+        parts = [name.split(".") for name in self.starts]
+        return list(dict.fromkeys(["", *(".".join(part[:end]) for part in parts for end in range(1, len(part)))]))
+
+    def holding(self, names: Sequence[str]) -> list[str]:
+        """Those submodules that hold parameters."""
+        return [name for name in names if any(True for _ in self.module.get_submodule(name).parameters())]
+
+    def _shared_out(self, calls: Sequence[tuple[str, ...]]) -> list[list[str]]:
+        """The outermost submodules that are called in each segment."""
+        above, found = set(self._above()), list[str]()
+        for path in calls:
+            inner = [name for name in path if name not in above]
+            if inner and path[-1] == inner[0]:
+                found.append(inner[0])
+        known = [name for name, _ in self.module.named_modules() if name]
+        for name in self.starts:
+            if name not in known:
+                raise ValueError(
+                    f"blocks must begin with submodules of the network, such as {_some(found)}, got {name}"
+                )
+            if found.count(name) != 1:
+                raise ValueError(
+                    f"blocks must begin with submodules that are called once, got {name}: use {_some(found)}"
+                )
+        if [name for name in found if name in self.starts] != self.starts or found[:1] == self.starts[:1]:
+            raise ValueError(f"blocks must begin with submodules in the order of {_some(found)}, got {self.starts}")
+        segments: list[list[str]] = [[]]
+        for name in found:
+            if name in self.starts:
+                segments.append([])
+            segments[-1].append(name)
+        held = [self.holding(names) for names in segments]
+        for index, names in enumerate(held):
+            for name in names:
+                others = [k for k, other in enumerate(held) if name in other and k != index]
+                if others:
+                    raise ValueError(
+                        f"{name} is called in blocks {index} and {others[0]}: cut so that one has all calls"
+                    )
+        return segments
+
+
+class Segment(nn.Module):
+    """A part of a module as a block's body.
+
+    Args:
+        whole: the module.
+        index: of the segment.
+        own: the parameters of ``whole.ancestors`` that it depends on, by their names in the module.
+    """
+
+    def __init__(self, whole: Whole, index: int, own: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self.held = (whole,)  # no submodule of this one, for it has all segments' parameters
+        self.index = index
+        self.own = {name.replace(".", "/"): name for name in own}
+        for name in dict.fromkeys(whole.called[index]):
+            self.add_module(name.replace(".", "/"), whole.module.get_submodule(name))
+        for name, parameter in own.items():
+            self.register_parameter(name.replace(".", "/"), parameter)
+
+    @property
+    def whole(self) -> Whole:
+        """The module."""
+        return self.held[0]
+
+    def train(self, mode: bool = True) -> "Segment":
+        """As ``nn.Module.train``, of what is called around the segment, too."""
+        for module in self.whole.ancestors:
+            module.training = mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See ``Whole.run``."""
+        for name, full in self.own.items():  # which may be another tensor for this call
+            owner, _, last = full.rpartition(".")
+            self.whole.module.get_submodule(owner)._parameters[last] = getattr(self, name)
+        return self.whole.run(self.index, x)
+
+
+def segments(module: nn.Module, starts: Sequence[str], example: Tensor, inputs: Inputs | None = None) -> list[Segment]:
+    """Cut a module into segments that, one after the other, are the module.
+
+    Args:
+        module: any module.
+        starts: names of the submodules with which segments 1, 2, ... begin.
+        example: what the module takes, samples first, or what ``inputs`` makes its arguments of.
+        inputs: see ``Inputs``.
+
+    Raises:
+        ValueError: naming what cannot be cut, or what crosses a cut besides the one tensor.
+    """
+    whole = Whole(module, starts, example, inputs)
+    parts = [Segment(whole, index, {}) for index in range(len(starts) + 1)]
+    if not _are_the_module(parts, example):
+        # What holds no parameters may make constants of the inputs, such as the angles of rotary positions.
+        whole.skipped = [whole.holding(names) for names in whole.called]
+        if not _are_the_module(parts, example):
+            raise ValueError(
+                f"one tensor must cross the cuts at {_some(whole.starts)}, and more do: cut where nothing else of what "
+                "came before is used"
+            )
+    held = {p for part in parts for p in part.parameters()}
+    above = {name: p for name, p in module.named_parameters() if p not in held}
+    owned: list[dict[str, nn.Parameter]] = [{} for _ in parts]
+    with torch.enable_grad():
+        x = example
+        for index, part in enumerate(parts):
+            given = part(x)
+            gradients = (
+                torch.autograd.grad(given.sum(), [*above.values()], allow_unused=True)
+                if above and given.requires_grad
+                else []
+            )
+            for (name, parameter), gradient in zip(above.items(), gradients):
+                if gradient is not None:
+                    owned[index][name] = parameter
+            x = given.detach()
+    return [Segment(whole, index, own) for index, own in enumerate(owned)]
+
+
+def _are_the_module(parts: Sequence[Segment], example: Tensor) -> bool:
+    """Whether segments give what the module gives, whatever stands in the outputs of skipped submodules."""
+    copies = deepcopy(nn.ModuleList(parts)).eval()
+    whole = cast(Segment, copies[0]).whole
+    with torch.no_grad():
+        expected = _carried(getattr(found := whole._call(example), "logits", found))
+        for fill in (0.0, torch.nan):
+            whole.fill, x = fill, example
+            for part in copies:
+                x = part(x)
+            if not torch.allclose(x, expected, rtol=1e-3, atol=1e-5):
+                return False
+    return True
+
+
+def even_cuts(module: nn.Module, blocks: int, example: Tensor, inputs: Inputs | None = None) -> list[str]:
+    """Where to cut a module into segments of about as many layers: the names of the submodules that begin them.
+
+    Submodules with parameters that are called once are layers. Sequences are looked into, and what holds at least half
+    of the parameters of all.
+
+    Args:
+        module: any module.
+        blocks: how many segments.
+        example: as for ``segments``.
+        inputs: likewise.
+
+    Raises:
+        ValueError: there are not so many places where one tensor hands on.
+    """
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_modules()}
+    opened = {
+        name
+        for name, part in module.named_modules()
+        if not name or (2 * sizes[name] > sizes[""] and [*part.children()]) or type(part) is nn.Sequential
+    }
+    calls = Whole(module, [], example, inputs).calls
+    found = [path[-1] for path in calls if path[-1] not in opened and not {*path[:-1]} - opened and sizes[path[-1]]]
+    layers = [name for name in found if found.count(name) == 1]
+    starts: list[str] = []
+    first = 1
+    for j in range(1, blocks):
+        wanted = max(first, j * len(layers) // blocks)
+        near = sorted(range(first, len(layers)), key=lambda place: abs(place - wanted))
+        place = next((place for place in near if _can_begin(module, layers[place], example, inputs)), None)
+        if place is None:
+            raise ValueError(f"blocks must be at most {j}, as one tensor can be handed on so often, got {blocks}")
+        starts.append(layers[place])
+        first = place + 1
+    return starts
+
+
+def _can_begin(module: nn.Module, name: str, example: Tensor, inputs: Inputs | None) -> bool:
+    try:
+        segments(module, [name], example, inputs)
+    except ValueError:
+        return False
+    return True
+
+
+class _Shape:
+    """What is known of a tensor whose numbers do not matter."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+
+    def filled(self, value: float) -> Tensor:
+        """A tensor like it."""
+        own = value if self.dtype.is_floating_point else 0
+        return torch.full(self.shape, own, dtype=self.dtype, device=self.device)
+
+
+def _stop(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    leaves = pytree.tree_leaves((args, kwargs))
+    raise _Reached(leaves[_place(leaves)])
+
+
+def _place(leaves: Sequence[Any]) -> int:
+    """Which of several leaves carries on: the first tensor of floating point."""
+    places = (i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    place = next(places, None)
+    if place is None:
+        raise ValueError("a block must begin with a submodule that takes a tensor of floating point, and end with one")
+    return place
+
+
+def _carried(given: Any) -> Tensor:
+    leaves = pytree.tree_leaves(given)
+    return leaves[_place(leaves)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
