@@ -21,6 +21,7 @@ ARGUMENTS = {
     "table3": ["--table", "3", "--figure", "3", "4", "5"],
     "study_digits": ["--study", "guesses", "continuum", "budget"],
     "study_fashion_mnist": ["--study", "guesses"],
+    "study_feedback": ["--study", "feedback"],
 }
 """What ``fglight report`` is asked for, by the example."""
 

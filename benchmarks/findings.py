@@ -2,6 +2,7 @@
 
 python benchmarks/findings.py              # prints them
 python benchmarks/findings.py --write      # puts each into the page in place of the table there that is most like it
+python benchmarks/findings.py ONE OTHER    # how far an estimator is above another, wherever both have seeds in common
 """
 
 import re
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from fglight.report.intervals import Estimate
 from fglight.report.results import with_deviation
 
 EXAMPLE = Path(__file__).parents[1] / "docs/example"
 PAGE = Path(__file__).parents[1] / "docs/findings.md"
-FOLDERS = ("study_fashion_mnist", "study_digits")
+FOLDERS = ("study_feedback", "study_fashion_mnist", "study_digits")
 
 
 def results() -> pd.DataFrame:
@@ -80,6 +82,22 @@ def front(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def beside(one: str, other: str) -> list[str]:
+    """Lines with the differences of two estimators on common seeds, and their intervals, by study and scale."""
+    lines = []
+    for names, rows in results().groupby(["folder", "study", "scale"], sort=False):
+        seeds = [_by_seed(rows[rows["estimator"] == label]) for label in (one, other)]
+        if common := seeds[0].keys() & seeds[1].keys():
+            difference = Estimate.of([seeds[0][seed] - seeds[1][seed] for seed in sorted(common)])
+            lines.append(f"{', '.join(names)}: {difference} ({len(common)} seeds)")
+    return lines
+
+
+def _by_seed(rows: pd.DataFrame) -> dict[str, float]:
+    pairs = (pair.split(":") for text in rows["accuracies"] for pair in text.split())
+    return {seed: float(accuracy) for seed, accuracy in pairs}
+
+
 def _head(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
@@ -117,6 +135,8 @@ def write() -> None:
 if __name__ == "__main__":
     if "--write" in sys.argv:
         write()
+    elif len(sys.argv) == 3:
+        print(*beside(*sys.argv[1:]), sep="\n")
     else:
         for name, text in (published() | tables() | fronts()).items():
             print(f"{name}\n\n{text}\n")
