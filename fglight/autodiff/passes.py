@@ -232,15 +232,6 @@ class BlockPass:
                     found[parameter] = call, name
         return found
 
-    @cached_property
-    def weight_calls(self) -> dict[nn.Parameter, LayerCall]:
-        """The weights that were used once, with their use, of layers with a formula for that (``weight_output``)."""
-        return {
-            parameter: call
-            for parameter, (call, name) in self.owners.items()
-            if name == "weight" and (kind := call.kind(name, parameter)) is not None and kind.moves_by_weight
-        }
-
     @property
     def names(self) -> list[str]:
         """Those of ``parameters`` in the body."""
@@ -320,5 +311,5 @@ class BlockPass:
             self.local.gradients = None
         self.__dict__.update(input=None, output=None, graph=None, next=None)
         self.calls.clear()
-        for known in ("padding", "traits", "owners", "weight_calls"):
+        for known in ("padding", "traits", "owners"):
             self.__dict__.pop(known, None)

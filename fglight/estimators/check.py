@@ -61,7 +61,6 @@ def check_layers(
             layer = name if part is blocks[index].body else "aux"
             refused[index].append(LayerCheck(index, layer, kind, "refused", f"{why}: {engine.remedy}"))
     nothing = Auxiliaries(evaluated=False, differentiated=False, trained=False)
-    aims = engine.has_targets and space.uses_target(guess)
     for index, (block, x, _, buffers) in enumerate(rehearse(blocks, images)):
         if not any(check.layer != "aux" for check in refused[index]):
             batch = Batch.of(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
@@ -73,7 +72,7 @@ def check_layers(
                 block_pass.run()
                 for name, parameter in zip(block_pass.names, block_pass.parameters):
                     layer = name.rpartition(".")[0]
-                    why = "" if exact else space.slow(block_pass, parameter, guess, aims=aims)
+                    why = "" if exact else space.slow(block_pass, parameter, guess)
                     slow[layer] = slow.get(layer) or why
             for layer, why in slow.items():
                 kind = type(dict(block.body.named_modules())[layer]).__name__

@@ -302,7 +302,7 @@ class GradientEstimator:
         space = self.perturbation
         self.coefficient.prepare()
         auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
-        recorded = space.in_parameters and (self.engine.has_targets or space.by_sample)
+        recorded = space.in_parameters and space.by_sample
         network = NetworkPass(
             blocks,
             batch,

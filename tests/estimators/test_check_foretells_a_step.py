@@ -11,15 +11,12 @@ from torch import nn
 
 from fglight.errors import BlockError
 from fglight.estimators import (
-    ForwardMode,
     FrozenGuess,
-    GaussianGuess,
     GlobalTarget,
     GradientEstimator,
     LocalGuess,
     ReverseMode,
     WeightPerSamplePerturbation,
-    WeightPerturbation,
 )
 from fglight.estimators.spaces.per_sample import SamplePart
 
@@ -68,19 +65,3 @@ def test_check_of_frozen_blocks_looks_at_the_last_alone():
     blocks[-1].body = nn.Sequential(nn.Flatten(), nn.Linear(size, size)).double()
     found = GradientEstimator(GlobalTarget(), FrozenGuess(), WeightPerSamplePerturbation()).check(blocks, inputs)
     assert [(layer.block, layer.path) for layer in found] == [(2, "fast")]
-
-
-@pytest.mark.parametrize(
-    ("settings", "slow"),
-    [
-        ({}, True),
-        ({"engine": ForwardMode()}, False),
-        ({"perturbation": WeightPerturbation(coefficient="one")}, False),
-        ({"perturbation": WeightPerSamplePerturbation(coefficient="one")}, False),
-        ({"guess": GaussianGuess(2)}, True),
-    ],
-)
-def test_check_calls_a_tied_weight_slow_where_its_target_is_computed(settings, slow):
-    parts = {"target": GlobalTarget(), "guess": LocalGuess(), "perturbation": WeightPerturbation(), **settings}
-    blocks, inputs, _ = network(tied_by_a_function)
-    assert any(layer.path == "slow" for layer in GradientEstimator(**parts).check(blocks, inputs)) == slow

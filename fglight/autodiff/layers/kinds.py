@@ -22,11 +22,9 @@ class LayerKind(ABC):
     Attributes:
         forwards: what each class does.
         on_channels: whether a scale or a shift acts on the channels, dimension 1, and not on the last dimensions.
-        moves_by_weight: whether ``weight_output`` and ``channel`` are known.
     """
 
     on_channels: ClassVar[bool] = True
-    moves_by_weight: ClassVar[bool] = False
 
     def __init__(self, *classes: type[nn.Module]) -> None:
         self.forwards: dict[type[nn.Module], Callable] = {kind: kind.forward for kind in classes}
@@ -35,17 +33,6 @@ class LayerKind(ABC):
     def has_samples(self, call: Any) -> bool:
         """Whether what the layer took in has as many dimensions as with samples in front."""
         return True
-
-    def channel(self, layer: Any) -> int:
-        """The dimension of the output, from the last, along which the weight's first dimension lies."""
-        raise NotImplementedError
-
-    def weight_output(self, call: Any, weight: Tensor) -> Tensor:
-        """What the layer would have given out with another weight and no bias.
-
-        It is linear in the weight, and so this is also its Jacobian-vector product in the direction ``weight``.
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def gradients(self, call: Any, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:

@@ -50,8 +50,6 @@ class Sizes:
 class Unfolded(LayerKind):
     """What linear layers and convolutions have in common."""
 
-    moves_by_weight = True
-
     @abstractmethod
     def columns(self, call: Any) -> Tensor:
         """U: the input as columns, ``(batch, groups, K, P)``."""
@@ -79,20 +77,16 @@ class Unfolded(LayerKind):
         output = values.reshape(len(values), sizes.groups, sizes.outputs, -1) @ self.columns(call)
         return (output if self.on_channels else output.squeeze(1).mT).reshape(len(values), *call.shape[1:])
 
-    def inner_products(
-        self, call: Any, target: Tensor | None, cotangents: Sequence[Tensor], *, lengths: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def inner_products(self, call: Any, target: Tensor | None, cotangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Inner products of the weight's gradients at every sample, by Gram matrices.
 
         Args:
             call: the use of the layer.
             target: cotangent of the layer's output that gives targets t_i; None for none.
             cotangents: k of them, that give guesses g_i.
-            lengths: whether |t_i|² is wanted.
 
         Returns:
-            ⟨t_i, g_im⟩ ``(batch, k)``, ⟨g_il, g_im⟩ ``(batch, k, k)`` and |t_i|² ``(batch,)``; rows are empty for what
-            is not there.
+            ⟨t_i, g_im⟩ ``(batch, k)``, of empty rows without a target, and ⟨g_il, g_im⟩ ``(batch, k, k)``.
         """
         columns = self.columns(call)
         inputs = (columns.mT @ columns).flatten(1)  # (batch, groups * P * P)
@@ -104,26 +98,14 @@ class Unfolded(LayerKind):
 
         pairs = {(m, n): product(gs[m], gs[n]) for n in range(len(gs)) for m in range(n + 1)}
         gram = [[pairs[min(m, n), max(m, n)] for n in range(len(gs))] for m in range(len(gs))]
-        nothing = inputs.new_zeros(len(inputs), 0)
-        return (
-            nothing if t is None else torch.stack([product(t, g) for g in gs], dim=1),
-            torch.stack([torch.stack(row, dim=1) for row in gram], dim=1),
-            product(t, t) if lengths and t is not None else nothing,
-        )
+        products = inputs.new_zeros(len(inputs), 0) if t is None else torch.stack([product(t, g) for g in gs], dim=1)
+        return products, torch.stack([torch.stack(row, dim=1) for row in gram], dim=1)
 
 
 class LinearKind(Unfolded):
     """Linear layers: positions are all dimensions between the first and the last."""
 
     on_channels = False
-
-    def channel(self, layer: Any) -> int:
-        """See ``LayerKind``."""
-        return -1
-
-    def weight_output(self, call: Any, weight: Tensor) -> Tensor:
-        """See ``LayerKind``."""
-        return F.linear(call.input, weight)
 
     def columns(self, call: Any) -> Tensor:
         """See ``Unfolded``."""
@@ -144,14 +126,6 @@ class ConvolutionKind(Unfolded):
     def has_samples(self, call: Any) -> bool:
         """See ``LayerKind``: an input without a batch is a sample of its own."""
         return call.input.dim() == len(call.layer.kernel_size) + 2
-
-    def channel(self, layer: Any) -> int:
-        """See ``LayerKind``."""
-        return -1 - len(layer.kernel_size)
-
-    def weight_output(self, call: Any, weight: Tensor) -> Tensor:
-        """See ``LayerKind``."""
-        return call.layer._conv_forward(call.input, weight, None)
 
     def columns(self, call: Any) -> Tensor:
         """See ``Unfolded``; by views and one copy, several times as fast on CPUs as ``F.unfold``."""

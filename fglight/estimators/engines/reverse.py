@@ -37,7 +37,7 @@ class ReverseMode(Engine):
                 group = [parts.pop(0)] if space.by_sample else [*parts]
                 parts = parts if space.by_sample else []
                 found = _products(group, targets, space, lengths=lengths)
-                for point in {*targets} - {point for part in parts for point in part.points}:
+                for point in {*targets} - {part.point for part in parts}:
                     del targets[point]
                 if space.units.joins_blocks:
                     joint.append(found)
@@ -126,7 +126,7 @@ def _sweep(
         # What blocks below follow besides goes first, while this block's graph is there.
         crossing = {loss: block_pass.vjp(cotangents[loss], [block_pass.input])[0] for loss in below - {own}}
         output = cotangents.pop(own) + (block_pass.local_gradient if network.adds_local else 0)
-        points = list(dict.fromkeys(point for part in parts for point in part.points if point is not None))
+        points = list(dict.fromkeys(part.point for part in parts if part.point is not None))
         inputs = [block_pass.input] if own in below else []
         gradients = block_pass.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
         if inputs:

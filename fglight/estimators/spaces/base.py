@@ -68,14 +68,13 @@ class Perturbation(ABC):
             A part for each tensor of the space.
         """
 
-    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess) -> str:
         """Why a parameter has no fast path, and what that costs.
 
         Args:
             block_pass: its block, which has run with ``record_calls``.
             parameter: one of ``block_pass.parameters``.
             guess: where the directions come from.
-            aims: whether a target is computed.
 
         Returns:
             The reason in words; empty where it has one.

@@ -46,7 +46,7 @@ class _UnitVectors(WeightPart):
     """Those of a parameter, which nobody writes out."""
 
     def __init__(self, block_pass: BlockPass, parameter: nn.Parameter) -> None:
-        self.block_pass, self.parameter, self.points = block_pass, parameter, [parameter]
+        self.block_pass, self.parameter, self.point = block_pass, parameter, parameter
 
     def products(self, targets: Targets) -> Tensor:
         """See ``Part``: the target."""

@@ -1,6 +1,6 @@
 """The directions of one tensor, and how inner products with its target are found."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from fglight.autodiff import linalg
 from fglight.autodiff.jvp import TANGENTS
 from fglight.autodiff.layers.calls import LayerCall
-from fglight.autodiff.layers.kinds import KINDS
 from fglight.autodiff.passes import BlockPass
 
 Point = nn.Parameter | LayerCall | None
@@ -52,11 +51,11 @@ class Part:
         granularity: divides it into units.
 
     Attributes:
-        points: where the target is wanted, for products in the first place.
+        point: where the target is wanted.
         on_graph: whether the estimate is pulled back through the block's graph.
     """
 
-    points: Sequence[Point]
+    point: Point
     on_graph = False
 
     def __init__(
@@ -64,7 +63,7 @@ class Part:
     ) -> None:
         self.block_pass = block_pass
         self.parameter = parameter
-        self.points = [parameter]
+        self.point = parameter
         self.granularity = granularity
         self.directions = granularity.split(directions).permute(1, 2, 0, 3)  # (samples, units, k, features)
 
@@ -141,7 +140,7 @@ class SpanPart(ActivityPart):
     """
 
     def __init__(self, own: ActivityPart) -> None:
-        self.block_pass, self.parameter, self.points, self.own = own.block_pass, None, own.points, own
+        self.block_pass, self.parameter, self.point, self.own = own.block_pass, None, None, own
         rows = own.directions.flatten(0, 2)  # (batch * k, features)
         self.basis = linalg.unit_rows(own.block_pass.network.batch.gather(rows))  # (whole batch * k, features)
 
@@ -201,36 +200,3 @@ class WeightPart(Part):
             moved = rows.new_zeros(len(index), units, features)
             moved[torch.arange(len(index), device=rows.device), index // k] = rows[index]
             yield self.block_pass.jvp({self.name: moved.view(-1, *self.parameter.shape)})
-
-
-class LayerPart(WeightPart):
-    """The only direction of a weight for which one use of a layer stands.
-
-    The weight's gradient is never computed: with cotangent d at the layer's output, ⟨t, g⟩ = ⟨d, layer(x; g)⟩, a
-    forward pass of the layer with the direction for a weight (its Jacobian-vector product). The cosine, which needs the
-    length of the target, takes that gradient besides: estimates are the same to the last bit with and without it.
-    """
-
-    def __init__(
-        self,
-        block_pass: BlockPass,
-        parameter: nn.Parameter,
-        directions: Tensor,
-        granularity: Granularity,
-        call: LayerCall,
-        *,
-        cosine: bool,
-    ) -> None:
-        super().__init__(block_pass, parameter, directions, granularity)
-        self.points = [call, parameter] if cosine else [call]
-
-    def products(self, targets: Targets) -> Tensor:
-        """See ``Part``; the layer's input is let go of."""
-        (call, *_), self.points = self.points, []
-        assert isinstance(call, LayerCall)
-        kind = KINDS[type(call.layer)]
-        moved = kind.weight_output(call, self.directions.view(self.parameter.shape))  # an output of the layer
-        target, filters = targets[call], self.granularity.dimensions
-        target, moved = (x.movedim(kind.channel(call.layer), 0) if filters else x for x in (target, moved))
-        units = len(moved) if filters else 1
-        return linalg.products(target.reshape(1, units, -1), moved.reshape(1, units, 1, -1))

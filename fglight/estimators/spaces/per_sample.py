@@ -35,7 +35,6 @@ class SamplePart(WeightPart):
         name: of the parameter in that layer, empty for the whole block.
         guess: where the directions come from.
         cotangents: of the layer's output that give k guesses g_i each; None: they are drawn.
-        cosine: whether |t_i|² is wanted, too.
     """
 
     on_graph = True
@@ -48,23 +47,15 @@ class SamplePart(WeightPart):
         name: str,
         guess: Guess,
         cotangents: Sequence[Tensor] | None,
-        *,
-        cosine: bool,
     ) -> None:
-        self.block_pass, self.parameter, self.call, self.layer_name, self.guess = (
-            block_pass,
-            parameter,
-            call,
-            name,
-            guess,
-        )
+        self.block_pass, self.parameter, self.guess = block_pass, parameter, guess
+        self.call, self.layer_name = call, name
         self.kind = call.kind(name, parameter)
-        self.points = [call if name else None]
+        self.point = call if name else None
         self.cotangents = cotangents or ()
-        self.cosine = cosine
         self.kept: Tensor | None = None  # the directions of all samples, (k, batch, *shape), where they are few
         self.state: Generators | None = None  # from which directions are drawn, each time they are needed
-        self.known: tuple[Tensor, Tensor] | None = None
+        self.known: Tensor | None = None
 
     @property
     def count(self) -> tuple[int, int]:
@@ -81,16 +72,16 @@ class SamplePart(WeightPart):
         if self.known is None:
             self._look(None)
         assert self.known is not None
-        return self.known[0]
+        return self.known
 
     def products(self, targets: Targets) -> Tensor:
         """See ``Part``."""
-        return self._look(targets[self.points[0]])
+        return self._look(targets[self.point])
 
     def squares(self, targets: Targets) -> Tensor:
-        """See ``Part``; after ``products``."""
-        assert self.known is not None
-        return self.known[1].unsqueeze(1)
+        """See ``Part``."""
+        rows = (self._gradients(samples, [targets[self.point][samples]])[0] for samples in self._chunks())
+        return torch.cat([linalg.gram(t.reshape(len(t), 1, -1))[..., 0] for t in rows])
 
     def pull_back(self, c: Tensor) -> dict[nn.Parameter, Tensor]:
         """See ``Part``: the sum over samples as well (Eq. 4 per sample)."""
@@ -129,18 +120,14 @@ class SamplePart(WeightPart):
             for samples in self._chunks():
                 part = None if target is None else target[samples]
                 cotangents = [d[samples] for d in self.cotangents]
-                found.append(self.unfolds.inner_products(self._cut(samples), part, cotangents, lengths=self.cosine))
+                found.append(self.unfolds.inner_products(self._cut(samples), part, cotangents))
         else:
             for _, t, g in self._pieces(target):
                 g = g.reshape(*g.shape[:2], -1).transpose(0, 1)  # (batch, k, features)
                 gram, nothing = linalg.gram(g), g.new_zeros(len(g), 0)
-                t = None if t is None else t.reshape(len(t), -1)
-                products = nothing if t is None else linalg.products(t, g)
-                found.append(
-                    (products, gram, linalg.gram(t.unsqueeze(1))[:, 0, 0] if self.cosine and t is not None else nothing)
-                )
-        products, gram, squares = (torch.cat(rows) for rows in zip(*found))
-        self.known = gram.unsqueeze(1), squares
+                found.append((nothing if t is None else linalg.products(t.reshape(len(t), -1), g), gram))
+        products, gram = (torch.cat(rows) for rows in zip(*found))
+        self.known = gram.unsqueeze(1)
         return products.unsqueeze(1)
 
     def _pieces(self, target: Tensor | None) -> Iterator[tuple[slice, Tensor | None, Tensor]]:

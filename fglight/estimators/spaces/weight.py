@@ -2,14 +2,10 @@
 
 from typing import ClassVar
 
-from torch import nn
-
-from fglight.autodiff.layers.calls import NO_SINGLE_USE
-from fglight.autodiff.layers.kinds import KINDS
 from fglight.autodiff.passes import BlockPass
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.base import Perturbation
-from fglight.estimators.spaces.parts import Granularity, LayerPart, WeightPart
+from fglight.estimators.spaces.parts import Granularity, WeightPart
 
 
 class WeightPerturbation(Perturbation):
@@ -18,9 +14,6 @@ class WeightPerturbation(Perturbation):
     One coefficient stands for a parameter ``tensor`` (as in the released code), a ``block`` (all of theta_j, Eq. 4 read
     literally), the whole ``network`` (Baydin et al. 2022), or as little as a ``filter``: an output channel of a
     convolution, a row of a linear layer's weight, an entry of a bias or scale.
-
-    The target enters through its inner product with the guess alone, so that weights with a single direction do
-    without their gradient; see ``LayerPart``.
     """
 
     granularities: ClassVar = {
@@ -40,18 +33,7 @@ class WeightPerturbation(Perturbation):
         directions = guess.in_space(block_pass, pulled, [p.detach() for p in block_pass.parameters], by_sample=False)
         if not guess.is_gradient:
             directions = block_pass.without_padding(directions)
-        parts = []
-        for parameter, g in zip(block_pass.parameters, directions):
-            own, call = (block_pass, parameter, g.unsqueeze(1), self.units), block_pass.weight_calls.get(parameter)
-            parts.append(WeightPart(*own) if call is None or len(g) > 1 else LayerPart(*own, call, cosine=cosine))
-        return parts
-
-    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
-        """See ``Perturbation``: where the target of a weight is computed."""
-        layers = [m for m in block_pass.block.body.modules() if type(m) in KINDS and KINDS[type(m)].moves_by_weight]
-        if not aims or not any(parameter is layer.weight for layer in layers):
-            return ""
-        cost = "its target is computed, as much as a weight gradient in backpropagation"
-        if guess.count(block_pass.block) > 1:
-            return f"several directions: {cost}"
-        return "" if parameter in block_pass.weight_calls else f"{NO_SINGLE_USE}: {cost}"
+        return [
+            WeightPart(block_pass, parameter, g.unsqueeze(1), self.units)
+            for parameter, g in zip(block_pass.parameters, directions)
+        ]

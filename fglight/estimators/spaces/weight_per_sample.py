@@ -52,12 +52,12 @@ class WeightPerSamplePerturbation(Perturbation):
             call, name = block_pass.owners.get(parameter, (whole, ""))
             if call not in block_pass.calls_by_sample:
                 call, name = whole, ""
-            parts.append(SamplePart(block_pass, parameter, call, name, guess, cotangents.get(call), cosine=cosine))
+            parts.append(SamplePart(block_pass, parameter, call, name, guess, cotangents.get(call)))
         if pulled is not None:
             parts.sort(key=lambda part: part.unfolds is not None)
         return parts
 
-    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess, *, aims: bool) -> str:
+    def slow(self, block_pass: BlockPass, parameter: nn.Parameter, guess: Guess) -> str:
         """See ``Perturbation``."""
         if self._is_linear(guess):
             return ""
