@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fglight.autodiff.layers.normalization import BATCH_NORMS
+from fglight.autodiff.layers.normalization import BATCH_NORMS, INSTANCE_NORMS
 from fglight.autodiff.rng import Generators, generators_at, generators_kept
 from fglight.errors import BlockError
 from fglight.models.blocks import Block
 
-STATISTICS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+STATISTICS = (*BATCH_NORMS, *INSTANCE_NORMS)
 """Layers whose buffers move in training, and do not matter there for what they give out."""
 
 

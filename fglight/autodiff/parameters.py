@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def replaced(body: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def replaced(body: nn.Module, values: Mapping[str, Tensor | None]) -> Iterator[None]:
     """Have a module run on other tensors in the place of some parameters, under all names that they have in it.
 
     ``torch.func.functional_call`` leaves other tensors behind where a layer stands in a module twice.
 
     Args:
         body: the module.
-        values: by the parameters' names.
+        values: by the parameters' names; None: nothing.
     """
     of_parameter = {parameter: values[name] for name, parameter in body.named_parameters() if name in values}
     places = [

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_unchanged, checked_graph
 from fglight.autodiff.graph import Graph
 from fglight.autodiff.jvp import jvp_by_sample, jvp_from_layer, jvps
-from fglight.autodiff.layers.calls import LayerCall, Traits, traits_of, version_of
+from fglight.autodiff.layers.calls import LayerCall, samples_first, version_of
 from fglight.autodiff.local_loss import Auxiliaries, LocalLoss
 from fglight.autodiff.parameters import dense, without_row
 from fglight.autodiff.rng import generators_kept
@@ -208,14 +209,9 @@ class BlockPass:
         ]
 
     @cached_property
-    def traits(self) -> Traits:
-        """What is known of ``calls``."""
-        return traits_of(self.block.body, self.input, self.calls, self.again)
-
-    @property
     def calls_by_sample(self) -> set[LayerCall]:
         """The uses of layers that have samples in front, in what they take in and give out."""
-        return {call for call, follows in zip(self.calls, self.traits.by_sample) if follows}
+        return set(compress(self.calls, samples_first(self.block.body, self.input, self.calls, self.again)))
 
     @cached_property
     def owners(self) -> dict[nn.Parameter, tuple[LayerCall, str]]:
@@ -311,5 +307,5 @@ class BlockPass:
             self.local.gradients = None
         self.__dict__.update(input=None, output=None, graph=None, next=None)
         self.calls.clear()
-        for known in ("padding", "traits", "owners"):
+        for known in ("padding", "calls_by_sample", "owners"):
             self.__dict__.pop(known, None)

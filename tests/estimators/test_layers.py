@@ -73,6 +73,7 @@ LAYERS = {
     "batch norm, untracked": (IMAGE, lambda: nn.BatchNorm2d(4, track_running_stats=False).eval()),
     "instance norm": (IMAGE, lambda: nn.InstanceNorm2d(4, affine=True)),
     "layer norm": (TOKENS, lambda: nn.LayerNorm(8)),
+    "rms norm": (TOKENS, lambda: nn.RMSNorm(8)),
     "layer norm, flat": (FLAT, lambda: nn.LayerNorm(8)),
     "layer norm, image": (IMAGE, lambda: nn.LayerNorm(IMAGE)),
     "layer norm, rows": (IMAGE, lambda: nn.LayerNorm(IMAGE[1:])),

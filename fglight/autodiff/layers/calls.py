@@ -62,9 +62,7 @@ class LayerCall:
 
     def by_sample(self, batch: int) -> bool:
         """Whether dimension 0 of what the layer took in and gave out is the sample, as far as shapes can tell."""
-        kind = KINDS.get(type(self.layer))
-        alone = kind is not None and not kind.has_samples(self)
-        return len(self.shape) > 1 and self.input.shape[:1] == self.shape[:1] == (batch,) and not alone
+        return len(self.shape) > 1 and self.input.shape[:1] == self.shape[:1] == (batch,)
 
     def vjp(self, parameter: Tensor, cotangent: Tensor) -> Tensor:
         """The vector-Jacobian product from the layer's output to a parameter; the graph is kept."""
@@ -118,32 +116,19 @@ def record_calls(body: nn.Module) -> Iterator[list[LayerCall]]:
             hook.remove()
 
 
-@dataclass(frozen=True)
-class Traits:
-    """What one more run of a body tells of its layers' uses, in their order.
-
-    Attributes:
-        seen: what it was found for.
-        by_sample: which of them have samples in front, in what they take in and give out.
-    """
-
-    seen: tuple
-    by_sample: Sequence[bool]
+_SAMPLES_FIRST: WeakKeyDictionary[nn.Module, tuple[tuple, list[bool]]] = WeakKeyDictionary()
+"""Of each body that has run, what was found last, and for what."""
 
 
-_TRAITS: WeakKeyDictionary[nn.Module, Traits] = WeakKeyDictionary()
-"""Of each body that has run, the last."""
-
-
-def traits_of(
+def samples_first(
     body: nn.Module, x: Tensor, calls: Sequence[LayerCall], again: Callable[[], AbstractContextManager]
-) -> Traits:
-    """Look closer at the uses of layers in a body, the first time that it runs on tensors of a shape.
+) -> list[bool]:
+    """Which uses of layers have samples in front, in what they take in and give out; looked for once for a shape.
 
     Sizes alone do not tell which dimension is the sample: there may be as many time steps as samples, and samples may
     be sorted. So the body runs with the first sample two times more, in front and at the end: where a layer takes in
-    samples in their order, it takes in the same in these places, unless random numbers are drawn. A body that takes no
-    other number of samples is known by sizes.
+    samples in their order, it takes in the same in these places, unless random numbers are drawn. Of a body that takes
+    no other number of samples, nothing is known.
 
     Args:
         body: the body, which has run on ``x``.
@@ -152,22 +137,23 @@ def traits_of(
         again: a context in which it may run once more.
     """
     seen = (x.shape, x.dtype, body.training, *(id(call.layer) for call in calls))
-    if body in _TRAITS and _TRAITS[body].seen == seen:
-        return _TRAITS[body]
-    batch, by_sample = len(x), [True] * len(calls)
-    for given in (torch.cat([x[:1], x, x[:1]]).detach(), x.detach()):
-        with suppress(Exception), torch.enable_grad(), again(), generators_kept(x.device):
-            generators = Generators(x.device)
-            with record_calls(body) as found:
-                body(given.requires_grad_(x.requires_grad))
-            if len(given) > batch:
-                drawn = generators.have_moved()
-                alike = [call.layer for call in found] == [call.layer for call in calls]
-                by_sample = [alike and call.by_sample(batch + 2) and (drawn or _in_order(call.input)) for call in found]
-            break
-    by_sample = [follows and call.by_sample(batch) for call, follows in zip(calls, by_sample)]
-    _TRAITS[body] = Traits(seen, by_sample)
-    return _TRAITS[body]
+    if body in _SAMPLES_FIRST and _SAMPLES_FIRST[body][0] == seen:
+        return _SAMPLES_FIRST[body][1]
+    given = torch.cat([x[:1], x, x[:1]]).detach().requires_grad_(x.requires_grad)
+    found: list[LayerCall] = []
+    with generators_kept(x.device):
+        generators = Generators(x.device)
+        with suppress(Exception), torch.enable_grad(), again(), record_calls(body) as found:
+            body(given)
+        drawn = generators.have_moved()
+    first = [
+        one.by_sample(len(x)) and other.by_sample(len(given)) and (drawn or _in_order(other.input))
+        for one, other in zip(calls, found)
+    ]
+    if [call.layer for call in found] != [call.layer for call in calls]:
+        first = [False] * len(calls)
+    _SAMPLES_FIRST[body] = seen, first
+    return first
 
 
 def _in_order(x: Tensor) -> bool:

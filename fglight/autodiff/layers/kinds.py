@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 KINDS: dict[type[nn.Module], "LayerKind"] = {}
@@ -21,18 +22,11 @@ class LayerKind(ABC):
 
     Attributes:
         forwards: what each class does.
-        on_channels: whether a scale or a shift acts on the channels, dimension 1, and not on the last dimensions.
     """
-
-    on_channels: ClassVar[bool] = True
 
     def __init__(self, *classes: type[nn.Module]) -> None:
         self.forwards: dict[type[nn.Module], Callable] = {kind: kind.forward for kind in classes}
         KINDS.update(dict.fromkeys(classes, self))
-
-    def has_samples(self, call: Any) -> bool:
-        """Whether what the layer took in has as many dimensions as with samples in front."""
-        return True
 
     @abstractmethod
     def gradients(self, call: Any, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:
@@ -47,11 +41,11 @@ class LayerKind(ABC):
             For each cotangent ``(batch, *parameter.shape)``; its sum over the batch is the gradient.
         """
 
-    @abstractmethod
     def outputs(self, call: Any, name: str, values: Tensor) -> Tensor:
         """What the layer would give out at each sample with that sample's own value of one parameter, the other zero.
 
-        It is linear in the parameter, and so this is also its Jacobian-vector product in the direction ``values``.
+        It is linear in the parameter, and so this is also its Jacobian-vector product in the direction ``values``:
+        the transpose of ``gradients``, which are linear in the cotangent.
 
         Args:
             call: the use of the layer, cut down to as many samples.
@@ -61,10 +55,7 @@ class LayerKind(ABC):
         Returns:
             ``(batch, ...)``, an output of the layer.
         """
-
-    def spread(self, call: Any, values: Tensor) -> Tensor:
-        """Each sample's scale or shift ``(batch, *parameter.shape)`` laid out like the layer's output."""
-        shape = (len(values), *call.shape[1:])
-        behind = len(shape) - 2 if self.on_channels else 0
-        before = len(shape) - values.dim() - behind
-        return values.reshape(len(values), *[1] * before, *values.shape[1:], *[1] * behind).expand(shape)
+        cotangent = values.new_zeros(len(values), *call.shape[1:]).requires_grad_()
+        with torch.enable_grad():
+            gradients = self.gradients(call, name, [cotangent])
+            return torch.autograd.grad(gradients, cotangent, [values])[0]

@@ -69,14 +69,6 @@ class Unfolded(LayerKind):
         columns = self.columns(call).mT  # (batch, groups, P, K)
         return [(self.rows(call.layer, d) @ columns).reshape(len(d), *call.layer.weight.shape) for d in cotangents]
 
-    def outputs(self, call: Any, name: str, values: Tensor) -> Tensor:
-        """See ``LayerKind``."""
-        if name == "bias":
-            return self.spread(call, values)
-        sizes = self.sizes(call)
-        output = values.reshape(len(values), sizes.groups, sizes.outputs, -1) @ self.columns(call)
-        return (output if self.on_channels else output.squeeze(1).mT).reshape(len(values), *call.shape[1:])
-
     def inner_products(self, call: Any, target: Tensor | None, cotangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Inner products of the weight's gradients at every sample, by Gram matrices.
 
@@ -105,8 +97,6 @@ class Unfolded(LayerKind):
 class LinearKind(Unfolded):
     """Linear layers: positions are all dimensions between the first and the last."""
 
-    on_channels = False
-
     def columns(self, call: Any) -> Tensor:
         """See ``Unfolded``."""
         return call.input.reshape(len(call.input), 1, -1, call.layer.in_features).transpose(2, 3)
@@ -122,10 +112,6 @@ class LinearKind(Unfolded):
 
 class ConvolutionKind(Unfolded):
     """Convolutions of any number of dimensions."""
-
-    def has_samples(self, call: Any) -> bool:
-        """See ``LayerKind``: an input without a batch is a sample of its own."""
-        return call.input.dim() == len(call.layer.kernel_size) + 2
 
     def columns(self, call: Any) -> Tensor:
         """See ``Unfolded``; by views and one copy, several times as fast on CPUs as ``F.unfold``."""
