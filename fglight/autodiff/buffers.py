@@ -61,38 +61,34 @@ class Buffers:
             self.drawn[network] = before
 
     @contextmanager
-    def again(self, network: nn.Module, *, on_graph: bool = True) -> Iterator[bool]:
+    def again(self, network: nn.Module) -> Iterator[bool]:
         """Let a module run again from the buffers that it ran from before, and leave them where they are now.
 
         Args:
             network: the module, which has run in this step.
-            on_graph: whether what it computes may be differentiated after the context; without, buffers that do not
-                matter for what it gives out need not be copied once more.
 
         Returns:
             A context; its value is whether nothing moves but the statistics of normalisation layers.
         """
-        only_statistics = True
-        swaps: list[tuple[nn.Module, str, Tensor | None, Tensor]] = []
-        for module in network.modules():
-            for name, current in module._buffers.items():
-                if (module, name) not in self.found:
-                    continue
-                buffer, version, copy = self.found[module, name]
-                # Kernels move statistics without a new version of the tensor.
-                moved = type(module) not in STATISTICS and (current is not buffer or buffer._version != version)
-                only_statistics = only_statistics and not moved
-                swaps.append((module, name, current, copy.clone() if moved else copy))
-        if on_graph:
-            copies = _copies([copy for *_, copy in swaps])
-            swaps = [(module, name, current, copy) for (module, name, current, _), copy in zip(swaps, copies)]
-        for module, name, _, copy in swaps:
+        held = [
+            (module, name, current)
+            for module in network.modules()
+            for name, current in module._buffers.items()
+            if (module, name) in self.found
+        ]
+        # Kernels move statistics without a new version of the tensor.
+        only_statistics = all(
+            type(module) in STATISTICS or (current is buffer and buffer._version == version)
+            for module, name, current in held
+            for buffer, version, _ in [self.found[module, name]]
+        )
+        for (module, name, _), copy in zip(held, _copies([self.found[module, name][2] for module, name, _ in held])):
             module._buffers[name] = copy
         try:
             with generators_at(self.drawn[network]) if network in self.drawn else nullcontext():
                 yield only_statistics
         finally:
-            for module, name, current, _ in swaps:
+            for module, name, current in held:
                 module._buffers[name] = current
 
 

@@ -91,7 +91,7 @@ class NetworkPass:
         inputs = outputs * auxiliaries.differentiated + parameters
         if not inputs:
             return LocalLoss(loss.detach(), logits.detach(), None)
-        with self.buffers.again(block.aux, on_graph=False):
+        with self.buffers.again(block.aux):
             gradients = [*map(dense, torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))]
         of_outputs = len(inputs) - len(parameters)
         self.gradients.update(zip(parameters, gradients[of_outputs:]))
@@ -139,7 +139,6 @@ class BlockPass:
         auxiliaries: what is wanted of the block's auxiliary network.
         calls: the uses of the body's layers, where the perturbation records them.
         input_gradient: of the network's loss with respect to x_j; only for the last block, where it was asked for.
-        next: block j+1, for a guess that needs it.
     """
 
     index: int
@@ -152,7 +151,6 @@ class BlockPass:
     graph: Graph = None  # type: ignore[assignment]
     calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor = None  # type: ignore[assignment]
-    next: "BlockPass" = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.version = version_of(self.input)
@@ -161,6 +159,11 @@ class BlockPass:
     def has_run(self) -> bool:
         """Whether there is an output."""
         return bool(self.output is not None)
+
+    @property
+    def next(self) -> "BlockPass":
+        """Block j+1, once all blocks have run."""
+        return self.network.passes[self.index + 1]
 
     def let_go(self) -> None:
         """Let go of the graph, and keep the output."""
@@ -176,7 +179,7 @@ class BlockPass:
             self.output = body(self.input)
         self.graph = checked_graph(self.output, self.input, self.block.body, self.parameters)
         for call in self.calls:
-            call.again = partial(self.again, on_graph=False)
+            call.again = self.again
 
     def finish(self) -> None:
         """The last block: take the exact gradients of the network's loss, and its input's where that takes one."""
@@ -186,9 +189,9 @@ class BlockPass:
         inputs = [self.input] * self.input.requires_grad + parameters
         if "error" in self.network.needs and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
-        keep = self.network.needs >= {"error", "next"}
+        keep = "next" in self.network.needs
         taken = partial(torch.autograd.grad, retain_graph=keep, allow_unused=True)
-        with self.network.buffers.again(self.block, on_graph=False):
+        with self.network.buffers.again(self.block):
             gradients = [*map(dense, taken(loss, inputs, materialize_grads=True))] if inputs else []
         if self.input.requires_grad:
             self.input_gradient = gradients[0]
@@ -233,9 +236,9 @@ class BlockPass:
         """Those of ``parameters`` in the body."""
         return [name for name, parameter in self.block.body.named_parameters() if parameter.requires_grad]
 
-    def again(self, *, on_graph: bool = True) -> AbstractContextManager[bool]:
+    def again(self) -> AbstractContextManager[bool]:
         """A context in which the body may run once more in this step; see ``Buffers.again``."""
-        return self.network.buffers.again(self.block.body, on_graph=on_graph)
+        return self.network.buffers.again(self.block.body)
 
     @cached_property
     def local(self) -> LocalLoss | None:
@@ -280,7 +283,7 @@ class BlockPass:
         if not inputs:
             return []
         points: list[Any] = [point.output if isinstance(point, LayerCall) else point for point in inputs]
-        with self.again(on_graph=False):
+        with self.again():
             gradients = torch.autograd.grad(self.output, points, cotangent, retain_graph=keep, allow_unused=True)
         return [
             cotangent.new_zeros(point.shape) if gradient is None else dense(gradient)
@@ -305,7 +308,7 @@ class BlockPass:
         check_unchanged(self.index, self.input, self.version)
         if self.local is not None:
             self.local.gradients = None
-        self.__dict__.update(input=None, output=None, graph=None, next=None)
+        self.__dict__.update(input=None, output=None, graph=None)
         self.calls.clear()
         for known in ("padding", "calls_by_sample", "owners"):
             self.__dict__.pop(known, None)

@@ -6,7 +6,6 @@ that comes after concerns one layer and a few samples at a time.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import ClassVar
 
 from torch import nn
@@ -80,5 +79,4 @@ class WeightPerSamplePerturbation(Perturbation):
     def _whole_block(block_pass: BlockPass) -> LayerCall:
         """The block as if it were a layer, for parameters that no single use of a layer stands for."""
         edge = get_gradient_edge(block_pass.output)
-        again = partial(block_pass.again, on_graph=False)
-        return LayerCall(block_pass.block.body, block_pass.input, edge, block_pass.output.shape, again=again)
+        return LayerCall(block_pass.block.body, block_pass.input, edge, block_pass.output.shape, again=block_pass.again)
