@@ -5,7 +5,6 @@ function each time it runs. All of that is looked for once, on a few samples, be
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,9 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
-from fglight.autodiff.buffers import Buffers, rehearse
+from fglight.autodiff.buffers import rehearse
 from fglight.autodiff.diagnosis import check_unchanged, checked_graph, first_sentence
 from fglight.autodiff.graph import Graph
+from fglight.autodiff.jvp import Again
 from fglight.autodiff.layers.calls import GRAD_FN, version_of
 from fglight.autodiff.parameters import without_hooks
 from fglight.autodiff.rng import Generators, generators_kept
@@ -26,9 +26,6 @@ from fglight.models.blocks import Block, trainable
 
 SAMPLES = 8
 """How many samples a body runs on: enough for batch statistics."""
-
-Again = Callable[[], AbstractContextManager]
-"""A context in which a body may run once more."""
 
 Compare = Callable[[nn.Module, Tensor, Tensor, list[nn.Parameter], Again], str]
 """Tells why an engine's derivatives of a body would not be autograd's; empty where they are. Takes the body, its input,
@@ -89,7 +86,8 @@ def _inspect(
             break
         parameters = trainable(block.body) if moves else []
         with generators_kept(x.device):
-            why = _look(block.body, x, index, parameters, buffers, found, compare, pulled=pulled)
+            again = partial(buffers.again, block.body)
+            why = try_body(block.body, x, index, parameters, again, compare, found, pulled=pulled)
         if why:
             kind = type(block.body).__name__
             raise BlockError(
@@ -98,43 +96,58 @@ def _inspect(
     return found
 
 
-def _look(
+def try_body(
     body: nn.Module,
     x: Tensor,
     index: int,
     parameters: list[nn.Parameter],
-    buffers: Buffers,
-    found: Inspection,
+    again: Again,
     compare: Compare,
+    found: Inspection,
     *,
     pulled: bool,
 ) -> str:
-    """Why estimates of one block would be wrong; empty where they are not."""
+    """Why estimates of one block would be wrong; empty where they are not.
+
+    Args:
+        body: its layers.
+        x: what they take in.
+        index: of the block.
+        parameters: those that move.
+        again: lets the body run once more.
+        compare: see ``inspect``.
+        found: to be added to.
+        pulled: see ``inspect``.
+
+    Raises:
+        BlockError: it changes its input, or cannot run on other tensors.
+        RuntimeError: it cannot be run, or be differentiated.
+    """
     for parameter in parameters:
         if pulled and parameter._backward_hooks:
             return "has a parameter with a hook, which would change the direction and not its product with the target"
     version, versions = version_of(x), [parameter._version for parameter in body.parameters()]
     x = x.detach().requires_grad_(index > 0 and x.is_floating_point())
     with torch.enable_grad(), without_hooks(parameters):
-        with buffers.again(body), generators_kept(x.device):
+        with again(), generators_kept(x.device):
             output = body(x)
             graph = checked_graph(output, x, body, parameters)
         check_unchanged(index, x, version)
         try:
-            with torch.no_grad(), buffers.again(body), generators_kept(x.device):
-                again = body(x)
+            with torch.no_grad(), again(), generators_kept(x.device):
+                repeated = body(x)
         except RuntimeError as error:
             return f"cannot run without gradients ({first_sentence(error)})"
         if [parameter._version for parameter in body.parameters()] != versions:
             return "changes its parameters when it runs, as an embedding with max_norm does"
-        if not _alike(output, again):
+        if not _alike(output, repeated):
             return "gives another output each time it runs"
         found.padding.update(graph.padding())
         found.dtypes |= graph.dtypes()
         if not output.requires_grad:
             return ""
         with generators_kept(x.device):
-            return compare(body, x, output, parameters, partial(buffers.again, body))
+            return compare(body, x, output, parameters, again)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

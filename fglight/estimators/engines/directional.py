@@ -4,15 +4,16 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fglight.autodiff.inspection import Again, Inspection, inspect
-from fglight.autodiff.jvp import plain_attention
+from fglight.autodiff.buffers import Buffers
+from fglight.autodiff.inspection import Inspection, inspect, try_body
+from fglight.autodiff.jvp import Again, plain_attention
 from fglight.autodiff.local_loss import Auxiliaries
 from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.autodiff.state import State
@@ -20,7 +21,7 @@ from fglight.estimators.engines.base import Engine, Products
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
-from fglight.models.blocks import Block
+from fglight.models.blocks import Block, trainable
 
 
 class DirectionalEngine(Engine):
@@ -53,6 +54,15 @@ class DirectionalEngine(Engine):
                 blocks, images, self.compare, name=self.name, moves=space.in_parameters, pulled=guess.is_gradient
             )
             self.known = kind, State(blocks, tuple), found
+
+    @torch.no_grad()
+    @plain_attention()
+    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
+        """See ``Engine``: as an inspection does, too, unless it is the last."""
+        super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
+        if not last:
+            moving, again = trainable(body) if parameters else [], partial(Buffers([body]).again, body)
+            try_body(body, x, int(crossed), moving, again, self.compare, Inspection(), pulled=False)
 
     @property
     def inspection(self) -> Inspection:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fglight.autodiff.inspection import Inspection, gradients_are_derivatives
-from fglight.autodiff.jvp import check_swapped, plain_attention
+from fglight.autodiff.jvp import Again, check_swapped
 from fglight.autodiff.parameters import replaced
 from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.autodiff.rng import Redrawn, generators_kept
@@ -88,15 +88,12 @@ class FiniteDifferences(DirectionalEngine):
             network, guess, space, step=self.step, redraw=self.redraw, inspection=self.inspection
         ).differences()
 
-    compare = staticmethod(gradients_are_derivatives)
-
-    @torch.no_grad()
-    @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
-        """See ``Engine``: run it on other tensors, unless it is the last."""
-        super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
-        if not last:
-            _run_moved(body, x, {name: torch.ones_like(p) for name, p in body.named_parameters()}, 0.0)
+    @staticmethod
+    def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
+        """See ``DirectionalEngine``; it must run on other tensors."""
+        with torch.no_grad(), again(), generators_kept(x.device):
+            _run_moved(body, x, {}, 0.0)
+        return gradients_are_derivatives(body, x, output, parameters, again)
 
 
 @dataclass

@@ -1,17 +1,14 @@
 """Forward mode: directional derivatives of the target, without a backward pass through the network."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_deterministic
 from fglight.autodiff.graph import Graph
-from fglight.autodiff.inspection import Again
-from fglight.autodiff.jvp import TANGENTS, jvp, jvps, plain_attention, shares
+from fglight.autodiff.jvp import TANGENTS, Again, jvp, jvps, plain_attention, shares
 from fglight.autodiff.local_loss import GRADIENT_ALONE
 from fglight.autodiff.parameters import dense, without_row
 from fglight.autodiff.passes import BlockPass, NetworkPass
@@ -93,23 +90,6 @@ class ForwardMode(DirectionalEngine):
         network.padding = self.inspection.padding
         step = _ForwardStep(network, guess, space)
         return step.in_one_run() if space.carries else step.in_two_runs()
-
-    @torch.no_grad()
-    @plain_attention()
-    def differentiate(self, body: nn.Module, x: Tensor, *, last: bool, crossed: bool, parameters: bool) -> None:
-        """See ``Engine``: push tangents through it, one and several, unless it is the last."""
-        buffers = Buffers([body])
-        # Which buffers it moves tells how many tangents it takes at once.
-        super().differentiate(body, x, last=last, crossed=crossed, parameters=parameters)
-        if last:
-            return
-        again = partial(buffers.again, body)
-        for count in (1, 2):
-            moves = {name: torch.ones_like(p).expand(count, *p.shape) for name, p in body.named_parameters()}
-            if moves and parameters:
-                jvps(body, x, moves, again)
-            if crossed and x.is_floating_point():
-                jvps(body, x, torch.ones_like(x).expand(count, *x.shape), again)
 
 
 class _ForwardStep(DirectionalStep):
