@@ -1,7 +1,7 @@
 """One forward pass, kept block by block, and the vector-Jacobian products that everything else is made of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import compress
@@ -19,8 +19,6 @@ from fglight.autodiff.jvp import jvp_by_sample, jvp_from_layer, jvps
 from fglight.autodiff.layers.calls import LayerCall, samples_first, version_of
 from fglight.autodiff.local_loss import Auxiliaries, LocalLoss
 from fglight.autodiff.parameters import dense, without_row
-from fglight.autodiff.rng import generators_kept
-from fglight.errors import BlockError
 from fglight.models.blocks import Block, trainable
 
 
@@ -86,7 +84,8 @@ class NetworkPass:
             auxiliaries: what is wanted.
         """
         outputs = [output.detach().requires_grad_(auxiliaries.differentiated) for _ in block.auxiliaries]
-        loss, logits = self._own_loss(block, outputs)
+        with self.buffers.first(block.aux, output.device):  # on copies, for others still need what it may change
+            loss, logits = self.batch.loss(block, [x.clone() for x in outputs])
         parameters = trainable(block.aux) if auxiliaries.trained else []
         inputs = outputs * auxiliaries.differentiated + parameters
         if not inputs:
@@ -96,32 +95,6 @@ class NetworkPass:
         of_outputs = len(inputs) - len(parameters)
         self.gradients.update(zip(parameters, gradients[of_outputs:]))
         return LocalLoss(loss.detach(), logits.detach(), gradients[:of_outputs] or None)
-
-    def _own_loss(self, block: Block, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The loss of a block's auxiliary network, and what that gives out.
-
-        Raises:
-            BlockError: it changes in place what others still need.
-        """
-        version = version_of(outputs[0])
-        try:
-            with self.buffers.first(block.aux, outputs[0].device):
-                loss = self.batch.loss(block, outputs)
-        except RuntimeError:  # what has a gradient cannot be changed in place at all
-            copies = [output.detach().clone() for output in outputs]
-            version = version_of(copies[0])
-            with self.buffers.again(block.aux), generators_kept(outputs[0].device), suppress(RuntimeError):
-                block.loss_of(copies, self.batch.labels)
-            if version_of(copies[0]) == version:
-                raise
-            outputs = copies
-        if version_of(outputs[0]) != version:
-            index = [*self.blocks].index(block)
-            raise BlockError(
-                f"the auxiliary network of block {index}, a {type(block.aux).__name__}, must leave its input as it is, "
-                "and changes it in place: set inplace=False in its first layer"
-            )
-        return loss
 
 
 @dataclass
