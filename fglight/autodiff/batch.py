@@ -13,9 +13,6 @@ from fglight.errors import BlockError
 from fglight.models.blocks import Block
 from fglight.models.losses import divisor
 
-MOST_DIMENSIONS = 16
-"""That a tensor may have which processes send each other."""
-
 
 @dataclass
 class Batch:
@@ -151,22 +148,12 @@ class Batch:
             raise BlockError(
                 f"compile must be false on several processes with {what} since parts of a batch may be of any size"
             )
-        own = torch.full((MOST_DIMENSIONS,), -1, device=rows.device)
-        own[: rows.dim()] = torch.tensor(rows.shape, device=rows.device)
-        sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(sizes, own)
-        shapes = [[size for size in shape if size >= 0] for shape in torch.stack(sizes).tolist()]
-        if any(shape[1:] != shapes[0][1:] for shape in shapes):
-            raise BlockError(
-                f"{what} needs one shape of a sample on all processes, got "
-                f"{', '.join(sorted({str(tuple(shape[1:])) for shape in shapes}))}"
-            )
-        padded = rows.new_zeros(max(count for count, *_ in shapes), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        sent = padded.flatten().view(torch.uint8)  # not all backends send all types
-        parts = [torch.empty_like(sent) for _ in shapes]
-        dist.all_gather(parts, sent)
-        return [part.view(rows.dtype).view_as(padded)[:count] for part, (count, *_) in zip(parts, shapes)]
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, rows.cpu())  # of any size and type, which not all backends send
+        shapes = {str(tuple(part.shape[1:])) for part in parts}
+        if len(shapes) > 1:
+            raise BlockError(f"{what} needs one shape of a sample on all processes, got {', '.join(sorted(shapes))}")
+        return [part.to(rows.device) for part in parts]
 
 
 def in_several_processes() -> bool:
