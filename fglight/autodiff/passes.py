@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from itertools import compress
 from typing import Any
 
@@ -87,14 +87,38 @@ class NetworkPass:
         with self.buffers.first(block.aux, output.device):  # on copies, for others still need what it may change
             loss, logits = self.batch.loss(block, [x.clone() for x in outputs])
         parameters = trainable(block.aux) if auxiliaries.trained else []
-        inputs = outputs * auxiliaries.differentiated + parameters
-        if not inputs:
-            return LocalLoss(loss.detach(), logits.detach(), None)
-        with self.buffers.again(block.aux):
-            gradients = [*map(dense, torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))]
-        of_outputs = len(inputs) - len(parameters)
-        self.gradients.update(zip(parameters, gradients[of_outputs:]))
-        return LocalLoss(loss.detach(), logits.detach(), gradients[:of_outputs] or None)
+        gradients = self.take(block.aux, loss, outputs * auxiliaries.differentiated, parameters)
+        return LocalLoss(loss.detach(), logits.detach(), gradients or None)
+
+    def take(
+        self,
+        part: nn.Module,
+        loss: Tensor,
+        inputs: Sequence[Tensor],
+        parameters: Sequence[nn.Parameter],
+        *,
+        keep: bool = False,
+    ) -> list[Tensor]:
+        """Take the gradients of a loss; those of parameters are the step's.
+
+        Args:
+            part: what ran for it.
+            loss: on its graph.
+            inputs: of the part.
+            parameters: of the part.
+            keep: whether the graph is needed again.
+
+        Returns:
+            The gradients with respect to the inputs.
+        """
+        both = [*inputs, *parameters]
+        if not both:
+            return []
+        with self.buffers.again(part):
+            found = torch.autograd.grad(loss, both, retain_graph=keep, allow_unused=True, materialize_grads=True)
+        gradients = [*map(dense, found)]
+        self.gradients.update(zip(parameters, gradients[len(inputs) :]))
+        return gradients[: len(inputs)]
 
 
 @dataclass
@@ -159,16 +183,11 @@ class BlockPass:
         with self.network.buffers.first(self.block.aux, self.output.device):
             loss, logits = self.network.batch.loss(self.block, self.output)
         parameters = self.parameters + trainable(self.block.aux)
-        inputs = [self.input] * self.input.requires_grad + parameters
         if "error" in self.network.needs and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
-        keep = "next" in self.network.needs
-        taken = partial(torch.autograd.grad, retain_graph=keep, allow_unused=True)
-        with self.network.buffers.again(self.block):
-            gradients = [*map(dense, taken(loss, inputs, materialize_grads=True))] if inputs else []
-        if self.input.requires_grad:
-            self.input_gradient = gradients[0]
-        self.network.gradients.update(zip(parameters, gradients[len(inputs) - len(parameters) :]))
+        inputs = [self.input] * self.input.requires_grad
+        for gradient in self.network.take(self.block, loss, inputs, parameters, keep="next" in self.network.needs):
+            self.input_gradient = gradient
         self.local = LocalLoss(loss.detach(), logits.detach(), None)
         self.calls.clear()
 
@@ -225,9 +244,7 @@ class BlockPass:
     @property
     def local_gradient(self) -> Tensor:
         """The gradient of L_j with respect to h_j, in h_j's shape."""
-        assert self.local is not None
-        assert self.local.gradient is not None
-        return self.local.gradient
+        return reduce(torch.add, self.local_gradients)
 
     @property
     def local_gradients(self) -> Sequence[Tensor]:
@@ -236,13 +253,9 @@ class BlockPass:
         assert self.local.gradients is not None
         return self.local.gradients
 
-    def to_parameters(self, cotangent: Tensor, *, keep: bool = True) -> list[Tensor]:
-        """The vector-Jacobian product of f_j from h_j to theta_j, a tensor for each of ``parameters``."""
-        return self.vjp(cotangent, self.parameters, keep=keep)
-
     def pull_back(self, cotangents: Tensor) -> list[Tensor]:
         """The vector-Jacobian products of several ``(k, batch, ...)``, ``(k, *shape)`` for each of ``parameters``."""
-        found = zip(*(self.to_parameters(cotangent) for cotangent in cotangents))
+        found = zip(*(self.vjp(cotangent, self.parameters) for cotangent in cotangents))
         return [torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0) for tensors in found]
 
     def vjp(self, cotangent: Tensor, inputs: Sequence[Tensor | LayerCall], *, keep: bool = True) -> list[Tensor]:

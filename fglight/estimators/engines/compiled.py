@@ -22,6 +22,9 @@ from fglight.errors import BlockError
 from fglight.estimators.result import Step
 from fglight.models.blocks import Block
 
+for _result in (Step, LocalLoss):
+    pytree.register_dataclass(_result)
+
 Compiler = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
 """Makes a faster function of a graph of operations and example inputs."""
 
@@ -143,7 +146,7 @@ class CompiledEstimate:
         def run(images: Tensor, labels: Tensor, *inputs: Tensor) -> list[Tensor | None]:
             step, gradients = self.compute(blocks, images, labels, cosine=cosine)
             estimates.append((step, gradients))
-            results, shape = pytree.tree_flatten(_parts(step))
+            results, shape = pytree.tree_flatten(step)
             structure.append(shape)
             return [*gradients.values(), *results]
 
@@ -171,13 +174,6 @@ class CompiledEstimate:
             with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
                 results = compiled(images, labels, *inputs)
             told = [result if result is None else result.clone() for result in results[len(parameters) :]]
-            loss, logits, local, similarity = pytree.tree_unflatten(told, structure[0])
-            local = [None if part is None else LocalLoss(part[0], part[1], None) for part in local]
-            return Step(loss, logits, local, similarity), dict(zip(parameters, results))
+            return pytree.tree_unflatten(told, structure[0]), dict(zip(parameters, results))
 
         return (step, gradients), replay
-
-
-def _parts(step: Step) -> tuple:
-    local = [None if part is None else (part.loss, part.logits) for part in step.local]
-    return step.loss, step.logits, local, step.cosine

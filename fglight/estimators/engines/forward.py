@@ -57,13 +57,11 @@ class ForwardMode(DirectionalEngine):
     @plain_attention()
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
         """See ``DirectionalEngine``: ⟨c, Jξ⟩ must be ⟨Jᵀc, ξ⟩ for ξ random and c near Jξ."""
-        moving = {name: torch.randn_like(p) for name, p in body.named_parameters() if any(p is q for q in parameters)}
-        for parameter, row in Graph.of(output).padding():
-            moving |= {
-                name: without_row(moving[name], p.dim(), row)
-                for name, p in body.named_parameters()
-                if p is parameter and name in moving
-            }
+        moving, padding = {}, dict(Graph.of(output).padding())
+        for name, p in body.named_parameters():
+            if any(p is q for q in parameters):
+                g = torch.randn_like(p)
+                moving[name] = without_row(g, p.dim(), padding[p]) if p in padding else g
         start = torch.randn_like(x) if x.requires_grad else None
         if start is None and not moving:
             return ""

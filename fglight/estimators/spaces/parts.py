@@ -118,7 +118,8 @@ class ActivityPart(Part):
     def pull_back(self, c: Tensor) -> dict[nn.Parameter, Tensor]:
         """See ``Part``: by a vector-Jacobian product (Eq. 5); the block's graph is freed."""
         estimate = self.combined(c).view(self.block_pass.output.shape).to(self.block_pass.output.dtype)
-        return dict(zip(self.block_pass.parameters, self.block_pass.to_parameters(estimate, keep=False)))
+        parameters = self.block_pass.parameters
+        return dict(zip(parameters, self.block_pass.vjp(estimate, parameters, keep=False)))
 
     def tangents(self) -> Iterator[Tensor]:
         """See ``Part``."""
