@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import add
@@ -129,41 +129,33 @@ class DirectionalStep:
     def walk(self, auxiliaries: Auxiliaries | None = None) -> Iterator[BlockPass]:
         """Blocks 0..J-2, each of which has to run before the next is asked for, and the last with its exact gradients.
 
+        Of a network that has run, blocks run again: ``network.passes`` and all that was trained stay.
+
         Args:
-            auxiliaries: what is wanted of auxiliary networks, where it is not what the step wants.
+            auxiliaries: what is wanted of auxiliary networks the first time, where it is not what the step wants.
         """
-        hidden = self.network.batch.images
-        self.network.passes = []
-        for index in range(len(self.network.blocks) - 1):
-            block_pass = self.network.enter(index, hidden.detach(), auxiliaries)
-            yield block_pass
-            hidden = block_pass.output
-            block_pass.release()
-            self.network.passes.append(block_pass)
-        index = len(self.network.passes)
-        crossed = index > 0 and (self.aims or "error" in self.guess.needs)
-        last = self.network.enter(index, hidden.detach().requires_grad_(crossed))
+        network, again = self.network, bool(self.network.passes)
+        wanted = replace(network.auxiliaries, trained=False) if again else auxiliaries
+        hidden, passes = network.batch.images, list[BlockPass]()
+        for index, block in enumerate(network.blocks[:-1]):
+            block_pass = network.enter(index, hidden.detach(), wanted)
+            with network.buffers.again(block) if again else nullcontext():
+                yield block_pass
+                hidden = block_pass.output
+                block_pass.release()
+            passes.append(block_pass)
+        if again:
+            return
+        last = network.enter(len(passes), hidden.detach().requires_grad_(bool(passes)))
         with torch.enable_grad():
             last.run()
             last.finish()
-        self.network.passes.append(last)
+        network.passes = [*passes, last]
 
     def run(self) -> None:
         """Run all blocks for the loss alone."""
         for block_pass in self.walk(replace(self.network.auxiliaries, differentiated=False)):
             block_pass.run()
-
-    def walk_again(self) -> Iterator[BlockPass]:
-        """Blocks 0..J-2 of a network that has run, each of which has to run again; ``network.passes`` stay."""
-        hidden = self.network.batch.images
-        for before in self.network.passes[:-1]:
-            block_pass = self.network.enter(
-                before.index, hidden.detach(), replace(self.network.auxiliaries, trained=False)
-            )
-            with self.network.buffers.again(block_pass.block):
-                yield block_pass
-                hidden = block_pass.output
-                block_pass.release()
 
     def products(self) -> Iterator[Products]:
         """Directions of weights with ``sums``: of each block, or of all where they are one unit."""

@@ -123,7 +123,7 @@ class _FiniteStep(DirectionalStep):
         else:
             if twice:
                 self.run()
-            for block_pass in self.walk_again() if twice else self.walk():
+            for block_pass in self.walk():
                 self._run_block(block_pass)
             self._move_jointly(self.network.passes[:-1])
         yield from self.products()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fglight.autodiff.diagnosis import check_deterministic
 from fglight.autodiff.graph import Graph
-from fglight.autodiff.jvp import TANGENTS, Again, jvp, jvps, plain_attention, shares
+from fglight.autodiff.jvp import TANGENTS, Again, jvp, jvps, shares
 from fglight.autodiff.local_loss import GRADIENT_ALONE
 from fglight.autodiff.parameters import dense, without_row
 from fglight.autodiff.passes import BlockPass, NetworkPass
@@ -54,7 +54,6 @@ class ForwardMode(DirectionalEngine):
         super().check_network(blocks, images, guess, space)
 
     @staticmethod
-    @plain_attention()
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
         """See ``DirectionalEngine``: ⟨c, Jξ⟩ must be ⟨Jᵀc, ξ⟩ for ξ random and c near Jξ."""
         moving, padding = {}, dict(Graph.of(output).padding())
@@ -98,7 +97,7 @@ class _ForwardStep(DirectionalStep):
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
         if "error" in self.guess.needs:
             self.run()
-        for block_pass in self.walk_again() if "error" in self.guess.needs else self.walk():
+        for block_pass in self.walk():
             index = block_pass.index
             parts = self.parts[index] = self.ask(block_pass)  # blocks that have not run for it run with their tangents
             if not block_pass.has_run and not (self.aims and (self.joint or parts)):
@@ -125,7 +124,7 @@ class _ForwardStep(DirectionalStep):
     def in_two_runs(self) -> Iterator[Products]:
         """One run for the loss, and another one that takes one block's derivatives at a time."""
         self.run()
-        for block_pass in self.walk_again():
+        for block_pass in self.walk():
             parts = [*self.ask(block_pass)]
             if not block_pass.has_run:
                 block_pass.run()
