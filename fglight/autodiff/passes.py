@@ -159,7 +159,7 @@ class BlockPass:
 
     @property
     def next(self) -> "BlockPass":
-        """Block j+1, once all blocks have run."""
+        """Block j+1, once it has run."""
         return self.network.passes[self.index + 1]
 
     def let_go(self) -> None:
@@ -186,7 +186,8 @@ class BlockPass:
         if "error" in self.network.needs and loss.requires_grad:
             (self.network.error,) = torch.autograd.grad(loss, [logits], retain_graph=True, allow_unused=True)
         inputs = [self.input] * self.input.requires_grad
-        for gradient in self.network.take(self.block, loss, inputs, parameters, keep="next" in self.network.needs):
+        keep = self.network.needs >= {"error", "next"}
+        for gradient in self.network.take(self.block, loss, inputs, parameters, keep=keep):
             self.input_gradient = gradient
         self.local = LocalLoss(loss.detach(), logits.detach(), None)
         self.calls.clear()

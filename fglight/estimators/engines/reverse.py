@@ -27,9 +27,7 @@ class ReverseMode(Engine):
         coefficient = space.coefficient_of(guess)
         lengths = cosine or (coefficient.uses_targets and coefficient.due)
         ask = partial(space.directions, guess=guess, cosine=lengths)
-        _run(network, guess, network.losses if aims else ())
-        early = guess.randomness is not None or "next" in guess.needs
-        drawn = {one.index: ask(one) for one in network.passes[:-1] if early and one.parameters}
+        drawn = _run(network, guess, ask, network.losses if aims else ())
         blocks = _sweep(network, lambda one: drawn.pop(one.index) if one.index in drawn else ask(one), aims=aims)
         if guess.randomness and space.in_parameters and space.by_sample:
             blocks = reversed([*blocks])
@@ -55,25 +53,44 @@ def _joined(rows: Sequence[Sequence[Tensor] | None]) -> list[Tensor] | None:
     return [tensor for row in rows for tensor in row or ()] or None
 
 
-def _run(network: NetworkPass, guess: Guess, losses: Sequence[int]) -> None:
+def _run(
+    network: NetworkPass, guess: Guess, ask: Callable[[BlockPass], Sequence[Part]], losses: Sequence[int]
+) -> dict[int, Sequence[Part]]:
     """Run every block once, each on its own graph; the last one's exact gradients are taken on the way.
 
     Args:
         network: the network.
-        guess: whose needs are to be there.
+        guess: whose directions are asked for as soon as what they need is there, where they are drawn or need the next
+            block.
+        ask: asks for them.
         losses: for each of blocks 0..J-2 the block whose loss's gradient will be asked for; empty for none.
+
+    Returns:
+        What was asked for, by the blocks' indices.
     """
-    hidden = network.batch.images
+    found: dict[int, Sequence[Part]] = {}
+    early, after = guess.randomness is not None or "next" in guess.needs, "next" in guess.needs
+    hidden, last = network.batch.images, len(network.blocks) - 1
+
+    def have(index: int) -> None:
+        if early and 0 <= index < last and network.passes[index].parameters:
+            found[index] = ask(network.passes[index])
+
     for index, block in enumerate(network.blocks):
         # The error is the gradient at the logits, which have one where something below them does.
-        error = "error" in guess.needs and block is network.blocks[-1] and not trainable(block)
-        crossed = "next" in guess.needs or error or any(loss >= index for loss in losses[:index])
+        error = "error" in guess.needs and index == last and not trainable(block)
+        crossed = after or error or any(loss >= index for loss in losses[:index])
         block_pass = network.enter(index, hidden.detach().requires_grad_(crossed and index > 0))
         with torch.set_grad_enabled(bool(block_pass.parameters) or block_pass.input.requires_grad):
             block_pass.run()
         network.passes.append(block_pass)
         hidden = block_pass.output
+        if "error" not in guess.needs:
+            have(index - after)
     block_pass.finish()
+    for index in range(last if "error" in guess.needs else 0):
+        have(index)
+    return found
 
 
 def _sweep(
