@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fglight.build import build_estimator, build_model
 from fglight.config import input_shape
 from fglight.diagnostics.profile import FlopCounter
+from fglight.models import BlockNetwork
 from fglight.runs.settings import run_settings
 
 NARROW = 1 / 16
@@ -66,8 +67,11 @@ class Kind:
         parts += ["perturb"] * guess["projects"]
         parts += ["aux"] * (target["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"])
         estimator = {part: settings[part] for part in parts}
-        network = _text([settings["model"], input_shape(cfg)])
-        narrow = _text([settings["model"]["name"], _narrow(cfg)]) if _has_width(cfg) else network
+        model = settings["model"]
+        network = narrow = _text([model, input_shape(cfg)])
+        if _has_width(cfg):  # backpropagation takes the same into however many blocks it is cut
+            network = _text([model["width"], model["stem"], input_shape(cfg)])
+            narrow = _text([model["name"], _narrow(cfg)])
         return cls(cfg, network, narrow, _text(estimator), cfg.data.batch_size)
 
 
@@ -112,6 +116,7 @@ class Steps:
     def __init__(self) -> None:
         self._paces: dict[str, Pace] = {}
         self._works: dict[tuple[str, str], Work] = {}
+        self._networks: dict[str, BlockNetwork] = {}
 
     def times(self, kind: Kind) -> Times:
         """What a batch takes: as much more than backpropagation as it computes more; a test a third of that."""
@@ -132,28 +137,31 @@ class Steps:
     def _work(self, kind: Kind, estimator: str) -> Work:
         key = kind.narrow, estimator
         if key not in self._works:
-            self._works[key] = counted(kind.cfg, estimated=bool(estimator))
+            self._works[key] = self.counted(kind.cfg, estimated=bool(estimator))
         return self._works[key]
 
-
-def counted(cfg: DictConfig, *, estimated: bool) -> Work:
-    """What a step computes on a narrow copy of a configuration's network: its estimator's, or backpropagation's."""
-    small = OmegaConf.merge(cfg, {"compile": False}, _narrow(cfg) if _has_width(cfg) else {})
-    model = build_model(small)
-    for block in model.blocks:
-        block.use_loss(_any_loss)
-    batch = _batch(small, max(FEW, round(NARROW * cfg.data.batch_size)) if _has_width(cfg) else FEW)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would mostly wait for each other
-    try:
-        with Work() as work:
-            if estimated:
-                build_estimator(small).estimate(model.blocks, *batch)
-            else:
-                _any_loss(model(batch[0]), batch[1]).backward()
-    finally:
-        torch.set_num_threads(threads)
-    return work
+    def counted(self, cfg: DictConfig, *, estimated: bool) -> Work:
+        """What a step computes on a narrow copy of a network: a configuration's estimator's, or backpropagation's."""
+        small = OmegaConf.merge(cfg, {"compile": False}, _narrow(cfg) if _has_width(cfg) else {})
+        key = str([small.model, small.aux, small.data])
+        if key not in self._networks:
+            self._networks[key] = build_model(small)
+            for block in self._networks[key].blocks:
+                block.use_loss(_any_loss)
+        model = self._networks[key]
+        model.zero_grad()
+        batch = _batch(small, max(FEW, round(NARROW * cfg.data.batch_size)) if _has_width(cfg) else FEW)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # several would mostly wait for each other
+        try:
+            with Work() as work:
+                if estimated:
+                    build_estimator(small).estimate(model.blocks, *batch)
+                else:
+                    _any_loss(model(batch[0]), batch[1]).backward()
+        finally:
+            torch.set_num_threads(threads)
+        return work
 
 
 def _has_width(cfg: DictConfig) -> bool:
