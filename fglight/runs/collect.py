@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fglight.cell import Cell, cell_of
-from fglight.errors import ConfigError
+from fglight.errors import ConfigError, one_line
 from fglight.runs.folder import CONFIG, FAILURE, METRICS, RESULT
 from fglight.runs.logged import Problem, read_metrics, reading
 from fglight.runs.record import RECIPE, metric_names
@@ -77,8 +77,7 @@ class Unfinished(_Folder):
     metric: str
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A run that ended with an error, its ``failure.json``; ``what`` is its cell and seed as far as they are known."""
 
     path: Path
@@ -136,7 +135,7 @@ def _add(folder: Path, runs: Collection) -> None:
         runs.finished.append(_finished(result, _read_json(result), runs.problems))
     elif failure.exists():
         found = _read_json(failure)
-        runs.failed.append(Failure(folder, _named(found), str(found.get("error", "no error was recorded"))))
+        runs.failed.append(Failure(folder, _named(found), one_line(found.get("error", "no error was recorded"))))
     else:
         runs.unfinished.append(_unfinished(folder / CONFIG, runs.problems))
 
