@@ -43,7 +43,7 @@ class Composer:
             cfg = self._base.copy()
             with suppress(OmegaConfBaseException):
                 for group, choice in choices.items():
-                    cfg[group] = self._nodes[group, choice]
+                    cfg[group] = self._nodes[group, str(choice)]
                 for one in parsed:
                     if one.key_or_group not in GROUPS:
                         OmegaConf.update(cfg, one.key_or_group, one.value())
@@ -71,7 +71,7 @@ class Composer:
         return all(self._nodes[choice] is not None for choice in choices.items())
 
 
-def checked(compose: Callable[[list[str]], DictConfig], batch: Sequence[Sequence[str]]) -> list[DictConfig]:
+def checked(compose: Callable[[list[str]], DictConfig], batch: Iterable[Sequence[str]]) -> list[DictConfig]:
     """The configurations of lists of overrides, checked.
 
     Args:
