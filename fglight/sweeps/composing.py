@@ -47,8 +47,9 @@ class Composer:
                 for one in parsed:
                     if one.key_or_group not in GROUPS:
                         OmegaConf.update(cfg, one.key_or_group, one.value())
-                OmegaConf.resolve(cfg)  # once, since interpolations take longest
-                return cfg
+                if "${hydra:" not in str(cfg):  # which would give the sweep's here, not the run's
+                    OmegaConf.resolve(cfg)  # once, since interpolations take longest
+                    return cfg
         return self._compose(overrides)
 
     @cached_property
