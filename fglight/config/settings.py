@@ -38,9 +38,6 @@ SWEEP_SETTINGS = ("table", "figure", "study", "search", "controls", "seeds", "bl
 NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
 """Settings of the command line: they ask for something else than a run."""
 
-MOVED = {"optim.lr_step": "scheduler.step_size", "optim.lr_gamma": "scheduler.gamma"}
-"""Settings by the names that they had in earlier versions, and in runs of these on disk."""
-
 NOT_ARGUMENTS = ("name", "trained", "interval", "metrics", "block_lr", "warmup")
 """Settings of components that are no arguments of their classes."""
 
@@ -227,7 +224,7 @@ def _unknown(name: str, text: str, known: Collection[str]) -> UnknownSettingErro
     family = [other for other in known if groups and other.startswith(f"{groups[0]}.")] or known
     namesakes = [other for other in known if _key(other) == key]
     near = get_close_matches(key, map(_key, family), cutoff=0.7)
-    found = [MOVED[name]] if name in MOVED else namesakes or [other for other in family if _key(other) in near]
+    found = namesakes or [other for other in family if _key(other) in near]
     listed = family if groups else [other for other in known if "." not in other and other != "hydra"]
     instead = f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(sorted(listed))}"
     return UnknownSettingError(f"{text} is not possible, nothing reads it: {instead}")

@@ -106,10 +106,10 @@ def _tell(report: Report, out: Path) -> None:
     for study, scales in report.studies:
         filled = (f"{sum(bool(line.score) for line in scale.lines)} at {scale.scale}" for scale, _ in scales)
         print(f"study {study.name}: of {counted(len(study.rows), 'estimator')}, {', '.join(filled) or 'none was run'}")
-    for path, _, error in report.failed:
+    for path, _, error in runs.failed:
         print(f"failed: {path}: {error}")
-    for path, reason in report.skipped:
-        print(f"skipped: {path}: {reason}")
+    for file, reason in report.skipped:
+        print(f"skipped: {file}: {reason}")
     print(f"wrote {out / 'index.html'}")
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fglight.errors import one_line
 from fglight.log_names import of_split
 from fglight.paper import published
 from fglight.paper.figures import FIGURES
@@ -85,11 +84,6 @@ class Report:
             (run.cell.in_words, recipe_in_words(run), f"{run.metric} {measured(run.metric, run.score)}")
             for run in self.results.others
         )
-
-    @property
-    def failed(self) -> Lines:
-        """Failed runs: path, cell and error."""
-        return tuple((str(failure.path), failure.what, one_line(failure.error)) for failure in self.runs.failed)
 
 
 def build(

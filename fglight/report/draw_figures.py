@@ -4,7 +4,6 @@ They are to be read in print and by colour-blind readers.
 """
 
 import io
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,20 +54,8 @@ STYLE: Any = {
 
 _DASHES: Any = (0, (4, 2))
 
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure's two files; ``height`` and ``width`` are the PNG's, in pixels."""
-
-    png: bytes
-    pdf: bytes
-    width: int
-    height: int
-
-    @property
-    def url(self) -> str:
-        """The PNG as an address that holds it."""
-        return f"data:image/png;base64,{b64encode(self.png).decode()}"
+Drawing = Mapping[str, bytes]
+"""A figure's files, ``png`` and ``pdf``."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +158,11 @@ def compose(plot: Plot) -> Canvas:
             ax.xaxis.set_major_locator(MultipleLocator(1) if panel.x == "Block" else MaxNLocator(integer=True, nbins=6))
             if panel.x == "Epoch":
                 ax.set_xlim(0, 1.03 * epochs)  # all panels alike, and no fractions where there are one or two epochs
-    handles = _legend(plot.lines[panels[0][0]])
+    handles, _ = axes[0, 0].get_legend_handles_labels()
+    if any(line.dashed for line in plot.lines[panels[0][0]]):
+        grey: dict[str, Any] = {"color": "0.4", "marker": "o", "markersize": 3.5}
+        handles.append(Line2D([], [], **grey, label="train"))
+        handles.append(Line2D([], [], **grey, markerfacecolor="white", linestyle=_DASHES, label="test"))
     canvas.legend(
         handles=handles, loc="outside lower center", ncols=5 if columns == 3 else 2, frameon=False, handlelength=2.8
     )
@@ -186,8 +177,7 @@ def saved(canvas: Canvas, dpi: int = 200) -> Drawing:
     files = {name: io.BytesIO() for name in ("png", "pdf")}
     canvas.savefig(files["png"], format="png", dpi=dpi)
     canvas.savefig(files["pdf"], format="pdf", metadata={"CreationDate": None})
-    width, height = (round(inches * dpi) for inches in canvas.get_size_inches())
-    return Drawing(files["png"].getvalue(), files["pdf"].getvalue(), width, height)
+    return {name: file.getvalue() for name, file in files.items()}
 
 
 def _draw_panel(ax: Axes, lines: Sequence[Line]) -> None:
@@ -199,6 +189,7 @@ def _draw_panel(ax: Axes, lines: Sequence[Line]) -> None:
         ax.plot(
             x,
             mean.to_numpy(),
+            label=None if line.dashed else f"{line.label} ({counted(line.values.shape[1], 'seed')})",
             color=colour,
             marker=marker,
             markersize=3.5,
@@ -210,20 +201,6 @@ def _draw_panel(ax: Axes, lines: Sequence[Line]) -> None:
         if line.values.shape[1] > 1:
             band = np.nan_to_num(std.to_numpy())
             ax.fill_between(x, mean - band, mean + band, color=colour, alpha=0.2, linewidth=0)
-
-
-def _legend(lines: Sequence[Line]) -> list[Line2D]:
-    handles = []
-    for line in lines:
-        colour, marker = STYLES[line.label]
-        if not line.dashed:
-            label = f"{line.label} ({counted(line.values.shape[1], 'seed')})"
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4, label=label))
-    if any(line.dashed for line in lines):
-        grey: dict[str, Any] = {"color": "0.4", "marker": "o", "markersize": 4}
-        handles.append(Line2D([], [], **grey, label="train"))
-        handles.append(Line2D([], [], **grey, markerfacecolor="white", linestyle=_DASHES, label="test"))
-    return handles
 
 
 def _note(plot: Plot) -> str:

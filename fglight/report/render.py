@@ -1,6 +1,7 @@
 """A report's contents as the files of its folder: HTML, Markdown, LaTeX, CSV and images."""
 
 import html
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -78,8 +79,7 @@ def render(report: Report) -> dict[str, bytes]:
         for number, (_, drawn) in enumerate(scales, 1):
             drawings |= {f"{study.name}-{what}{number}": drawing for what, drawing in drawn.items()}
     for name, drawing in drawings.items():
-        files[f"figures/{name}.png"] = drawing.png
-        files[f"figures/{name}.pdf"] = drawing.pdf
+        files |= {f"figures/{name}.{suffix}": content for suffix, content in drawing.items()}
     return files
 
 
@@ -102,7 +102,7 @@ def _rendered(name: str, report: Report, escape: Callable[[str], str], **options
         lstrip_blocks=True,
         **options,
     )
-    environment.filters["counted"] = counted
+    environment.filters |= {"counted": counted, "base64": lambda content: b64encode(content).decode()}
     environment.globals |= {
         "signs": SIGNS,
         "outcomes": OUTCOMES,

@@ -7,7 +7,7 @@ A workspace shows the runs whose cell belongs to the table or figure, whichever 
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as ws
@@ -76,13 +76,11 @@ def _curve(title: str, metric: str) -> panels.LinePlot:
     )
 
 
-def _varying(cells: Iterable[Cell]) -> list[str]:
-    cells = list(cells)
+def _varying(cells: Sequence[Cell]) -> list[str]:
     return [component for component in COMPONENTS if len({getattr(cell, component) for cell in cells}) > 1]
 
 
-def _workspace(entity: str, project: str, name: str, cells: Iterable[Cell], sections: list[ws.Section]) -> ws.Workspace:
-    cells = list(cells)
+def _workspace(entity: str, project: str, name: str, cells: Sequence[Cell], sections: list[ws.Section]) -> ws.Workspace:
     filters = [
         ws.Config(f"cell.{component}").isin(sorted({getattr(cell, component) for cell in cells}))
         for component in COMPONENTS

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from fglight.cell import Cell, cell_of
 from fglight.errors import ConfigError, one_line
 from fglight.runs.folder import CONFIG, FAILURE, METRICS, RESULT
-from fglight.runs.logged import Problem, read_metrics
+from fglight.runs.logged import Problem, read_metrics, reading
 from fglight.runs.record import RECIPE, metric_names
 
 
@@ -78,8 +77,7 @@ class Unfinished(_Folder):
     metric: str
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """A run that ended with an error, its ``failure.json``; ``what`` is its cell and seed as far as they are known."""
 
     path: Path
@@ -115,17 +113,9 @@ def collect(roots: Iterable[Path]) -> Collection:
     for folder in sorted(folders.values()):
         try:
             _add(folder, runs)
-        except _Unreadable as error:
-            runs.problems.append(Problem(error.path, str(error)))
+        except Problem as problem:
+            runs.problems.append(problem)
     return runs
-
-
-class _Unreadable(Exception):
-    """A file that does not hold what it should."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(reason)
-        self.path = path
 
 
 def _run_folders(root: Path, problems: list[Problem]) -> Iterator[Path]:
@@ -145,20 +135,16 @@ def _add(folder: Path, runs: Collection) -> None:
         runs.finished.append(_finished(result, _read_json(result), runs.problems))
     elif failure.exists():
         found = _read_json(failure)
-        runs.failed.append(Failure(folder, _named(found), str(found.get("error", "no error was recorded"))))
+        runs.failed.append(Failure(folder, _named(found), one_line(found.get("error", "no error was recorded"))))
     else:
         runs.unfinished.append(_unfinished(folder / CONFIG, runs.problems))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, "valid JSON"):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _Unreadable(path, error.strerror or str(error)) from error
-    except ValueError as error:  # not UTF-8, or half-written JSON
-        raise _Unreadable(path, f"not valid JSON ({error})") from error
     if not isinstance(found, dict):
-        raise _Unreadable(path, "not a JSON object")
+        raise Problem(path, "not a JSON object")
     return found
 
 
@@ -180,26 +166,23 @@ def _finished(path: Path, result: dict[str, Any], problems: list[Problem]) -> Ru
             classes=result["classes"],
         )
     except KeyError as error:
-        raise _Unreadable(path, f"no entry {error}") from error
+        raise Problem(path, f"no entry {error}") from error
     except (TypeError, ValueError) as error:
-        raise _Unreadable(path, f"an entry of the wrong type ({error})") from error
+        raise Problem(path, f"an entry of the wrong type ({error})") from error
     if run.metric == "accuracy" and not 0 <= run.score <= 1:
-        raise _Unreadable(path, f"test_accuracy {run.score} is no fraction between 0 and 1")
+        raise Problem(path, f"test_accuracy {run.score} is no fraction between 0 and 1")
     if not all(math.isfinite(number) for number in (*run.recipe.values(), run.cell.width)):
-        raise _Unreadable(path, "a recipe or a width that is not finite")
+        raise Problem(path, "a recipe or a width that is not finite")
     return run
 
 
 def _unfinished(path: Path, problems: list[Problem]) -> Unfinished:
     what, metric = "", "accuracy"
-    try:
+    with reading(path, "valid YAML"):
         config = OmegaConf.load(path)
+    try:
         what = f"{Cell.from_config(config).in_words}, seed {config.seed}"
         metric = metric_names(config)[0]
-    except OSError as error:
-        raise _Unreadable(path, error.strerror or str(error)) from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise _Unreadable(path, f"not valid YAML ({one_line(error)})") from error
     except (OmegaConfBaseException, AttributeError):  # some other configuration
         pass
     return Unfinished(path.parent, problems, what, metric)

@@ -1,20 +1,39 @@
 """``metrics/version_K/metrics.csv`` of a run as one data frame."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from yaml import YAMLError
 
+from fglight.errors import one_line
 from fglight.runs.folder import METRICS
 
 
-@dataclass(frozen=True)
-class Problem:
+@dataclass(eq=False)
+class Problem(Exception):
     """A file that could not be used, and why."""
 
     path: Path
     reason: str
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Read a file that is to be of some kind.
+
+    Raises:
+        Problem: it cannot be read, or is of another kind.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Problem(path, error.strerror or str(error)) from error
+    except (ValueError, YAMLError) as error:  # not UTF-8, half-written, or lines of the wrong length
+        raise Problem(path, f"not {kind} ({one_line(error)})") from error
 
 
 def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:
@@ -30,7 +49,11 @@ def read_metrics(run: Path, problems: list[Problem]) -> pd.DataFrame:
     """
     frame = pd.DataFrame(columns=["epoch", "step"], dtype=float)
     for path in sorted(run.glob(f"{METRICS}/version_*/metrics.csv"), key=_version):
-        version = _read(path, problems)
+        try:
+            version = _read(path, problems)
+        except Problem as problem:
+            problems.append(problem)
+            continue
         if not version.empty:
             superseded = frame["step"] >= version["step"].min()
             frame = pd.concat([frame[~superseded], version]) if len(frame) else version
@@ -74,22 +97,14 @@ def _version(path: Path) -> int:
 
 
 def _read(path: Path, problems: list[Problem]) -> pd.DataFrame:
-    nothing = pd.DataFrame(columns=["epoch", "step"], dtype=float)
-    try:
+    with reading(path, "a readable table"):
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            problems.append(Problem(path, "the last line is cut off and was left out"))
-        raw = pd.read_csv(io.StringIO(whole)) if whole.strip() else nothing
-    except OSError as error:
-        problems.append(Problem(path, error.strerror or str(error)))
-        return nothing
-    except ValueError as error:  # not UTF-8, or lines of the wrong length
-        problems.append(Problem(path, f"not a readable table ({error})"))
-        return nothing
+        raw = pd.read_csv(io.StringIO(whole)) if whole.strip() else pd.DataFrame(columns=["epoch", "step"])
+    if whole != text:
+        problems.append(Problem(path, "the last line is cut off and was left out"))
     if missing := {"epoch", "step"} - set(raw.columns):
-        problems.append(Problem(path, f"no column {' and '.join(sorted(missing))}"))
-        return nothing
+        raise Problem(path, f"no column {' and '.join(sorted(missing))}")
     numbers = raw.apply(pd.to_numeric, errors="coerce")
     if damaged := [name for name in raw if (numbers[name].isna() & raw[name].notna()).any()]:
         problems.append(Problem(path, f"entries that are no numbers in {', '.join(damaged)} were left out"))

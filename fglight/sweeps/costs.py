@@ -3,9 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +15,8 @@ from fglight.build import build_estimator, build_model
 from fglight.config import input_shape
 from fglight.diagnostics.profile import FlopCounter
 from fglight.runs.settings import run_settings
+
+T = TypeVar("T")
 
 NARROW = 1 / 16
 """Width, and part of the batch, that work is counted with: what samples compute with each other grows with both."""
@@ -45,10 +47,11 @@ class Kind:
 
     Attributes:
         cfg: a configuration of this kind.
-        network: the settings of the network, and the images' shape.
+        network: the settings of the network that is timed, and the images' shape.
         narrow: those of its narrow copy.
-        estimator: the settings of all else that computes; empty for plain backpropagation.
+        estimator: the settings of all else that computes.
         batch: how many images a step has.
+        width: of the network; the narrow one's where that is the network itself.
     """
 
     cfg: DictConfig = field(compare=False, repr=False)
@@ -56,6 +59,7 @@ class Kind:
     narrow: str
     estimator: str
     batch: int
+    width: float
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Kind":
@@ -66,9 +70,14 @@ class Kind:
         parts += ["perturb"] * guess["projects"]
         parts += ["aux"] * (target["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"])
         estimator = {part: settings[part] for part in parts}
-        network = _text([settings["model"], input_shape(cfg)])
-        narrow = _text([settings["model"]["name"], _narrow(cfg)]) if _has_width(cfg) else network
-        return cls(cfg, network, narrow, _text(estimator), cfg.data.batch_size)
+        model = settings["model"]
+        network = narrow = _text([model, input_shape(cfg)])
+        width = NARROW
+        if _has_width(cfg):  # backpropagation takes the same into however many blocks it is cut
+            width = cfg.model.width
+            network = _text([min(width, WIDEST), model["stem"], input_shape(cfg)])
+            narrow = _text([model["name"], _narrow(cfg)])
+        return cls(cfg, network, narrow, _text(estimator), cfg.data.batch_size, width)
 
 
 @dataclass(frozen=True)
@@ -110,50 +119,45 @@ class Steps:
     """Tells how long steps take: networks are timed, and the work of estimators counted, when first asked for."""
 
     def __init__(self) -> None:
-        self._paces: dict[str, Pace] = {}
-        self._works: dict[tuple[str, str], Work] = {}
+        self._made: dict[Hashable, Any] = {}
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made for a key when it is first asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def times(self, kind: Kind) -> Times:
         """What a batch takes: as much more than backpropagation as it computes more; a test a third of that."""
-        width = kind.cfg.model.width if _has_width(kind.cfg) else NARROW
-        pace, work, plain = self._pace(kind, width), self._work(kind, kind.estimator), self._work(kind, "")
+        cfg, width = kind.cfg, kind.width
+        timeable = OmegaConf.merge(cfg, {"model": {"width": WIDEST}}) if width > WIDEST else cfg
+        pace = self._once(kind.network, lambda: timed(timeable))
+        work = self._once((kind.narrow, kind.estimator), lambda: self.counted(cfg, estimated=True))
+        plain = self._once((kind.narrow, ""), lambda: self.counted(cfg, estimated=False))
         backpropagation = (pace.step + kind.batch * pace.image) * max(1, width / WIDEST) ** 2
         size, usual = (width / NARROW * counted.total + NUMBER * counted.numbers for counted in (work, plain))
         training = size / usual * max(0, backpropagation - OPERATION * plain.operations) + OPERATION * work.operations
         return Times(training, backpropagation / 3)
 
-    def _pace(self, kind: Kind, width: float) -> Pace:
-        if width > WIDEST:
-            return self._pace(Kind.of(OmegaConf.merge(kind.cfg, {"model": {"width": WIDEST}})), WIDEST)
-        if kind.network not in self._paces:
-            self._paces[kind.network] = timed(kind.cfg)
-        return self._paces[kind.network]
-
-    def _work(self, kind: Kind, estimator: str) -> Work:
-        key = kind.narrow, estimator
-        if key not in self._works:
-            self._works[key] = counted(kind.cfg, estimated=bool(estimator))
-        return self._works[key]
-
-
-def counted(cfg: DictConfig, *, estimated: bool) -> Work:
-    """What a step computes on a narrow copy of a configuration's network: its estimator's, or backpropagation's."""
-    small = OmegaConf.merge(cfg, {"compile": False}, _narrow(cfg) if _has_width(cfg) else {})
-    model = build_model(small)
-    for block in model.blocks:
-        block.use_loss(_any_loss)
-    batch = _batch(small, max(FEW, round(NARROW * cfg.data.batch_size)) if _has_width(cfg) else FEW)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would mostly wait for each other
-    try:
-        with Work() as work:
-            if estimated:
-                build_estimator(small).estimate(model.blocks, *batch)
-            else:
-                _any_loss(model(batch[0]), batch[1]).backward()
-    finally:
-        torch.set_num_threads(threads)
-    return work
+    def counted(self, cfg: DictConfig, *, estimated: bool) -> Work:
+        """What a step computes on a narrow copy of a network: a configuration's estimator's, or backpropagation's."""
+        small = OmegaConf.merge(cfg, {"compile": False}, _narrow(cfg) if _has_width(cfg) else {})
+        model = self._once(str([small.model, small.aux, small.data]), lambda: build_model(small))
+        model.zero_grad()
+        for block in model.blocks:
+            block.use_loss(_any_loss)
+        batch = _batch(small, max(FEW, round(NARROW * cfg.data.batch_size)) if _has_width(cfg) else FEW)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # several would mostly wait for each other
+        try:
+            with Work() as work:
+                if estimated:
+                    build_estimator(small).estimate(model.blocks, *batch)
+                else:
+                    _any_loss(model(batch[0]), batch[1]).backward()
+        finally:
+            torch.set_num_threads(threads)
+        return work
 
 
 def _has_width(cfg: DictConfig) -> bool:

@@ -9,14 +9,13 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from fglight.config import check_config
 from fglight.errors import ConfigError, DataError, FglightError, LauncherError
 from fglight.runs.folder import CHECKPOINT, State, make_directory, state
 from fglight.runs.record import metric_names
 from fglight.runs.settings import RunFacts, check_unchanged, departures
+from fglight.sweeps.composing import checked
 from fglight.sweeps.files import missing_files
 from fglight.sweeps.jobs import Job, by_name, plan_jobs
 from fglight.sweeps.progress import Progress, first_line
@@ -60,10 +59,7 @@ class Sweep:
         self.unasked = []
         self.facts = {}
         groups = by_name(self.jobs or plan_jobs(self.request)).values()
-        quiet = not Console().is_terminal
-        for group in track(groups, "checking every cell's configuration", transient=True, disable=quiet):
-            cfg = self.compose(group[0].overrides)
-            check_config(cfg)
+        for group, cfg in zip(groups, checked(self.compose, [group[0].overrides for group in groups])):
             if self.request.search and metric_names(cfg)[0] != "accuracy":
                 raise ConfigError(
                     f"loss must have accuracy as its first metric with search={self.request.search}, which looks for "
@@ -77,9 +73,6 @@ class Sweep:
                 self.facts.setdefault(job.name, facts)
                 jobs.setdefault(job.folder, job)
         self.jobs = list(jobs.values())
-        from fglight.build import check_components  # loads torch, after all that can be refused without
-
-        check_components(self.configs.values())
 
     def run(self) -> int:
         """Do what is not finished.

@@ -225,11 +225,12 @@ def test_the_mean_and_its_band_are_over_seeds(tmp_path):
 
 def test_a_drawing_is_a_png_and_a_pdf(tmp_path):
     write_figure(tmp_path, 3, seeds=1, curve_indices=(0, 1))
-    drawing = saved(compose(plotted(tmp_path, 3)), dpi=100)
-    pixels = image.imread(io.BytesIO(drawing.png))
-    assert pixels.shape[:2] == (drawing.height, drawing.width)
+    canvas = compose(plotted(tmp_path, 3))
+    drawing = saved(canvas, dpi=100)
+    pixels = image.imread(io.BytesIO(drawing["png"]))
+    assert [*pixels.shape[1::-1]] == pytest.approx([100 * inches for inches in canvas.get_size_inches()], abs=1)
     assert 0.02 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.5  # neither blank nor filled
-    assert drawing.pdf.startswith(b"%PDF-")
+    assert drawing["pdf"].startswith(b"%PDF-")
     assert drawing == saved(compose(plotted(tmp_path, 3)), dpi=100)  # the same runs give the same files
 
 

@@ -3,7 +3,9 @@
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from planned import hydra_config, plan, request
 
 from fglight.config import check_config
@@ -26,7 +28,7 @@ def test_a_configuration_of_known_choices_is_the_one_that_hydra_composes():
     assert known < len(asked)
     for overrides in asked:
         composer(overrides)
-    assert len(calls) == known + 1  # settings in place of a choice are left to Hydra
+    assert len(calls) == known + 3  # what adds, removes, or sets in place of a choice is left to Hydra
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,12 @@ def test_hydra_composes_what_a_choice_changes_elsewhere(content, tmp_path):
         ours, hydras = composer(overrides), hydra_config([search, *overrides])
         for group in ("seed", "guess", "target"):
             assert ours[group] == hydras[group]
+
+
+def test_what_hydra_says_of_a_run_is_not_what_it_says_of_the_sweep(monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", hydra_config(["hydra.job.name=sweep"]))
+    cfg = Composer(hydra_config)(["guess=local", "logger.project=${hydra:job.name}"])
+    assert OmegaConf.to_container(cfg.logger)["project"] == "${hydra:job.name}"
 
 
 OWN = {
