@@ -58,7 +58,7 @@ def timm_network(
         ) from error
     for module in built.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False
 
     def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
         return auxiliary(channels_of(output))

@@ -122,7 +122,9 @@ def _sweep(
             cotangents[j] = block_pass.local_gradient
         # What blocks below follow besides goes first, while this block's graph is there.
         crossing = {loss: block_pass.vjp(cotangents[loss], [block_pass.input])[0] for loss in below - {own}}
-        output = cotangents.pop(own) + (block_pass.local_gradient if network.adds_local else 0)
+        output = cotangents.pop(own)
+        if network.adds_local:
+            output = output + block_pass.local_gradient
         points = list(dict.fromkeys(part.point for part in parts if part.point is not None))
         inputs = [block_pass.input] if own in below else []
         gradients = block_pass.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
