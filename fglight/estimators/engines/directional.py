@@ -146,7 +146,8 @@ class DirectionalStep:
             passes.append(block_pass)
         if again:
             return
-        last = network.enter(len(passes), hidden.detach().requires_grad_(bool(passes)))
+        crossed = bool(passes) and (self.aims or "error" in self.guess.needs)
+        last = network.enter(len(passes), hidden.detach().requires_grad_(crossed))
         with torch.enable_grad():
             last.run()
             last.finish()
