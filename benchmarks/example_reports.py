@@ -2,6 +2,7 @@
 
 python benchmarks/example_reports.py                          # make examples: NAME/ from runs/NAME.jsonl, for all
 python benchmarks/example_reports.py NAME multirun/cells      # keeps the finished runs of a folder first
+python benchmarks/example_reports.py NAME multirun/cells back # puts those that are kept back, for a sweep to go on from
 """
 
 import json
@@ -43,19 +44,27 @@ def keep(name: str, root: Path) -> None:
     (EXAMPLE / f"runs/{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def make(name: str, out: Path) -> int:
-    """Write the report of an example's runs, and return its exit status."""
-    with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        for line in (EXAMPLE / f"runs/{name}.jsonl").read_text().splitlines():
-            kept = json.loads(line)
-            metrics = Path("multirun/cells", kept["run"], LOGGED)
+def put_back(name: str, root: Path) -> None:
+    """Write the runs that are kept below a folder, but for those that are there."""
+    for line in (EXAMPLE / f"runs/{name}.jsonl").read_text().splitlines():
+        kept = json.loads(line)
+        metrics = root / kept["run"] / LOGGED
+        if not metrics.parents[2].exists():
             metrics.parent.mkdir(parents=True)
             metrics.write_text(kept["metrics"])
             (metrics.parents[2] / RESULT).write_text(json.dumps(kept["result"]))
+
+
+def make(name: str, out: Path) -> int:
+    """Write the report of an example's runs, and return its exit status."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        put_back(name, Path("multirun/cells"))
         return main(["multirun/cells", *ARGUMENTS[name], "--out", str(out)])
 
 
 if __name__ == "__main__":
+    if sys.argv[3:] == ["back"]:
+        sys.exit(put_back(sys.argv[1], Path(sys.argv[2])))
     if len(sys.argv) == 3:
         keep(sys.argv[1], Path(sys.argv[2]))
     sys.exit(max(make(name, EXAMPLE / name) for name in ARGUMENTS))
