@@ -34,7 +34,11 @@ def tables() -> dict[str, str]:
 def fronts() -> dict[str, str]:
     """A table in Markdown for each folder and scale: the guesses that none with as few derivatives surpasses."""
     groups = results().drop_duplicates(["scale", "overrides"]).groupby(["folder", "scale"], sort=False)
-    return {", ".join(names): front(rows) for names, rows in groups if (rows["derivatives"] > 0).sum() > 1}
+    return {
+        ", ".join(names): front(rows)
+        for names, rows in groups
+        if rows["derivatives"][lambda taken: taken > 0].nunique() > 1
+    }
 
 
 def published() -> dict[str, str]:
