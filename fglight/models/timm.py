@@ -46,28 +46,32 @@ def timm_network(
     except ImportError as error:
         raise ValueError("model=timm needs timm: pip install 'fglight[timm]'") from error
 
-    given = {"num_classes": num_classes, "in_chans": in_channels, **(arguments or {})}
-    try:
+    with torch.device("cpu"):  # some look at their weights, and a cut looks at what is given
+        given = {"num_classes": num_classes, "in_chans": in_channels, **(arguments or {})}
         try:
-            built = timm.create_model(network, pretrained=pretrained, **{"img_size": image_size, **given})
-        except TypeError:  # a network of images of any size
-            built = timm.create_model(network, pretrained=pretrained, **given)
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
-        raise ValueError(
-            f"model.network={network} is not possible with model.arguments={dict(arguments or {})}: {one_line(error)}"
-        ) from error
-    for module in built.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False
+            try:
+                built = timm.create_model(network, pretrained=pretrained, **{"img_size": image_size, **given})
+            except TypeError:  # a network of images of any size
+                built = timm.create_model(network, pretrained=pretrained, **given)
+        except (RuntimeError, TypeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"model.network={network} is not possible with model.arguments={dict(arguments or {})}: "
+                f"{one_line(error)}"
+            ) from error
+        for module in built.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False
 
-    def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
-        return auxiliary(channels_of(output))
+        def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
+            return auxiliary(channels_of(output))
 
-    example = torch.zeros(2, in_channels, image_size, image_size)
-    try:
-        cut = split(built, blocks if cuts is None else list(cuts), example, auxiliary_of)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"data.image_size={image_size} is not possible with {network}: {one_line(error)}") from error
-    for block in cut.blocks[:-1]:
-        reset_parameters(block.aux)
-    return cut
+        example = torch.zeros(2, in_channels, image_size, image_size)
+        try:
+            cut = split(built, blocks if cuts is None else list(cuts), example, auxiliary_of)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"data.image_size={image_size} is not possible with {network}: {one_line(error)}"
+            ) from error
+        for block in cut.blocks[:-1]:
+            reset_parameters(block.aux)
+    return cut.to(torch.get_default_device())
