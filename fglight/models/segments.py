@@ -106,7 +106,7 @@ class Whole:
                 found = self._call(x if index == 0 else self.taken)
             except _Reached as reached:
                 return reached.tensor
-        return _carried(getattr(found, "logits", found))
+        return _outputs(found)
 
     def _call(self, taken: Tensor) -> Any:
         return self.module(taken) if self.inputs is None else self.module(**self.inputs(taken))
@@ -242,10 +242,17 @@ class Segment(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``Whole.run``."""
-        for name, full in self.own.items():  # which may be another tensor for this call
-            owner, _, last = full.rpartition(".")
-            self.whole.module.get_submodule(owner)._parameters[last] = getattr(self, name)
-        return self.whole.run(self.index, x)
+        places = [
+            (self.whole.module.get_submodule(full.rpartition(".")[0])._parameters, full) for full in self.own.values()
+        ]
+        kept = [parameters[full.rpartition(".")[2]] for parameters, full in places]
+        try:
+            for (parameters, full), name in zip(places, self.own):  # which may be another tensor for this call
+                parameters[full.rpartition(".")[2]] = getattr(self, name)
+            return self.whole.run(self.index, x)
+        finally:
+            for (parameters, full), parameter in zip(places, kept):
+                parameters[full.rpartition(".")[2]] = parameter
 
 
 def segments(module: nn.Module, starts: Sequence[str], example: Tensor, inputs: Inputs | None = None) -> list[Segment]:
@@ -270,23 +277,27 @@ def segments(module: nn.Module, starts: Sequence[str], example: Tensor, inputs: 
                 f"one tensor must cross the cuts at {_some(whole.starts)}, and more do: cut where nothing else of what "
                 "came before is used"
             )
+    return [Segment(whole, index, own) for index, own in enumerate(_parameters_above(parts, example))]
+
+
+def _parameters_above(parts: Sequence[Segment], example: Tensor) -> list[dict[str, nn.Parameter]]:
+    """For each segment the parameters that none holds and its output depends on, by their names in the module."""
+    named = dict(parts[0].whole.module.named_parameters())
     held = {p for part in parts for p in part.parameters()}
-    above = {name: p for name, p in module.named_parameters() if p not in held}
+    names = [name for name, p in named.items() if p not in held and p.requires_grad]
     owned: list[dict[str, nn.Parameter]] = [{} for _ in parts]
+    if not names:
+        return owned
+    copies, x = deepcopy(nn.ModuleList(parts)).eval(), example
+    copied = dict(cast(Segment, copies[0]).whole.module.named_parameters())
     with torch.enable_grad():
-        x = example
-        for index, part in enumerate(parts):
+        for own, part in zip(owned, copies):
             given = part(x)
-            gradients = (
-                torch.autograd.grad(given.sum(), [*above.values()], allow_unused=True)
-                if above and given.requires_grad
-                else []
-            )
-            for (name, parameter), gradient in zip(above.items(), gradients):
-                if gradient is not None:
-                    owned[index][name] = parameter
+            inputs = [copied[name] for name in names]
+            gradients = torch.autograd.grad(given.sum(), inputs, allow_unused=True) if given.requires_grad else []
+            own |= {name: named[name] for name, gradient in zip(names, gradients) if gradient is not None}
             x = given.detach()
-    return [Segment(whole, index, own) for index, own in enumerate(owned)]
+    return owned
 
 
 def _are_the_module(parts: Sequence[Segment], example: Tensor) -> bool:
@@ -294,7 +305,7 @@ def _are_the_module(parts: Sequence[Segment], example: Tensor) -> bool:
     copies = deepcopy(nn.ModuleList(parts)).eval()
     whole = cast(Segment, copies[0]).whole
     with torch.no_grad():
-        expected = _carried(getattr(found := whole._call(example), "logits", found))
+        expected = _outputs(whole._call(example))
         for fill in (0.0, torch.nan):
             whole.fill, x = fill, example
             for part in copies:
@@ -375,8 +386,8 @@ def _place(leaves: Sequence[Any]) -> int:
     return place
 
 
-def _carried(given: Any) -> Tensor:
-    leaves = pytree.tree_leaves(given)
+def _outputs(given: Any) -> Tensor:
+    leaves = pytree.tree_leaves(getattr(given, "logits", given))
     return leaves[_place(leaves)]
 
 

@@ -205,3 +205,37 @@ def test_the_whole_network_in_their_place_is_told_how_to_cut():
         GradientEstimator(GlobalTarget(), ExactGuess(), WeightPerturbation()).estimate(
             Branches(), torch.randn(6, 4), torch.zeros(6, dtype=torch.long)
         )
+
+
+class Normed(nn.Module):
+    """Has running statistics, and a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)
+        self.shift = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x)) + self.shift)
+
+
+@pytest.mark.parametrize("blocks", [2, ["norm"], ["last"]])
+def test_to_cut_moves_no_statistics_and_draws_nothing(blocks):
+    network, example = Normed(), torch.randn(6, 4)
+    before, state = deepcopy(network.state_dict()), torch.get_rng_state()
+    split(network, blocks, example, auxiliary=lambda output, classes: nn.Identity())
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("engine", [None, ForwardMode(), FiniteDifferences()])
+def test_the_network_keeps_its_parameters(engine):
+    """Also those that no segment's submodules hold, in whose place a step puts others."""
+    network, packed, labels = words()
+    cut = split(network, ["layers.1", "layers.2"], packed, inputs=unpacked)
+    parameters = dict(network.named_parameters())
+    GradientEstimator(GlobalTarget(), LocalGuess(), WeightPerturbation(), engine=engine).estimate(cut, packed, labels)
+    after = dict(network.named_parameters())
+    assert after.keys() == parameters.keys()
+    assert all(after[name] is parameter for name, parameter in parameters.items())
+    assert type(network.positions) is nn.Parameter
