@@ -101,7 +101,13 @@ class Whole:
             calls[self.starts[index - 1]] = partial(self._begin, x)
         if index < len(self.starts):
             calls[self.starts[index]] = _stop
-        with self._proxies(calls):
+        proxies = []
+        for name, call in calls.items():
+            owner, _, last = name.rpartition(".")
+            proxies.append(
+                (self.module.get_submodule(owner)._modules, last, _Proxy(self.module.get_submodule(name), call))
+            )
+        with _swapped(proxies):
             try:
                 found = self._call(x if index == 0 else self.taken)
             except _Reached as reached:
@@ -110,20 +116,6 @@ class Whole:
 
     def _call(self, taken: Tensor) -> Any:
         return self.module(taken) if self.inputs is None else self.module(**self.inputs(taken))
-
-    @contextmanager
-    def _proxies(self, calls: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-        """Have proxies in the places of some submodules."""
-        places = [(self.module.get_submodule(name.rpartition(".")[0])._modules, name) for name in calls]
-        kept = [modules[name.rpartition(".")[2]] for modules, name in places]
-        try:
-            for (modules, name), module in zip(places, kept):
-                assert module is not None
-                modules[name.rpartition(".")[2]] = _Proxy(module, calls[name])
-            yield
-        finally:
-            for (modules, name), module in zip(places, kept):
-                modules[name.rpartition(".")[2]] = module
 
     def _skip(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Something like what the submodule gave in this pass."""
@@ -242,17 +234,12 @@ class Segment(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``Whole.run``."""
-        places = [
-            (self.whole.module.get_submodule(full.rpartition(".")[0])._parameters, full) for full in self.own.values()
-        ]
-        kept = [parameters[full.rpartition(".")[2]] for parameters, full in places]
-        try:
-            for (parameters, full), name in zip(places, self.own):  # which may be another tensor for this call
-                parameters[full.rpartition(".")[2]] = getattr(self, name)
+        parameters = []
+        for name, full in self.own.items():  # which may be another tensor for this call
+            owner, _, last = full.rpartition(".")
+            parameters.append((self.whole.module.get_submodule(owner)._parameters, last, getattr(self, name)))
+        with _swapped(parameters):
             return self.whole.run(self.index, x)
-        finally:
-            for (parameters, full), parameter in zip(places, kept):
-                parameters[full.rpartition(".")[2]] = parameter
 
 
 def segments(module: nn.Module, starts: Sequence[str], example: Tensor, inputs: Inputs | None = None) -> list[Segment]:
@@ -358,6 +345,19 @@ def _can_begin(module: nn.Module, name: str, example: Tensor, inputs: Inputs | N
     except ValueError:
         return False
     return True
+
+
+@contextmanager
+def _swapped(swaps: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    """Have other values at some keys of dictionaries."""
+    kept = [held[key] for held, key, _ in swaps]
+    try:
+        for held, key, value in swaps:
+            held[key] = value
+        yield
+    finally:
+        for (held, key, _), value in zip(swaps, kept):
+            held[key] = value
 
 
 class _Shape:
