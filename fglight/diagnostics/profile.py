@@ -156,7 +156,7 @@ def step_costs(estimator: GradientEstimator, blocks: Sequence[Block], images: Te
 def forward_mode_forwards(
     estimator: GradientEstimator, blocks: Sequence[Block], images: Tensor, labels: Tensor
 ) -> float | None:
-    """What an estimator's step costs as a forward gradient, whatever its engine, in forward passes of the network.
+    """What the step of an estimator that projects costs in forward mode, in forward passes of the network.
 
     A few images tell, unless the number of derivatives depends on how many there are.
 
@@ -171,7 +171,7 @@ def forward_mode_forwards(
     """
     few = None if estimator.perturbation.spans else FEW
     copied = deepcopy(estimator)
-    copied.engine = ForwardMode() if estimator.guess.projects else estimator.engine
+    copied.engine = ForwardMode()
     try:
         return step_costs(copied, blocks, images[:few], labels[:few]).forwards
     except (ValueError, BlockError):

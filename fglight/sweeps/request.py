@@ -91,7 +91,7 @@ def parse(overrides: Iterable[Override]) -> Request | None:
         filters={key: given[key] for key in FILTERS if key in given},
         data=values.get("data", ()),
         seeds=_seeds(values),
-        count=None if values.get("seeds", ("null",)) == ("null",) else _whole("seeds", ",".join(values["seeds"]), 1),
+        count=_whole("seeds", ",".join(given["seeds"]), 1) if "seeds" in given else None,
         settings={key: value for key, value in values.items() if key not in own},
         plan=plan,
         controls=controls,

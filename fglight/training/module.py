@@ -17,7 +17,7 @@ from fglight.autodiff.batch import Batch
 from fglight.diagnostics.counting import count_derivatives
 from fglight.diagnostics.profile import forward_mode_forwards, step_costs
 from fglight.errors import ConfigError, NonFiniteLossError
-from fglight.estimators import GradientEstimator
+from fglight.estimators import ForwardMode, GradientEstimator
 from fglight.estimators.measures import measure
 from fglight.log_names import (
     COSINE,
@@ -237,9 +237,11 @@ class ForwardGradientModule(L.LightningModule):
         derivatives = count_derivatives(self.estimator, blocks, images[:2], int(batch_size))
         self.counts = {DERIVATIVES: float(derivatives.taken), EXACT_DERIVATIVES: float(derivatives.exact)}
         if not torch._C._autograd._profiler_enabled():
-            costs = step_costs(self.estimator, blocks, images, labels)
+            costs, estimator = step_costs(self.estimator, blocks, images, labels), self.estimator
             self.counts |= {MEMORY: costs.memory, FORWARDS: costs.forwards}
-            forward_mode = forward_mode_forwards(self.estimator, blocks, images, labels)
+            forward_mode: float | None = costs.forwards  # of forward mode, or where nothing is projected
+            if estimator.guess.projects and not isinstance(estimator.engine, ForwardMode):
+                forward_mode = forward_mode_forwards(estimator, blocks, images, labels)
             self.counts |= {} if forward_mode is None else {FORWARD_MODE: forward_mode}
 
     @contextmanager

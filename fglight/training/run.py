@@ -203,7 +203,8 @@ def _within(
     Raises:
         ConfigError: none, or another setting limits it, too, or there are no lengths.
     """
-    others = [name for name in ("max_steps", "limit_train_batches", "fast_dev_run") if cfg.trainer.get(name)]
+    limits = ("max_steps", "limit_train_batches", "fast_dev_run")
+    others = [name for name in limits if cfg.trainer.get(name) not in (None, False, -1)]
     if others:
         raise ConfigError(f"trainer.max_forwards says how long training is: leave out trainer.{others[0]}")
     with isolate_rng():

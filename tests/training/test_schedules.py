@@ -130,7 +130,7 @@ def test_the_rate_of_blocks_is_that_of_all_bodies_but_the_last():
     ("overrides", "steps"),
     [
         (["guess=exact"], 20),  # a forward pass, and a backward one that takes two; at block 0 a bit less
-        (["guess=exact", "engine=reverse", "data.batch_size=400"], 20),
+        (["guess=exact", "trainer.max_steps=-1", "data.batch_size=400"], 20),
         (["target=local", "guess=exact", "aux=linear"], 22),
     ],
 )
