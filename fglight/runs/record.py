@@ -90,8 +90,8 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     if recipe["lr_step"] is not None and recipe["lr_gamma"] is not None:
         schedule.append(f"times {recipe['lr_gamma']:g} every {counted(recipe['lr_step'], 'epoch')}")
     table.add_row("learning rate", ", ".join([*schedule, counted(recipe["epochs"], "epoch")]))
-    reached = f"to epoch {result['epoch'] + 1} of {recipe['epochs']}"
-    table.add_row("trained", f"{counted(result['steps'], 'step')}, {reached}")
+    planned = "" if "trainer.max_forwards" in result["differences"] else f" of {recipe['epochs']}"
+    table.add_row("trained", f"{counted(result['steps'], 'step')}, to epoch {result['epoch'] + 1}{planned}")
     for setting, value in in_short(result["differences"]).items():
         table.add_row(setting, str(value))
     table.add_row("run directory", os.path.relpath(run_dir))

@@ -134,7 +134,7 @@ def test_the_rate_of_blocks_is_that_of_all_bodies_but_the_last():
         (["target=local", "guess=exact", "aux=linear"], 22),
     ],
 )
-def test_training_may_last_as_many_forward_passes_as_are_given(overrides, steps, tmp_path):
+def test_training_may_last_as_many_forward_passes_as_are_given(overrides, steps, tmp_path, capsys):
     tiny = [
         "model.width=0.0625",
         "logger.mode=disabled",
@@ -144,6 +144,7 @@ def test_training_may_last_as_many_forward_passes_as_are_given(overrides, steps,
     result = train(load_config([*tiny, *overrides, "trainer.max_forwards=60", "trainer.max_epochs=4"]), tmp_path)
     assert result["steps"] == steps
     assert result["differences"]["trainer.max_forwards"] == 60
+    assert f"to epoch {result['epoch'] + 1} │" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
