@@ -16,7 +16,8 @@ from fglight.config.settings import DATA, arguments, choices, not_arguments
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.estimators.engines.compiled import COMPILERS
-from fglight.models import BlockNetwork, Loss
+from fglight.models import BlockNetwork, Loss, exact_blocks
+from fglight.models.trained import choose_trained
 
 IMAGES = ("num_classes", "in_channels", "image_size")
 """What a network is told of the data set, where its class takes it."""
@@ -57,16 +58,23 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
     """
     target = cfg.model._target_
     takes = arguments("model", target)
-    images = {name: cfg.data[name] for name in IMAGES if takes is None or name in takes}
+    given = {name: cfg.data[name] for name in IMAGES if takes is None or name in takes}
     auxiliary = partial(_auxiliary(cfg), num_classes=cfg.data.num_classes)
+    adapt = partial(choose_trained, trained=cfg.trained, rank=cfg.lora.rank, alpha=cfg.lora.alpha)
+    adapts = takes is not None and "adapt" in takes  # before it is cut
     try:
-        network = component(cfg, "model")(auxiliary=auxiliary, **images)
+        network = component(cfg, "model")(auxiliary=auxiliary, **given, **({"adapt": adapt} if adapts else {}))
+        if isinstance(network, BlockNetwork) and not adapts:
+            adapt(network)
     except ValueError as error:
         raise ConfigError(one_line(error)) from error
     if not isinstance(network, BlockNetwork):
         raise ConfigError(f"model._target_ must be what gives a fglight.models.BlockNetwork, got {target}")
     network.use_loss(build_loss(cfg))
-    return network
+    try:
+        return exact_blocks(network, cfg.exact_blocks)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_loss(cfg: DictConfig) -> Loss:

@@ -74,6 +74,11 @@ class NetworkPass:
             index, block, self, nothing if x is None else x, nothing, trained, auxiliaries or self.auxiliaries
         )
 
+    def losses_through(self, index: int) -> set[int]:
+        """The blocks whose losses are followed through block ``index``, by trained blocks before it."""
+        before = zip(self.passes[:index], self.losses)
+        return {loss for block_pass, loss in before if block_pass.parameters and loss >= index}
+
     @torch.enable_grad()
     def local_loss(self, block: Block, output: Tensor, auxiliaries: Auxiliaries) -> LocalLoss:
         """Evaluate a block's local loss on its detached output, and what its gradients are wanted for.

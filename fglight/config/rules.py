@@ -45,6 +45,8 @@ class Root(Settings):
     cosine: bool
     checkpointing: bool
     micro_batches: Whole
+    exact_blocks: Annotated[int, Field(ge=0)]
+    trained: Literal["all", "head", "bias", "norm", "lora"]
     measure: bool
     compile: bool | Literal["cudagraphs"]
     check: bool
@@ -91,6 +93,13 @@ class Engine(Settings):
     redraw: bool = OPEN
 
 
+class Lora(Settings):
+    """Those of low-rank adapters."""
+
+    rank: Whole
+    alpha: Whole
+
+
 class Model(Component):
     """Those of networks."""
 
@@ -104,6 +113,7 @@ class Optim(Settings):
 
     lr: Positive = OPEN
     block_lr: Positive | None = OPEN
+    decay_vectors: bool = OPEN
     momentum: BelowOne = OPEN
     weight_decay: Number = OPEN
     fused: bool | None = OPEN
@@ -234,6 +244,7 @@ MODELS: dict[str, type[Settings]] = {
     "engine": Engine,
     "guess": Component,
     "logger": Logger,
+    "lora": Lora,
     "loss": Loss,
     "model": Model,
     "optim": Optim,

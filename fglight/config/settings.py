@@ -38,7 +38,7 @@ SWEEP_SETTINGS = ("table", "figure", "study", "search", "controls", "seeds", "bl
 NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
 """Settings of the command line: they ask for something else than a run."""
 
-NOT_ARGUMENTS = ("name", "trained", "interval", "metrics", "block_lr", "warmup")
+NOT_ARGUMENTS = ("name", "trained", "interval", "metrics", "block_lr", "decay_vectors", "warmup")
 """Settings of components that are no arguments of their classes."""
 
 DATA = ("name", "num_classes", "in_channels", "image_size", "batch_size")
@@ -48,7 +48,7 @@ _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
     "loss": {"input", "target", "output", "labels"},
-    "model": {"auxiliary", "num_classes", "in_channels", "image_size"},
+    "model": {"adapt", "auxiliary", "num_classes", "in_channels", "image_size"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
 }

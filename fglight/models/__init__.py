@@ -11,8 +11,9 @@ from fglight.models.auxiliaries import (
     channels_of,
 )
 from fglight.models.blocks import Block, BlockNetwork, split
+from fglight.models.exact import exact_blocks
 from fglight.models.initialization import reset_parameters
-from fglight.models.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
+from fglight.models.losses import BCEWithLogitsLoss, CrossEntropyLoss, ErrorRate, Loss, MSELoss
 from fglight.models.mlp import BlockwiseMLP
 from fglight.models.resnet import BlockwiseResNet
 from fglight.models.several import SeveralAuxiliaries, several_auxiliaries
@@ -25,6 +26,7 @@ __all__ = [
     "BlockwiseResNet",
     "CNNAuxiliary",
     "CrossEntropyLoss",
+    "ErrorRate",
     "Head",
     "LinearAuxiliary",
     "Loss",
@@ -35,6 +37,7 @@ __all__ = [
     "SeveralAuxiliaries",
     "as_maps",
     "channels_of",
+    "exact_blocks",
     "reset_parameters",
     "several_auxiliaries",
     "split",

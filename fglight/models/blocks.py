@@ -131,6 +131,12 @@ class Block(nn.Module):
         loss = evaluate(criterion, criterion, logits, labels)
         if loss.dim() > 0:
             raise LabelError(f"the loss must be one number, the mean over the batch, got {tuple(loss.shape)} numbers")
+        if logits.requires_grad and not loss.requires_grad:
+            name = getattr(criterion, "__name__", type(criterion).__name__)
+            raise LabelError(
+                f"the loss must have a gradient here, and {name} has none: use engine=finite with exact_blocks=0, "
+                "target=global, a guess that is drawn and measure=false"
+            )
         return loss, logits
 
 

@@ -110,6 +110,27 @@ class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return labels.numel() if plain else None
 
 
+class ErrorRate(nn.Module):
+    """The share of samples whose class is not the one of the largest output: 1 - accuracy.
+
+    It has no gradient; finite differences with ``exact_blocks(network, 0)`` need none (Malladi et al. 2023, Sec. 3.3).
+    """
+
+    def forward(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Of outputs ``(batch, classes)`` and class indices ``(batch,)``.
+
+        Raises:
+            LabelError: for labels that are no class indices of these outputs.
+        """
+        if labels.is_floating_point() or labels.shape != output.shape[:1] + output.shape[2:]:
+            raise LabelError(f"labels must be class indices (batch,) for an error rate, got {_shown(output, labels)}")
+        return (output.argmax(1) != labels).to(output.dtype).mean()
+
+    def divisor(self, labels: Tensor) -> int:
+        """The number of labels."""
+        return labels.numel()
+
+
 def _check_alike(name: str, output: Tensor, labels: Tensor) -> None:
     if output.shape != labels.shape:
         raise LabelError(

@@ -7,6 +7,7 @@ and take tuples or other structures, of which one tensor is handed on.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
 from typing import Any, cast
@@ -19,6 +20,19 @@ from fglight.errors import BlockError
 
 Inputs = Callable[[Tensor], Mapping[str, Any]]
 """The keyword arguments of a module, of the tensor that block 0 takes."""
+
+
+_ROWS: ContextVar[Tensor | None] = ContextVar("rows", default=None)
+
+
+@contextmanager
+def on_rows(rows: Tensor) -> Iterator[None]:
+    """A context in which segments run on these samples of the batch that segment 0 took."""
+    token = _ROWS.set(rows)
+    try:
+        yield
+    finally:
+        _ROWS.reset(token)
 
 
 class _Reached(Exception):
@@ -91,10 +105,12 @@ class Whole:
         Raises:
             BlockError: no pass has begun with segment 0, or one of other samples.
         """
-        if index == 0:
+        rows = _ROWS.get()
+        if index == 0 and rows is None:
             self.taken, self.notes = x.detach(), {}
-        if self.taken is None or len(self.taken) != len(x):
+        if self.taken is None or len(self.taken if rows is None else rows) != len(x):
             raise BlockError(f"block {index} of a cut module must run behind block 0, on as many samples")
+        taken = x if index == 0 else self.taken if rows is None else self.taken[rows]
         calls = {name: self._skip for names in self.skipped[:index] for name in names}
         calls |= dict.fromkeys(self.called[index], self._note)
         if index > 0:
@@ -109,7 +125,7 @@ class Whole:
             )
         with _swapped(proxies):
             try:
-                found = self._call(x if index == 0 else self.taken)
+                found = self._call(taken)
             except _Reached as reached:
                 return reached.tensor
         return _outputs(found)
@@ -119,11 +135,18 @@ class Whole:
 
     def _skip(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Something like what the submodule gave in this pass."""
-        return pytree.tree_map_only(_Shape, lambda shape: shape.filled(self.fill), self.notes[self.names[module]])
+        rows, size = _ROWS.get(), 0 if self.taken is None else len(self.taken)
+
+        def filled(shape: _Shape) -> Tensor:
+            samples = [size] if rows is None else [len(rows)]
+            return shape.filled(self.fill, samples if shape.shape[:1] == (size,) else shape.shape[:1])
+
+        return pytree.tree_map_only(_Shape, filled, self.notes[self.names[module]])
 
     def _note(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         given = module(*args, **kwargs)
-        self.notes[self.names[module]] = pytree.tree_map_only(Tensor, _Shape, given)
+        if _ROWS.get() is None:
+            self.notes[self.names[module]] = pytree.tree_map_only(Tensor, _Shape, given)
         return given
 
     def _begin(self, x: Tensor, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -366,10 +389,10 @@ class _Shape:
     def __init__(self, tensor: Tensor) -> None:
         self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
 
-    def filled(self, value: float) -> Tensor:
-        """A tensor like it."""
+    def filled(self, value: float, samples: Sequence[int]) -> Tensor:
+        """A tensor like it, of other samples."""
         own = value if self.dtype.is_floating_point else 0
-        return torch.full(self.shape, own, dtype=self.dtype, device=self.device)
+        return torch.full((*samples, *self.shape[1:]), own, dtype=self.dtype, device=self.device)
 
 
 def _stop(module: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -22,6 +22,7 @@ def timm_network(
     blocks: int = 4,
     cuts: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    adapt: Callable[[nn.Module], None] | None = None,
 ) -> BlockNetwork:
     """Build a network of timm's, and cut it into blocks.
 
@@ -37,6 +38,7 @@ def timm_network(
         blocks: how many blocks of about as many layers, where ``cuts`` names none.
         cuts: the submodules with which blocks 1, 2, ... begin.
         arguments: of ``timm.create_model``, such as ``drop_path_rate``.
+        adapt: chooses what of the network is trained, before it is cut.
 
     Raises:
         ValueError: naming the setting that is not possible, what it must be and its value.
@@ -61,6 +63,9 @@ def timm_network(
         for module in built.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False
+
+        if adapt is not None:
+            adapt(built)
 
         def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
             return auxiliary(channels_of(output))

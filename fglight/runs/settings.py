@@ -50,7 +50,12 @@ OF_COST = ("checkpointing",)
 _NEUTRAL = {
     "callbacks": {},
     "micro_batches": 1,
+    "exact_blocks": 1,
+    "trained": "all",
+    "lora.rank": 8,
+    "lora.alpha": 16,
     "optim.block_lr": None,
+    "optim.decay_vectors": True,
     "scheduler.warmup": 0,
     "trainer.max_forwards": None,
     "trainer.max_steps": -1,

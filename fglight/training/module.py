@@ -52,6 +52,8 @@ class ForwardGradientModule(L.LightningModule):
         interval: when the scheduler moves on, after each ``epoch`` or each ``step``.
         block_lr: the learning rate of blocks 0..J-2, apart from auxiliary networks and the last block; None: the
             optimizer's.
+        decay_vectors: whether the optimizer's weight decay is for tensors of one dimension, too, such as biases and the
+            scales of normalisation layers.
         warmup: in how many steps the rates rise linearly to what the scheduler says.
         schedule: epochs of the scheduler, and the steps in which they are to pass; None: as they come.
         clip_norm: the largest total norm of the gradients of all trained parameters; longer ones are scaled down to it.
@@ -76,6 +78,7 @@ class ForwardGradientModule(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         interval: Literal["epoch", "step"] = "epoch",
         block_lr: float | None = None,
+        decay_vectors: bool = True,
         warmup: int = 0,
         schedule: tuple[int, int] | None = None,
         clip_norm: float | None = None,
@@ -93,6 +96,7 @@ class ForwardGradientModule(L.LightningModule):
         self.scheduler = scheduler
         self.interval = interval
         self.block_lr = block_lr
+        self.decay_vectors = decay_vectors
         self.warmup = warmup
         self.schedule = schedule
         self.clip_norm = clip_norm
@@ -119,12 +123,7 @@ class ForwardGradientModule(L.LightningModule):
         Raises:
             ConfigError: for an optimizer that evaluates the loss by itself, and a scheduler that waits for a metric.
         """
-        parameters: list[Any] = self.estimator.trained_parameters(self.model)
-        if self.block_lr is not None:
-            blocks = {parameter for block in self.model.blocks[:-1] for parameter in block.body.parameters()}
-            ours, others = [p for p in parameters if p in blocks], [p for p in parameters if p not in blocks]
-            parameters = [{"params": others}, {"params": ours, "lr": self.block_lr}]
-        optimizer = self.optimizer(parameters)
+        optimizer = self.optimizer(self._parameter_groups())
         if isinstance(optimizer, LBFGS):
             raise ConfigError("optim must take one gradient a step, got LBFGS, which evaluates the loss by itself")
         if self.scheduler is None:
@@ -133,6 +132,22 @@ class ForwardGradientModule(L.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ConfigError("scheduler must move on by itself, got ReduceLROnPlateau, which waits for a metric")
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _parameter_groups(self) -> list[Any]:
+        """The parameters that get a gradient, in groups where some have other settings; those of blocks come last."""
+        parameters: list[Any] = self.estimator.trained_parameters(self.model)
+        groups: list[dict[str, Any]] = [{"params": parameters}]
+        if self.block_lr is not None:
+            blocks = {parameter for block in self.model.blocks[:-1] for parameter in block.body.parameters()}
+            ours, others = [p for p in parameters if p in blocks], [p for p in parameters if p not in blocks]
+            groups = [{"params": others}, {"params": ours, "lr": self.block_lr}]
+        if self.decay_vectors:
+            return groups if len(groups) > 1 else parameters
+        vectors = [
+            group | {"params": [p for p in group["params"] if p.dim() < 2], "weight_decay": 0.0} for group in groups
+        ]
+        others = [group | {"params": [p for p in group["params"] if p.dim() > 1]} for group in groups]
+        return [group for pair in zip(vectors, others) for group in pair]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the coefficient does."""

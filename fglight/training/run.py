@@ -155,6 +155,7 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
         scheduler=build_scheduler(cfg),
         interval=cfg.scheduler.interval,
         block_lr=cfg.optim.get("block_lr"),
+        decay_vectors=cfg.optim.get("decay_vectors", True),
         warmup=cfg.scheduler.get("warmup", 0),
         schedule=schedule,
         clip_norm=cfg.clip_norm,

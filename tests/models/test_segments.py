@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from helpers import estimator_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -152,6 +153,16 @@ def test_they_train_copies_too_and_on_batches_of_any_size():
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     with pytest.raises(BlockError, match="block 1 of a cut module must run behind block 0, on as many samples"):
         cut.blocks[1].body(torch.zeros(9, LENGTH, WIDTH, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("guess", ["gaussian", "local"])
+def test_their_layers_are_seen_by_sample_as_those_of_any_block(guess):
+    """A step looks with more samples than the batch has, and later segments then read the masks of the right ones."""
+    network, batch, labels = words()
+    blocks = split(network, ["layers.1", "layers.2"], batch, inputs=unpacked)
+    estimator = estimator_of(guess=guess, perturb="weight_per_sample")
+    estimator.estimate(blocks, batch, labels)
+    assert {layer.path for layer in estimator.check(blocks, batch) if layer.kind == "Linear"} == {"fast"}
 
 
 def test_modes_are_those_of_what_is_around_them():

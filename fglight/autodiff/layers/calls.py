@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from fglight.autodiff.layers.kinds import KINDS, LayerKind
 from fglight.autodiff.parameters import dense
 from fglight.autodiff.rng import Generators, generators_kept
+from fglight.models.segments import on_rows
 
 NO_SINGLE_USE = (
     "no single use of a layer stands for it (used twice, outside of its layer, by a method of one's own, or with hooks)"
@@ -139,11 +140,12 @@ def samples_first(
     seen = (x.shape, x.dtype, body.training, *(id(call.layer) for call in calls))
     if body in _SAMPLES_FIRST and _SAMPLES_FIRST[body][0] == seen:
         return _SAMPLES_FIRST[body][1]
-    given = torch.cat([x[:1], x, x[:1]]).detach().requires_grad_(x.requires_grad)
+    rows = torch.arange(-1, len(x) + 1, device=x.device).clamp(0) % len(x)
+    given = x.detach()[rows].requires_grad_(x.requires_grad)
     found: list[LayerCall] = []
     with generators_kept(x.device):
         generators = Generators(x.device)
-        with suppress(Exception), torch.enable_grad(), again(), record_calls(body) as found:
+        with suppress(Exception), torch.enable_grad(), again(), on_rows(rows), record_calls(body) as found:
             body(given)
         drawn = generators.have_moved()
     first = [

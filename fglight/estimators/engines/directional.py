@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,10 @@ class DirectionalStep:
         parts: the directions of each block by its index, until they are used.
         sums: inner products of target and directions by block, in the order of ``moves``; of a ``joint`` step the first
             block has them all. Empty where no coefficient needs them.
+        meets_gradient: whether derivatives of L are taken by its gradient with respect to the last block's input.
     """
+
+    meets_gradient: ClassVar[bool] = False
 
     network: NetworkPass
     guess: Guess
@@ -146,7 +149,8 @@ class DirectionalStep:
             passes.append(block_pass)
         if again:
             return
-        crossed = bool(passes) and (self.aims or "error" in self.guess.needs)
+        moved = any(block_pass.parameters for block_pass in passes)
+        crossed = moved and ((self.aims and self.meets_gradient) or "error" in self.guess.needs)
         last = network.enter(len(passes), hidden.detach().requires_grad_(crossed))
         with torch.enable_grad():
             last.run()

@@ -161,8 +161,10 @@ class _FiniteStep(DirectionalStep):
                 return None
             return self.moves(passes[index], self.parts[index])[m]
 
+        first = next(block_pass.index for block_pass in passes if block_pass.parameters)
+        x = self._run(0, first, self.network.batch.images, lambda index: None, 0.0)
         differences = [
-            self._difference(0, self.network.batch.images, partial(move, m), extent)
+            self._difference(first, x, partial(move, m), extent)
             for m, extent in enumerate(torch.stack(self.extents).sum(0))
         ]
         self.sums[0] = torch.stack(differences)
@@ -185,13 +187,19 @@ class _FiniteStep(DirectionalStep):
     def _loss(self, first: int, x: Tensor, moves: Moves, step: Tensor) -> Tensor:
         """The loss that the target of block ``first`` differentiates, with blocks moved by ``step`` times ``moves``."""
         end = self.network.losses[first]
+        block = self.network.blocks[end]
         with generators_kept(self.network.batch.images.device):
-            for index in range(first, end + 1):
-                block, move = self.network.blocks[index], moves(index)
-                with self.network.buffers.again(block.body):
-                    x = _run_moved(block.body, x, move, step) if move else block.body(x)
+            x = self._run(first, end + 1, x, moves, step)
             with self.network.buffers.again(block.aux):
                 return self.network.batch.loss(block, x)[0]
+
+    def _run(self, first: int, end: int, x: Tensor, moves: Moves, step: Tensor | float) -> Tensor:
+        """The output of block ``end - 1``, of an input of block ``first``, with moves as for ``_loss``."""
+        for index in range(first, end):
+            body, move = self.network.blocks[index].body, moves(index)
+            with self.network.buffers.again(body):
+                x = _run_moved(body, x, move, step) if move else body(x)
+        return x
 
     @cached_property
     def _relative(self) -> float:

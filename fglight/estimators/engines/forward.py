@@ -92,6 +92,8 @@ class ForwardMode(DirectionalEngine):
 class _ForwardStep(DirectionalStep):
     """One step in forward mode."""
 
+    meets_gradient = True
+
     def in_one_run(self) -> Iterator[Products]:
         """Carry tangents from block to block; the directions they are along are kept, and become the gradients."""
         moving: dict[int, Tensor] = {}  # tangents at the current output, (count, batch, ...), by the block they are of
@@ -100,9 +102,9 @@ class _ForwardStep(DirectionalStep):
         for block_pass in self.walk():
             index = block_pass.index
             parts = self.parts[index] = self.ask(block_pass)  # blocks that have not run for it run with their tangents
-            if not block_pass.has_run and not (self.aims and (self.joint or parts)):
+            if not block_pass.has_run and not (self.aims and (parts or (self.joint and moving))):
                 block_pass.run()  # nothing of its own moves
-            if not self.aims:
+            if not (self.aims and (parts or moving)):
                 continue
             moves = self.moves(block_pass, parts)
             if self.joint:

@@ -79,7 +79,7 @@ def _run(
     for index, block in enumerate(network.blocks):
         # The error is the gradient at the logits, which have one where something below them does.
         error = "error" in guess.needs and index == last and not trainable(block)
-        crossed = after or error or any(loss >= index for loss in losses[:index])
+        crossed = after or error or (bool(losses) and bool(network.losses_through(index)))
         block_pass = network.enter(index, hidden.detach().requires_grad_(crossed and index > 0))
         with torch.set_grad_enabled(bool(block_pass.parameters) or block_pass.input.requires_grad):
             block_pass.run()
@@ -117,14 +117,19 @@ def _sweep(
             yield block_pass, parts, {}
             continue
         j, own = block_pass.index, losses[block_pass.index]
-        below = {loss for loss in losses[:j] if loss >= j}
-        if j in below or j == own:
+        below = network.losses_through(j)
+        wanted = below | {own} if block_pass.parameters else below
+        if j in wanted:
             cotangents[j] = block_pass.local_gradient
+        if network.adds_local and wanted:
+            cotangents = {loss: cotangent + block_pass.local_gradient for loss, cotangent in cotangents.items()}
         # What blocks below follow besides goes first, while this block's graph is there.
         crossing = {loss: block_pass.vjp(cotangents[loss], [block_pass.input])[0] for loss in below - {own}}
+        if own not in wanted:
+            cotangents = crossing
+            yield block_pass, parts, {}
+            continue
         output = cotangents.pop(own)
-        if network.adds_local:
-            output = output + block_pass.local_gradient
         points = list(dict.fromkeys(part.point for part in parts if part.point is not None))
         inputs = [block_pass.input] if own in below else []
         gradients = block_pass.vjp(output, [*inputs, *points], keep=any(part.on_graph for part in parts))
