@@ -60,7 +60,6 @@ def dense(gradient: Tensor) -> Tensor:
 
 
 def without_row(tensors: Tensor, dimensions: int, row: int) -> Tensor:
-    """Tensors of so many dimensions each, ``(..., *shape)``, with zeros in one row of each."""
-    tensors = tensors.clone()
+    """Tensors of so many dimensions each, ``(..., *shape)``, which now have zeros in one row of each."""
     tensors.select(tensors.dim() - dimensions, row).zero_()
     return tensors

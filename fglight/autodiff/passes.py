@@ -202,12 +202,18 @@ class BlockPass:
         """Rows of embeddings that no gradient reaches, by their parameters."""
         return dict(self.graph.padding()) if self.network.padding is None else self.network.padding
 
-    def without_padding(self, directions: Sequence[Tensor]) -> list[Tensor]:
-        """Directions that were drawn, ``(..., *shape)`` for each of ``parameters``, with zeros where no gradient is."""
-        return [
-            without_row(g, p.dim(), self.padding[p]) if p in self.padding else g
-            for p, g in zip(self.parameters, directions)
-        ]
+    def without_padding(self, parameter: nn.Parameter, directions: Tensor, *, fresh: bool) -> Tensor:
+        """Directions that were drawn for a parameter, ``(..., *shape)``, with zeros where no gradient is.
+
+        Args:
+            parameter: of the block.
+            directions: of it.
+            fresh: whether nothing else holds them.
+        """
+        row = self.padding.get(parameter)
+        if row is None:
+            return directions
+        return without_row(directions if fresh else directions.clone(), parameter.dim(), row)
 
     @cached_property
     def calls_by_sample(self) -> set[LayerCall]:

@@ -188,9 +188,7 @@ class GradientEstimator:
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
         check_unchanged(0, images, version)
         for parameter, gradient in gradients.items():
-            parameter.grad = gradient
-            for hook in (parameter._post_accumulate_grad_hooks or {}).values():
-                hook(parameter)
+            _give(parameter, gradient)
         return step
 
     def check(self, model: nn.Module | Sequence[Block], images: Tensor) -> list[checks.LayerCheck]:
@@ -328,7 +326,9 @@ class GradientEstimator:
         network.gradients.update(zip(own, batch.sum(list(own.values()))))
         network.gradients |= {p: hooked(p, network.gradients[p]) for p in parameters if p in network.gradients}
         for block_pass in rest:
-            self.guess.update(block_pass.block, {p: network.gradients[p] for p in block_pass.parameters})
+            self.guess.update(
+                block_pass.block, {p: network.gradients[p] for p in block_pass.parameters if p in network.gradients}
+            )
         losses = [block_pass.local for block_pass in network.passes if block_pass.local is not None]
         for local, loss in zip(losses, batch.sum([local.loss for local in losses])):
             local.loss = loss
@@ -349,6 +349,8 @@ class GradientEstimator:
         """
         guess, space = self.guess, self.perturbation
         found: dict[int, list[Tensor]] = defaultdict(list)
+        # Where blocks have run for the last time, an optimizer may take a gradient as it comes, and let go of it.
+        at_once = space.carries and not (self.engine.has_targets or self.compiled or guess.keeps)
         for parts, products, squares in self.engine.products(network, guess, space, cosine=cosine):
             if products and not space.by_sample:
                 products = network.batch.sum(products)
@@ -359,7 +361,12 @@ class GradientEstimator:
                     found[part.block_pass.index] += (
                         network.batch.mean([similarities]) if space.by_sample else similarities
                     )
-                network.gradients.update(part.pull_back(c))
+                for parameter, gradient in part.pull_back(c).items():
+                    if at_once and parameter._post_accumulate_grad_hooks:
+                        _give(parameter, with_strides_of(parameter, hooked(parameter, gradient)))
+                    else:
+                        network.gradients[parameter] = gradient
+                    del gradient
         if not (cosine and self.engine.has_targets):
             return None
         last = network.passes[-1].local
@@ -374,6 +381,13 @@ class ForwardModeEstimator(GradientEstimator):
 
     def __init__(self, target: Target, guess: Guess, perturbation: Perturbation, **settings: Any) -> None:
         super().__init__(target, guess, perturbation, engine=ForwardMode(), **settings)
+
+
+def _give(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """Leave a gradient where optimizers look, and call the hooks of ``register_post_accumulate_grad_hook``."""
+    parameter.grad = gradient
+    for hook in (parameter._post_accumulate_grad_hooks or {}).values():
+        hook(parameter)
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:

@@ -17,7 +17,7 @@ from fglight.autodiff.batch import Batch
 from fglight.diagnostics.counting import count_derivatives
 from fglight.diagnostics.profile import forward_mode_forwards, step_costs
 from fglight.errors import ConfigError, NonFiniteLossError
-from fglight.estimators import ForwardMode, GradientEstimator
+from fglight.estimators import FiniteDifferences, ForwardMode, GradientEstimator
 from fglight.estimators.measures import measure
 from fglight.log_names import (
     COSINE,
@@ -179,8 +179,9 @@ class ForwardGradientModule(L.LightningModule):
         if self.measure and not self.counts:
             self._count(images, labels)
         seed_step(self.seed, number, *own)
-        step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         optimizer: Any = self.optimizers()
+        with self._warmed_up(optimizer), self._taken_at_once(optimizer):
+            step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         if self.measure and report:
             measured = measure(
                 self.model.blocks, images, labels, self._rates[-1], channels_last=self.estimator.channels_last
@@ -271,6 +272,26 @@ class ForwardGradientModule(L.LightningModule):
         yield
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate
+
+    @contextmanager
+    def _taken_at_once(self, optimizer: Any) -> Iterator[None]:
+        """Where memory is short, have the optimizer take each gradient as it comes, and let go of it."""
+        engine = self.estimator.engine
+        if not (isinstance(engine, FiniteDifferences) and engine.redraw) or self.measure or self.clip_norm is not None:
+            yield
+            return
+
+        def take(parameter: nn.Parameter) -> None:
+            optimizer.optimizer.step()
+            parameter.grad = None
+
+        parameters = self.estimator.trained_parameters(self.model)
+        handles = [parameter.register_post_accumulate_grad_hook(take) for parameter in parameters]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _log_metrics(self, split: str, metrics: BlockMetrics) -> None:
         if not metrics.losses.update_called:

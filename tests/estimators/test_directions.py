@@ -57,7 +57,7 @@ def test_the_span_is_projected_on_orthogonally(guess):
     in_space = estimator.guess.in_space
 
     def noted(here, *given, **how):
-        seen.append((here.index, in_space(here, *given, **how)))
+        seen.append((here.index, [*in_space(here, *given, **how)]))
         return seen[-1][1]
 
     estimator.guess.in_space = noted

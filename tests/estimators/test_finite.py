@@ -125,9 +125,38 @@ def test_directions_drawn_again_are_the_same(granularity, directions):
     results = []
     for redraw in (False, True):
         settings = {"perturb.granularity": granularity, "engine.redraw": redraw, "guess.directions": directions}
-        results.append((estimates(settings, engine="finite", guess="gaussian")[1], torch.get_rng_state()))
-    assert_same_gradients(results[1][0], results[0][0], 0)
-    assert torch.equal(results[0][1], results[1][1])
+        blocks, found = estimates({**settings, "engine.step": HALVED}, engine="finite", guess="gaussian")
+        results.append((found, snapshot(nn.ModuleList(blocks)), torch.get_rng_state()))
+    (kept, before, state), (redrawn, after, state_after) = results
+    assert_same_gradients(redrawn, kept)
+    for name, value in before.items():  # which have moved, and have come back but for rounding
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-12)
+    assert torch.equal(state, state_after)
+
+
+@pytest.mark.parametrize("engine", ["finite", "forward"])
+@pytest.mark.parametrize("granularity", ["network", "tensor"])
+def test_an_optimizer_may_take_each_gradient_as_it_comes(engine, granularity):
+    """And none is held longer, where nothing depends on the weights any more."""
+    settings = {"perturb.granularity": granularity} | ({"engine.redraw": True} if engine == "finite" else {})
+    _, expected = estimates(settings, engine=engine, guess="gaussian")
+    blocks, batch = smooth_blocks()
+    found, there = {}, []
+    named = {p: name for name, p in nn.ModuleList(blocks).named_parameters()}
+
+    def take(parameter):
+        there.append(sum(p.grad is not None for p in named))
+        found[named[parameter]] = parameter.grad
+        parameter.grad = None
+        parameter.data.zero_()
+
+    estimator = estimator_of(settings, engine=engine, guess="gaussian")
+    for parameter in estimator.trained_parameters(blocks):
+        parameter.register_post_accumulate_grad_hook(take)
+    torch.manual_seed(1)
+    estimator.estimate(blocks, *batch)
+    assert set(there) == {1}
+    assert_same_gradients({name: found.get(name) for name in expected}, expected, 0)
 
 
 class Failing(nn.Module):

@@ -143,7 +143,7 @@ def test_low_rank_directions_have_their_rank(rank):
     model, estimator, batch = build({"guess.rank": rank, "model.width": 1 / 8}, guess="low_rank", perturb="activity")
     seen = []
     in_space = estimator.guess.in_space
-    estimator.guess.in_space = lambda *given, **how: seen.append(in_space(*given, **how)) or seen[-1]
+    estimator.guess.in_space = lambda *given, **how: seen.append([*in_space(*given, **how)]) or seen[-1]
     estimator.estimate(model, *batch)
     assert (torch.linalg.matrix_rank(seen[0][0][0].flatten(2)) == rank).all()
 

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from fitting import BATCH, BATCHES, TINY, Images, fit, logged
 from helpers import assert_same_gradients, build, gradients, module_of
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from fglight.models import exact_blocks
 
 # Metrics
 
@@ -184,3 +187,22 @@ def test_measuring_logs_every_block_and_changes_nothing(tmp_path, settings):
         assert not logged(rows[True], f"{name}/block{last}")
         assert not logged(rows[False], f"{name}/block0")
     assert all(logged(rows[True], name)[-1] >= 0 for name in ("derivatives/taken", "costs/memory", "costs/forwards"))
+
+
+def test_where_directions_are_drawn_again_the_optimizer_takes_each_gradient_as_it_comes(tmp_path):
+    found, there = [], []
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: there.append(sum(p.grad is not None for p in optimizer.param_groups[0]["params"]))
+    )
+    for redraw in (False, True):
+        settings = {**TINY, "engine.redraw": redraw, "engine.step": 1e-2, "perturb.granularity": "network"}
+        model, estimator, _ = build(settings, guess="gaussian", engine="finite", dtype=torch.float32)
+        start, cut = [p.detach().clone() for p in estimator.trained_parameters(model)], exact_blocks(model, 0)
+        rows = fit(module_of(cut, estimator), tmp_path / str(redraw))
+        assert logged(rows, "step")[-1] == BATCHES - 1
+        assert max(there) == (1 if redraw else len(start))
+        there.clear()
+        found.append([p.detach() for p in estimator.trained_parameters(model)])
+    handle.remove()
+    for one, other, before in zip(*found, start):
+        assert (one - other).norm() < 1e-2 * (one - before).norm()

@@ -88,6 +88,25 @@ class DirectionalEngine(Engine):
 
 
 @dataclass
+class Move(Iterable[tuple[str, Tensor]]):
+    """How parameters of a body move along one direction: their names with tensors of their shapes.
+
+    Attributes:
+        names: of the parameters.
+        parts: their directions, which may be drawn each time that they are asked for.
+        m: which of several directions.
+    """
+
+    names: Sequence[str]
+    parts: Iterable[Part]
+    m: int
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, part in zip(self.names, self.parts):
+            yield name, part.move(self.m)
+
+
+@dataclass
 class DirectionalStep:
     """One step of such an engine; blocks run one after the other, and none but the last takes part in another's graph.
 
@@ -124,7 +143,7 @@ class DirectionalStep:
         if not block_pass.has_run and (self.guess.pulled or self.space.by_sample):
             with torch.set_grad_enabled(bool(block_pass.parameters)):
                 block_pass.run()
-        parts = self.space.directions(block_pass, self.guess) if block_pass.parameters else []
+        parts = [*self.space.directions(block_pass, self.guess)] if block_pass.parameters else []
         if block_pass.has_run and not any(part.on_graph for part in parts):
             block_pass.let_go()
         return parts
@@ -177,12 +196,9 @@ class DirectionalStep:
                 products = [*total.view(-1, 1, 1, k)]
             yield parts, products, None
 
-    def moves(self, block_pass: BlockPass, parts: Iterable[Part]) -> list[dict[str, Tensor]]:
+    def moves(self, block_pass: BlockPass, parts: Iterable[Part]) -> list[Move]:
         """What moves along each direction of a block's weights: of each tensor, or of all that are one unit."""
-        named = dict(zip(block_pass.names, parts))
-        units = [named] if self.space.units.joins_tensors else [{name: part} for name, part in named.items()]
-        return [
-            {name: part.move(m) for name, part in unit.items()}
-            for unit in units
-            for m in range(self.guess.count(block_pass.block))
-        ]
+        names, counts = block_pass.names, range(self.guess.count(block_pass.block))
+        if self.space.units.joins_tensors:
+            return [Move(names, parts, m) for m in counts]
+        return [Move([name], [part], m) for name, part in zip(names, parts) for m in counts]

@@ -1,6 +1,7 @@
 """Finite differences: directional derivatives of the target from forward passes alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -13,12 +14,10 @@ from fglight.autodiff.parameters import replaced
 from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.autodiff.rng import Redrawn, generators_kept
 from fglight.estimators.engines.base import Products
-from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep
+from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, Move
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.base import Perturbation
-
-Move = Mapping[str, Tensor]
-"""A direction of some of a body's parameters, by their names."""
+from fglight.estimators.spaces.parts import Part
 
 Moves = Callable[[int], Move | None]
 """The directions that blocks move along, by their indices; None for those that do not."""
@@ -32,8 +31,8 @@ class FiniteDifferences(DirectionalEngine):
     They keep nothing, and so a step takes the memory of inference and of the directions, beside the last block's exact
     gradient. A guess from an auxiliary network takes the graph of one block besides.
 
-    θ stays as it is: a body that moves runs with other tensors in the place of its parameters. Both passes draw the
-    same random numbers. ``cosine`` has no effect.
+    Without ``redraw`` θ stays as it is: a body that moves runs with other tensors in the place of its parameters. Both
+    passes draw the same random numbers. ``cosine`` has no effect.
 
     Args:
         step: how far weights move, as a fraction of their own length: ε = step · |θ| / |g| over the tensors that move
@@ -44,8 +43,9 @@ class FiniteDifferences(DirectionalEngine):
             network has or autocast gives it (3e-4 in float32, 1.5e-8 in float64, 0.09 in bfloat16). It lies between
             u^(1/3), where ε² and u/ε are alike (Press et al., Numerical Recipes, Sec. 5.7), and u^(2/3), where √ε and
             u/ε are; docs/figures/finite_step.png shows them.
-        redraw: whether directions are drawn again from the state of the generator each time that they are needed,
-            instead of being kept (as in MeZO); for random guesses.
+        redraw: whether directions are drawn again from the state of the generator each time that they are needed, one
+            tensor after the other, instead of being kept, and weights move where they lie (as in MeZO); for random
+            guesses. Moving them back leaves rounding errors.
     """
 
     name = "engine=finite"
@@ -92,7 +92,7 @@ class FiniteDifferences(DirectionalEngine):
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
         """See ``DirectionalEngine``; it must run on other tensors."""
         with torch.no_grad(), again(), generators_kept(x.device):
-            _run_moved(body, x, {}, 0.0)
+            _run_moved(body, x, (), 0.0)
         return gradients_are_derivatives(body, x, output, parameters, again)
 
 
@@ -142,14 +142,21 @@ class _FiniteStep(DirectionalStep):
 
     def _look(self, block_pass: BlockPass) -> Sequence[Move]:
         """Find the directions of a block and note their extents; what moves along them, if anything does."""
-        ask = partial(self.ask, block_pass)
-        redraws = self.redraw and block_pass.parameters
-        self.parts[block_pass.index] = Redrawn(ask, self.network.batch.images.device) if redraws else ask()
+        if self.redraw and block_pass.parameters:
+            self.parts[block_pass.index] = Redrawn(partial(self._draw, block_pass), self.network.batch.images.device)
+        else:
+            self.parts[block_pass.index] = self.ask(block_pass)
         if not (self.aims and block_pass.parameters):
             return []
         moves = self.moves(block_pass, self.parts[block_pass.index])
         self.extents.append(torch.stack([_extent(block_pass, move) for move in moves]))
         return moves
+
+    def _draw(self, block_pass: BlockPass) -> Iterator[Part]:
+        for part in self.space.directions(block_pass, self.guess):
+            part.redrawn = True
+            yield part
+            del part
 
     def _move_jointly(self, passes: Sequence[BlockPass]) -> None:
         """Where all blocks move at once, find the derivatives along their directions."""
@@ -162,7 +169,7 @@ class _FiniteStep(DirectionalStep):
             return self.moves(passes[index], self.parts[index])[m]
 
         first = next(block_pass.index for block_pass in passes if block_pass.parameters)
-        x = self._run(0, first, self.network.batch.images, lambda index: None, 0.0)
+        x = self._run(0, first, self.network.batch.images, lambda index: None, torch.zeros(()))
         differences = [
             self._difference(first, x, partial(move, m), extent)
             for m, extent in enumerate(torch.stack(self.extents).sum(0))
@@ -193,12 +200,18 @@ class _FiniteStep(DirectionalStep):
             with self.network.buffers.again(block.aux):
                 return self.network.batch.loss(block, x)[0]
 
-    def _run(self, first: int, end: int, x: Tensor, moves: Moves, step: Tensor | float) -> Tensor:
+    def _run(self, first: int, end: int, x: Tensor, moves: Moves, step: Tensor) -> Tensor:
         """The output of block ``end - 1``, of an input of block ``first``, with moves as for ``_loss``."""
         for index in range(first, end):
             body, move = self.network.blocks[index].body, moves(index)
             with self.network.buffers.again(body):
-                x = _run_moved(body, x, move, step) if move else body(x)
+                if move is None:
+                    x = body(x)
+                elif self.redraw:
+                    with _in_place(body, move, step):
+                        x = body(x)
+                else:
+                    x = _run_moved(body, x, move, step)
         return x
 
     @cached_property
@@ -217,20 +230,37 @@ class _FiniteStep(DirectionalStep):
 def _extent(block_pass: BlockPass, move: Move) -> Tensor:
     """The squared lengths of the parameters that move, outputs counting as one at least, and of the direction, (2,)."""
     parameters = dict(zip(block_pass.names, block_pass.parameters))
-    pairs = [(parameters[name], g) for name, g in move.items()]
-    own = [_square(p).clamp_min(len(p) if p.dim() else 1) for p, _ in pairs]
-    return torch.stack([torch.stack(own).sum(), torch.stack([_square(g) for _, g in pairs]).sum()])
+    squares = [
+        torch.stack([_square(p).clamp_min(len(p) if p.dim() else 1), _square(g)])
+        for p, g in ((parameters[name], g) for name, g in move)
+    ]
+    return torch.stack(squares).sum(0)
 
 
 def _square(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+    """The squared length in double precision, by parts, of which alone there are copies."""
+    parts = tensor.flatten().split(2**17)
+    return torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in parts]).sum()
 
 
-def _run_moved(body: nn.Module, x: Tensor, move: Move, step: Tensor | float) -> Tensor:
+def _run_moved(body: nn.Module, x: Tensor, move: Iterable[tuple[str, Tensor]], step: Tensor | float) -> Tensor:
     """The output of a body whose parameters are ``step`` times ``move`` away from where they are."""
     values = {name: parameter.detach() for name, parameter in body.named_parameters()}
-    values |= {name: values[name] + step * g for name, g in move.items()}
+    values |= {name: values[name] + step * g for name, g in move}
     with torch.enable_grad(), replaced(body, values):  # nothing has a graph but a parameter that is not replaced
         output = body(x)
     check_swapped(body, output, "engine=finite")
     return output.detach()
+
+
+@contextmanager
+def _in_place(body: nn.Module, move: Move, step: Tensor) -> Iterator[None]:
+    """Have a body's parameters ``step`` times ``move`` away, and bring them back, which leaves rounding errors."""
+    parameters = dict(body.named_parameters())
+    for name, g in move:
+        parameters[name].data.addcmul_(g, step.to(g.dtype))
+    try:
+        yield
+    finally:
+        for name, g in move:
+            parameters[name].data.addcmul_(g, step.to(g.dtype), value=-1)

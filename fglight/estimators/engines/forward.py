@@ -13,7 +13,7 @@ from fglight.autodiff.local_loss import GRADIENT_ALONE
 from fglight.autodiff.parameters import dense, without_row
 from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.estimators.engines.base import Products
-from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep
+from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, Move
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
@@ -184,7 +184,7 @@ class _ForwardStep(DirectionalStep):
         return gradient
 
 
-def _push(block_pass: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Tensor | None = None) -> Tensor:
+def _push(block_pass: BlockPass, moves: Sequence[Move], carried: Tensor | None = None) -> Tensor:
     """How a block's output moves along several directions, ``(count, batch, ...)``; it runs if it has not yet.
 
     Args:
@@ -194,7 +194,7 @@ def _push(block_pass: BlockPass, moves: Sequence[dict[str, Tensor]], carried: Te
     """
     tangents = []
     for m, move in enumerate(moves):
-        start = (block_pass.block.body, block_pass.input, None if carried is None else carried[m], move)
+        start = (block_pass.block.body, block_pass.input, None if carried is None else carried[m], dict(move))
         if not block_pass.has_run:
             block_pass.output, tangent = jvp(*start)
         else:

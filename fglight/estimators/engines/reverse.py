@@ -1,6 +1,6 @@
 """Reverse mode: one forward pass, and vector-Jacobian products within one block at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
@@ -54,7 +54,7 @@ def _joined(rows: Sequence[Sequence[Tensor] | None]) -> list[Tensor] | None:
 
 
 def _run(
-    network: NetworkPass, guess: Guess, ask: Callable[[BlockPass], Sequence[Part]], losses: Sequence[int]
+    network: NetworkPass, guess: Guess, ask: Callable[[BlockPass], Iterable[Part]], losses: Sequence[int]
 ) -> dict[int, Sequence[Part]]:
     """Run every block once, each on its own graph; the last one's exact gradients are taken on the way.
 
@@ -74,7 +74,7 @@ def _run(
 
     def have(index: int) -> None:
         if early and 0 <= index < last and network.passes[index].parameters:
-            found[index] = ask(network.passes[index])
+            found[index] = [*ask(network.passes[index])]
 
     for index, block in enumerate(network.blocks):
         # The error is the gradient at the logits, which have one where something below them does.
@@ -94,7 +94,7 @@ def _run(
 
 
 def _sweep(
-    network: NetworkPass, ask: Callable[[BlockPass], Sequence[Part]], *, aims: bool
+    network: NetworkPass, ask: Callable[[BlockPass], Iterable[Part]], *, aims: bool
 ) -> Iterator[tuple[BlockPass, list[Part], dict[Point, Tensor]]]:
     """Blocks J-2 down to 0, with their directions and the targets at the points of those.
 

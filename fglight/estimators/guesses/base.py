@@ -4,7 +4,7 @@ A guess of your own subclasses ``Guess`` (or ``RandomGuess``, which needs one me
 names it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any, Literal
 
@@ -160,7 +160,7 @@ class Guess:
 
     def in_space(
         self, block_pass: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
-    ) -> list[Tensor]:
+    ) -> Iterable[Tensor]:
         """The directions in the space of a perturbation: what was pulled there, unless they are drawn there.
 
         Args:
@@ -171,7 +171,7 @@ class Guess:
             by_sample: whether dimension 0 of ``likes`` is the sample.
 
         Returns:
-            ``(k, *shape)`` for each of ``likes``.
+            ``(k, *shape)`` for each of ``likes``, one after the other where they are drawn.
         """
         return list(pulled or ())
 

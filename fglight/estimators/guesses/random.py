@@ -1,7 +1,7 @@
 """Guesses that are drawn."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class RandomGuess(Guess, ABC):
             like: what the direction is for.
 
         Returns:
-            A direction in the shape, dtype and device of ``like``.
+            A direction in the shape, dtype and device of ``like``, a tensor of its own.
         """
 
     def sample_each(self, like: Tensor) -> Tensor:
@@ -72,10 +72,11 @@ class RandomGuess(Guess, ABC):
 
     def in_space(
         self, block_pass: BlockPass, pulled: Sequence[Tensor] | None, likes: Sequence[Tensor], *, by_sample: bool
-    ) -> list[Tensor]:
-        """See ``Guess``."""
+    ) -> Iterator[Tensor]:
+        """See ``Guess``; each is drawn when it is asked for."""
         draw = self.sample_each if by_sample else self.sample
-        return [stack([draw(like) for _ in range(self.k)]) for like in likes]
+        for like in likes:
+            yield stack([draw(like) for _ in range(self.k)])
 
 
 class GaussianGuess(RandomGuess):

@@ -56,7 +56,7 @@ class Perturbation(ABC):
             )
 
     @abstractmethod
-    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Sequence[Part]:
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Iterable[Part]:
         """The directions of one block.
 
         Args:

@@ -53,10 +53,12 @@ class Part:
     Attributes:
         point: where the target is wanted.
         on_graph: whether the estimate is pulled back through the block's graph.
+        redrawn: whether nothing else holds the directions, so that a single one may become the estimate where it is.
     """
 
     point: Point
     on_graph = False
+    redrawn = False
 
     def __init__(
         self, block_pass: BlockPass, parameter: nn.Parameter | None, directions: Tensor, granularity: Granularity
@@ -107,7 +109,10 @@ class Part:
 
     def combined(self, c: Tensor) -> Tensor:
         """The sum of c_m g_m, ``(samples, units, features)``, of ``(samples, units, k)``; directions are let go of."""
-        return linalg.combine(c, self.__dict__.pop("directions"))
+        directions = self.__dict__.pop("directions")
+        if self.redrawn and directions.shape[2] == 1 and directions.dtype == c.dtype:
+            return directions.squeeze(2).mul_(c)
+        return linalg.combine(c, directions)
 
 
 class ActivityPart(Part):

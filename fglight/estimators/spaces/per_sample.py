@@ -150,7 +150,7 @@ class SamplePart(WeightPart):
                 pulled = [stack(found)] if found else None
                 (g,) = self.guess.in_space(self.block_pass, pulled, [like], by_sample=True)
                 if drawn and self.parameter in self.block_pass.padding:
-                    g = without_row(g, self.parameter.dim(), self.block_pass.padding[self.parameter])
+                    g = without_row(g.clone(), self.parameter.dim(), self.block_pass.padding[self.parameter])
                 kept.append(g)
                 if len(chunks) > 1 and g[:, 0].numel() * len(self.call.input) > CHUNK:
                     kept.clear()

@@ -1,5 +1,6 @@
 """Weight perturbation: the projection takes place in the space of a block's parameters."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from fglight.autodiff.passes import BlockPass
@@ -25,15 +26,16 @@ class WeightPerturbation(Perturbation):
     in_parameters = True
     by_sample = False
 
-    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> list[WeightPart]:
-        """See ``Perturbation``; the same in all processes."""
+    def directions(self, block_pass: BlockPass, guess: Guess, *, cosine: bool = False) -> Iterator[WeightPart]:
+        """See ``Perturbation``; the same in all processes. Those that are drawn are drawn one after the other."""
         pulled = (
             block_pass.network.batch.sum(block_pass.pull_back(guess.directions(block_pass))) if guess.pulled else None
         )
-        directions = guess.in_space(block_pass, pulled, [p.detach() for p in block_pass.parameters], by_sample=False)
-        if not guess.is_gradient:
-            directions = block_pass.without_padding(directions)
-        return [
-            WeightPart(block_pass, parameter, g.unsqueeze(1), self.units)
-            for parameter, g in zip(block_pass.parameters, directions)
-        ]
+        likes = [p.detach() for p in block_pass.parameters]
+        directions = iter(guess.in_space(block_pass, pulled, likes, by_sample=False))
+        for parameter in block_pass.parameters:
+            g = next(directions)
+            if not guess.is_gradient:
+                g = block_pass.without_padding(parameter, g, fresh=guess.random)
+            yield WeightPart(block_pass, parameter, g.unsqueeze(1), self.units)
+            del g
