@@ -5,21 +5,23 @@ from functools import partial
 from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from fglight.cell import FACTS, says
 from fglight.config import compose
-from fglight.config.settings import DATA, arguments, choices, not_arguments
+from fglight.config.settings import CUTTING, DATA, arguments, choices, is_cut, not_arguments, parameters
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.estimators.engines.compiled import COMPILERS
 from fglight.models import BlockNetwork, Loss, exact_blocks
+from fglight.models.any import any_network
 from fglight.models.trained import choose_trained
 
-IMAGES = ("num_classes", "in_channels", "image_size")
+TOLD = ("num_classes", "in_channels", "image_size")
 """What a network is told of the data set, where its class takes it."""
 
 if TYPE_CHECKING:  # takes seconds, and plans do without
@@ -57,24 +59,57 @@ def build_model(cfg: DictConfig) -> BlockNetwork:
         ConfigError: its settings, or the images, are none that the network can have, or its class gives no blocks.
     """
     target = cfg.model._target_
-    takes = arguments("model", target)
-    given = {name: cfg.data[name] for name in IMAGES if takes is None or name in takes}
+    made, (takes, takes_any) = component(cfg, "model"), parameters("model", target)
     auxiliary = partial(_auxiliary(cfg), num_classes=cfg.data.num_classes)
     adapt = partial(choose_trained, trained=cfg.trained, rank=cfg.lora.rank, alpha=cfg.lora.alpha)
-    adapts = takes is not None and "adapt" in takes  # before it is cut
+    adapts = "adapt" in takes or is_cut(cfg.model)  # before it is cut
+    if is_cut(cfg.model):
+        own = {name: value for name, value in made.keywords.items() if name not in CUTTING}
+        own |= {name: cfg.data[name] for name in TOLD if name in takes}
+        cutting = {name: value for name, value in made.keywords.items() if name in CUTTING}
+        made = partial(any_network, partial(made.func, **own), f"model._target_={target}", **cutting)
+        told = {"example": examples(cfg, 2)}
+    elif "example" in takes:
+        told = {"num_classes": cfg.data.num_classes, "example": examples(cfg, 2)}
+    elif cfg.data.get("tokens") and target.startswith("fglight."):
+        raise ConfigError(f"token ids are for model=transformers or model=any, got model={cfg.model.name}")
+    else:
+        told = {name: cfg.data[name] for name in TOLD if takes_any or name in takes}
     try:
-        network = component(cfg, "model")(auxiliary=auxiliary, **given, **({"adapt": adapt} if adapts else {}))
+        network = made(auxiliary=auxiliary, **told, **({"adapt": adapt} if adapts else {}))
         if isinstance(network, BlockNetwork) and not adapts:
             adapt(network)
     except ValueError as error:
         raise ConfigError(one_line(error)) from error
     if not isinstance(network, BlockNetwork):
-        raise ConfigError(f"model._target_ must be what gives a fglight.models.BlockNetwork, got {target}")
+        raise ConfigError(
+            f"model._target_ must be what gives a fglight.models.BlockNetwork, got {target}: model=any cuts any module"
+        )
     network.use_loss(build_loss(cfg))
     try:
         return exact_blocks(network, cfg.exact_blocks)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def examples(cfg: DictConfig, count: int) -> Tensor:
+    """Samples at random, on a CPU and always the same, as a network of a configuration takes them.
+
+    Args:
+        cfg: the configuration.
+        count: how many.
+
+    Returns:
+        Images ``(count, channels, height, width)``; vectors ``(count, channels)``, where their size is 1; or ids and
+        masks of texts, ``(count, 2, length)`` of integers.
+    """
+    generator, size = torch.Generator("cpu").manual_seed(0), cfg.data.image_size
+    with torch.device("cpu"):
+        if cfg.data.get("tokens"):
+            ids = torch.randint(2, (count, 1, size), generator=generator)
+            return torch.cat([ids, torch.ones_like(ids)], 1)
+        shape = (cfg.data.in_channels, size, size) if size > 1 else (cfg.data.in_channels,)
+        return torch.randn(count, *shape, generator=generator)
 
 
 def build_loss(cfg: DictConfig) -> Loss:

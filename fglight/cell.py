@@ -12,7 +12,7 @@ from fglight.errors import ConfigError
 FACTS = {
     "guess": ("random", "uses_auxiliaries", "projects"),
     "target": ("uses_auxiliaries",),
-    "data": ("images",),
+    "data": ("images", "tokens"),
 }
 """What the files of components say of them, so that no class need be imported to know it. They set nothing."""
 

@@ -1,4 +1,11 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and names."""
+
+import re
+
+
+def plain(name: str) -> str:
+    """A name in characters, and not more of them, that names of runs may have."""
+    return re.sub(r"[^\w.+-]+", "_", name)[:64]
 
 
 def counted(number: int | str, noun: str) -> str:

@@ -9,6 +9,7 @@ from forked import ROOT
 
 FLOORS = (
     ("errors", "text", "memory_format", "log_names", "processes", "locks"),
+    ("hub",),
     ("cell", "models", "data"),
     ("paper", "autodiff"),
     ("estimators",),

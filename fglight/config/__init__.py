@@ -12,6 +12,7 @@ from fglight.cell import Cell, says
 from fglight.config.settings import CONFIG_DIR, GROUPS, SWEEP_SETTINGS, check_overrides, check_settings, of_sweeps
 from fglight.errors import ConfigError
 from fglight.paper.recipes import nearest, recipe
+from fglight.text import plain
 
 
 def _recipe(key: str, _root_: DictConfig) -> Any:
@@ -22,6 +23,19 @@ def _folder(fact: str, _parent_: DictConfig) -> Any:
     from fglight.data.image_files import found  # PIL is needed for folders alone
 
     return found(Path(_parent_.root).expanduser(), fact)
+
+
+def _texts(fact: str, _parent_: DictConfig) -> Any:
+    from fglight.data.text_files import found
+
+    settings = ("text", "label", "test")
+    return found(Path(_parent_.root).expanduser(), fact, **{name: _parent_[name] for name in settings})
+
+
+def _timm(fact: str, _root_: DictConfig) -> Any:
+    from fglight.models.timm import images_of  # takes seconds
+
+    return images_of(_root_.model.network)[fact]
 
 
 def _gpus() -> int:
@@ -35,6 +49,12 @@ OmegaConf.register_new_resolver("recipe", _recipe, replace=True)
 OmegaConf.register_new_resolver("cell", lambda _root_: str(Cell.from_config(_root_)), replace=True)
 # ${folder:num_classes} is what data.root, a folder of images, tells of itself.
 OmegaConf.register_new_resolver("folder", _folder, replace=True)
+# ${texts:num_classes} is what data.root, a file of texts or a folder with some, tells of itself.
+OmegaConf.register_new_resolver("texts", _texts, replace=True)
+# ${timm:image_size}, ${timm:mean} and ${timm:std} are of the images that model.network of timm's was trained on.
+OmegaConf.register_new_resolver("timm", _timm, replace=True)
+# ${last:mine.Network,.} is Network: what a name ends with behind a separator.
+OmegaConf.register_new_resolver("last", lambda name, mark: plain(str(name).rstrip(mark).split(mark)[-1]), replace=True)
 # ${gpus:} is what a job asks of a launcher: 1 where this machine has a GPU, else 0.
 OmegaConf.register_new_resolver("gpus", _gpus, replace=True)
 
@@ -59,12 +79,6 @@ def devices(cfg: DictConfig) -> int:
     return cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else len(cfg.trainer.devices)
 
 
-def input_shape(cfg: DictConfig) -> tuple[int, ...]:
-    """The shape of one input: ``(channels, height, width)``, or ``(channels,)`` for vectors, whose size is 1."""
-    size = cfg.data.image_size
-    return (cfg.data.in_channels, size, size) if size > 1 else (cfg.data.in_channels,)
-
-
 def check_config(cfg: DictConfig) -> None:
     """Check everything that can be checked without data and without building anything.
 
@@ -75,7 +89,7 @@ def check_config(cfg: DictConfig) -> None:
     for setting in SWEEP_SETTINGS:
         if cfg.get(setting) is not None and cfg[setting] is not False:
             raise of_sweeps(setting, str(cfg[setting]).lower())
-    if (cfg.data.get("train_images") or 0) > cfg.data.get("images", [0])[0]:
+    if "images" in cfg.data and (cfg.data.get("train_images") or 0) > cfg.data.images[0]:
         raise ConfigError(
             f"data.train_images must be a whole number up to {cfg.data.images[0]}, or null, got {cfg.data.train_images}"
         )

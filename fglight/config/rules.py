@@ -83,6 +83,9 @@ class Data(Component):
     stream: Annotated[bool | None, Field(description="true, false or null (false up to a gigabyte)")] = OPEN
     num_workers: Annotated[int, Field(ge=0)] = OPEN
     holdout: BelowOne = OPEN
+    tokens: bool = OPEN
+    length: Annotated[int, Field(ge=2, description="a number of tokens from 2 on")] = OPEN
+    test: Annotated[float, Field(gt=0, lt=1)] | None = OPEN
     train_images: Annotated[int, Field(ge=2, description="a whole number from 2 on")] | None = OPEN
 
 

@@ -48,7 +48,7 @@ _GIVEN = {
     "aux": {"channels", "num_classes", "blocks", "width"},
     "data": {"seed"},
     "loss": {"input", "target", "output", "labels"},
-    "model": {"adapt", "auxiliary", "num_classes", "in_channels", "image_size"},
+    "model": {"auxiliary", "num_classes", "in_channels", "image_size", "example", "adapt"},
     "optim": {"params"},
     "scheduler": {"optimizer"},
 }
@@ -154,12 +154,13 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
         from fglight.config.rules import Trainer
 
         return frozenset(Trainer.model_fields)
-    target = settings.get("_target_")
-    listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_") == target))
-    if listed and (group not in ("loss", "optim", "scheduler") or settings.keys() <= listed):
+    target = settings.get("_target_", "")
+    listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_", "") == target))
+    if listed and target is not None and (group not in ("loss", "optim", "scheduler") or settings.keys() <= listed):
         return listed  # to import a class takes seconds, and those of the package have no more than their files list
     taken = arguments(group, target)
     said = not_arguments(group) | set(DATA if group == "data" else ())
+    said |= CUTTING if group == "model" and is_cut(settings) else set()
     return None if taken is None else (taken - _GIVEN.get(group, set())) | said
 
 
@@ -168,8 +169,19 @@ def not_arguments(group: str) -> set[str]:
     return set(NOT_ARGUMENTS).intersection(_default(group)).union(FACTS.get(group, ()))
 
 
+def is_cut(model: Mapping[str, Any]) -> bool:
+    """Whether the class of a network gives a module that is to be cut, and no blocks with auxiliary networks."""
+    return "cuts" in model and "auxiliary" not in parameters("model", model["_target_"])[0]
+
+
 def arguments(node: str, target: Any) -> frozenset[str] | None:
     """The settings that instantiating a target reads; None for any."""
+    names, takes_any = parameters(node, target)
+    return None if takes_any else names
+
+
+def parameters(node: str, target: Any) -> tuple[frozenset[str], bool]:
+    """The settings that instantiating a target names, and whether it takes any others."""
     if not isinstance(target, str):
         raise ConfigError(f"{node}._target_ must be the name of a class, got {target}")
     try:
@@ -185,7 +197,7 @@ def arguments(node: str, target: Any) -> frozenset[str] | None:
                 break
     except Exception as error:  # whatever importing a module may raise
         raise ConfigError(f"{node}._target_={target} is not possible: {one_line(error)}") from error
-    return None if takes_any else frozenset(names)
+    return frozenset(names), takes_any
 
 
 @cache
@@ -193,6 +205,10 @@ def choices(group: str) -> dict[str, dict[str, Any]]:
     """The files of a group that the package has, by their names."""
     files = (CONFIG_DIR / group).glob("[!.]*.yaml")
     return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in sorted(files)}
+
+
+CUTTING = choices("model")["any"].keys()
+"""Settings of a network that say how any module is cut, and are no arguments of its class."""
 
 
 def _default(group: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ _MODULES = {
     "ImageDataModule": "in_memory",
     "ImagenetteDataModule": "imagenette",
     "Samples": "in_memory",
+    "TextDataModule": "text",
     "VectorDataModule": "vectors",
     "image_folder": "folders",
 }

@@ -1,6 +1,7 @@
 """Batches of what lies in memory, in an order and with an augmentation that follow from (seed, epoch)."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -106,7 +107,9 @@ class Batches:
     ) -> None:
         self.images = images
         self.labels = labels
-        self.shares = batch_shares(len(images), batch_size, training=shuffle, processes=processes, rank=rank)
+        shares = partial(batch_shares, len(images), batch_size, training=shuffle, processes=processes)
+        self.shares = shares(rank=rank)
+        self.wholes = [(first, last) for (first, _), (_, last) in zip(shares(rank=0), shares(rank=processes - 1))]
         self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32, device=images.device)
         self.std = torch.tensor(list(std), dtype=torch.float32, device=images.device)
         self.shuffle = shuffle
@@ -124,10 +127,23 @@ class Batches:
         # Everything is drawn before the first batch, so that the draws do not depend on how the epoch is cut up.
         order = torch.randperm(count, generator=generator, device=self.images.device) if self.shuffle else None
         crops = draw_crops(count, generator) if self.augment else None
-        for start, stop in self.shares:
-            chosen = slice(start, stop) if order is None else order[start:stop]
-            images = self.images[chosen]
+
+        def places(start: int, stop: int) -> slice | Tensor:
+            return slice(start, stop) if order is None else order[start:stop]
+
+        for share, whole in zip(self.shares, self.wholes):
+            chosen = places(*share)
+            images = self.taken(chosen, places(*whole))
             if crops is not None:
-                images = crop_and_flip(images, crops.part(start, stop))
+                images = crop_and_flip(images, crops.part(*share))
             images = as_memory_format(images)
             yield images if self.mean is None else normalise(images, self.mean, self.std), self.labels[chosen]
+
+    def taken(self, chosen: slice | Tensor, whole: slice | Tensor) -> Tensor:
+        """The inputs of one batch, before they are augmented.
+
+        Args:
+            chosen: the places of this process's samples.
+            whole: those of all processes'.
+        """
+        return self.images[chosen]

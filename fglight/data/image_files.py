@@ -1,7 +1,6 @@
 """Image files in a folder for each class: what they are, and reading one. Needs no torch."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fglight.errors import DataError
+from fglight.text import plain
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -41,7 +41,7 @@ def found(root: Path, fact: str) -> Any:
         DataError: the folder has no classes or no images, or the first image is damaged.
     """
     if fact == "name":
-        return re.sub(r"[^\w.+-]+", "_", root.absolute().name)[:64]
+        return plain(root.absolute().name)
     try:
         classes = [str(root / "train" / name) for name in class_names(root / "train")]
     except OSError:

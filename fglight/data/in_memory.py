@@ -16,7 +16,7 @@ class Samples(NamedTuple):
     """What a network takes in, and what it is to give."""
 
     inputs: Tensor
-    """uint8, (images, channels, height, width); or float32, (samples, features)."""
+    """uint8, (images, channels, height, width); float32, (samples, features); or integers, (texts, 2, length)."""
     labels: Tensor
     """int64, (samples,), for classes; or anything else, a row a sample."""
 
@@ -48,28 +48,40 @@ class InMemoryDataModule(DataModule):
     Args:
         source: its ``load(root)`` gives the samples of training and of testing.
         facts: what the source says that settings must be, by their names.
+        train_images: how many of the training samples, from the first on, there are to train on, and to hold some out
+            of; None: all.
         **settings: the settings of ``DataModule``.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the data set.
     """
 
-    def __init__(self, *, source: Any, facts: Mapping[str, int], **settings: Any) -> None:
+    def __init__(
+        self, *, source: Any, facts: Mapping[str, int], train_images: int | None = None, **settings: Any
+    ) -> None:
         super().__init__(**settings)
         for name, fact in facts.items():
             require(settings[name] == fact, name, settings[name], f"{fact}, as in {self.name}")
         self.source = source
+        self.train_images = train_images
         self._train: Samples | None = None
         self._test: Samples | None = None
 
     def load(self) -> tuple[Samples, Samples]:
-        """The samples of training and of testing."""
-        return self.source.load(self.root)
+        """The samples of training and of testing.
 
-    def batches(self, samples: Samples, **settings: Any) -> Batches:
-        """Batches of some samples, with settings of ``Batches``."""
-        inputs, labels = samples
-        return Batches(inputs, labels, batch_size=self.batch_size, **settings, **self.processes)
+        Raises:
+            DataError: a file is missing or damaged.
+            ConfigError: there are fewer than ``train_images``.
+        """
+        train, test = self.source.load(self.root)
+        count, there = self.train_images, len(train.labels)
+        require(count is None or 1 <= count <= there, "train_images", count, f"a whole number from 1 to {there}")
+        return train.part(slice(count)), test
+
+    def batches(self, samples: Samples, kind: type[Batches] = Batches, **settings: Any) -> Batches:
+        """Batches of some samples, of a kind and with settings of ``Batches``."""
+        return kind(*samples, batch_size=self.batch_size, **settings, **self.processes)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the samples, once, and put them on the trainer's device (the CPU without a trainer).
@@ -106,19 +118,16 @@ class ImageDataModule(InMemoryDataModule):
 
     Args:
         source: where the images come from.
-        train_images: how many of the training images, from the first on, there are to train on, and to hold some out
-            of; None: all.
-        **settings: the settings of ``DataModule``.
+        **settings: the settings of ``InMemoryDataModule``.
 
     Raises:
         ConfigError: a setting is out of range or does not fit the data set.
     """
 
-    def __init__(self, *, source: Source, train_images: int | None = None, **settings: Any) -> None:
+    def __init__(self, *, source: Source, **settings: Any) -> None:
         channels, height, _ = source.shape
         facts = {"num_classes": source.num_classes, "in_channels": channels, "image_size": height}
         super().__init__(source=source, facts=facts, **settings)
-        self.train_images = train_images
 
     def check_files(self) -> None:
         """See ``DataModule``; of a source that does not say what downloads its files, anything may be downloaded."""
@@ -132,18 +141,6 @@ class ImageDataModule(InMemoryDataModule):
             DataError: a file is missing and was not downloaded.
         """
         self.source.prepare(self.root, self.download)
-
-    def load(self) -> tuple[Samples, Samples]:
-        """See ``InMemoryDataModule``.
-
-        Raises:
-            DataError: a file is missing or damaged.
-            ConfigError: there are fewer than ``train_images``.
-        """
-        train, test = super().load()
-        count, there = self.train_images, len(train.labels)
-        require(count is None or 1 <= count <= there, "train_images", count, f"a whole number from 1 to {there}")
-        return train.part(slice(count)), test
 
     def batches(self, samples: Samples, **settings: Any) -> Batches:
         """See ``InMemoryDataModule``; normalised."""

@@ -32,8 +32,10 @@ def split(labels: Sequence[int] | np.ndarray | Tensor, fraction: float) -> tuple
     return first, second
 
 
-def holdout_split(labels: Sequence[int] | np.ndarray | Tensor, holdout: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split the training samples into those to train on and those held out by ``data.holdout``; see ``split``.
+def holdout_split(
+    labels: Sequence[int] | np.ndarray | Tensor, holdout: float, setting: str = "holdout"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples into those to train on and those held out by ``data.holdout``, or another setting; see ``split``.
 
     Raises:
         ConfigError: a part would be empty, or without some class.
@@ -42,5 +44,6 @@ def holdout_split(labels: Sequence[int] | np.ndarray | Tensor, holdout: float) -
         return split(labels, holdout)
     except ValueError as error:
         raise ConfigError(
-            f"data.holdout must be a fraction that keeps and holds out a sample of every class, got {holdout} ({error})"
+            f"data.{setting} must be a fraction that keeps and holds out a sample of every class, got {holdout} "
+            f"({error})"
         ) from error

@@ -243,6 +243,11 @@ class Segment(nn.Module):
             self.add_module(name.replace(".", "/"), whole.module.get_submodule(name))
         for name, parameter in own.items():
             self.register_parameter(name.replace(".", "/"), parameter)
+        for module in whole.ancestors:  # whose buffers move with each segment
+            for last, buffer in module.named_buffers(recurse=False):
+                full = f"{whole.names[module]}.{last}".lstrip(".")
+                self.own[full.replace(".", "/")] = full
+                self.register_buffer(full.replace(".", "/"), buffer, last not in module._non_persistent_buffers_set)
 
     @property
     def whole(self) -> Whole:
@@ -257,11 +262,13 @@ class Segment(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``Whole.run``."""
-        parameters = []
+        tensors = []
         for name, full in self.own.items():  # which may be another tensor for this call
             owner, _, last = full.rpartition(".")
-            parameters.append((self.whole.module.get_submodule(owner)._parameters, last, getattr(self, name)))
-        with _swapped(parameters):
+            module = self.whole.module.get_submodule(owner)
+            held: dict[str, Any] = module._parameters if last in module._parameters else module._buffers
+            tensors.append((held, last, getattr(self, name)))
+        with _swapped(tensors):
             return self.whole.run(self.index, x)
 
 
@@ -329,7 +336,7 @@ def even_cuts(module: nn.Module, blocks: int, example: Tensor, inputs: Inputs | 
     """Where to cut a module into segments of about as many layers: the names of the submodules that begin them.
 
     Submodules with parameters that are called once are layers. Sequences are looked into, and what holds at least half
-    of the parameters of all.
+    of the parameters of all; embeddings, whose sizes are those of a vocabulary, do not count.
 
     Args:
         module: any module.
@@ -340,7 +347,11 @@ def even_cuts(module: nn.Module, blocks: int, example: Tensor, inputs: Inputs | 
     Raises:
         ValueError: there are not so many places where one tensor hands on.
     """
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in module.named_modules()}
+    counted = {part for part in module.modules() if not isinstance(part, nn.Embedding)}
+    sizes = {
+        name: sum(p.numel() for inner in counted & {*part.modules()} for p in inner.parameters(recurse=False))
+        for name, part in module.named_modules()
+    }
     opened = {
         name
         for name, part in module.named_modules()

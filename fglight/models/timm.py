@@ -6,17 +6,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fglight.errors import one_line
-from fglight.models.auxiliaries import channels_of
-from fglight.models.blocks import BlockNetwork, split
-from fglight.models.initialization import reset_parameters
+from fglight.errors import ConfigError, one_line
+from fglight.models.blocks import BlockNetwork
+from fglight.models.cutting import cut, prepare
+
+
+def images_of(network: str) -> dict[str, Any]:
+    """The images that a network's trained weights of timm's are for.
+
+    Args:
+        network: its name, as for ``timm_network``.
+
+    Returns:
+        Their ``image_size`` in pixels, and ``mean`` and ``std`` of each channel, in 0..1 units.
+
+    Raises:
+        ConfigError: timm is not installed, or has no such network.
+    """
+    timm = _timm()
+    try:
+        known = timm.get_pretrained_cfg(network, allow_unregistered=False).to_dict()
+    except RuntimeError as error:
+        raise ConfigError(f"model.network must be one of timm.list_models(), got {network}") from error
+    found = timm.data.resolve_data_config(pretrained_cfg=known)
+    return {"image_size": found["input_size"][-1], "mean": list(found["mean"]), "std": list(found["std"])}
 
 
 def timm_network(
     auxiliary: Callable[[int], nn.Module],
     num_classes: int,
-    in_channels: int,
-    image_size: int,
+    example: Tensor,
     network: str,
     pretrained: bool = False,
     blocks: int = 4,
@@ -31,8 +50,7 @@ def timm_network(
     Args:
         auxiliary: builds the auxiliary network of a block from the channels of its output.
         num_classes: number of classes.
-        in_channels: channels of the images, for which timm adapts trained weights.
-        image_size: height and width of the images.
+        example: some images; timm adapts trained weights to their channels.
         network: its name, as ``timm.list_models()`` has it.
         pretrained: whether its weights are trained ones, which are downloaded.
         blocks: how many blocks of about as many layers, where ``cuts`` names none.
@@ -43,40 +61,25 @@ def timm_network(
     Raises:
         ValueError: naming the setting that is not possible, what it must be and its value.
     """
+    timm = _timm()
+    given = {"num_classes": num_classes, "in_chans": example.shape[1], **(arguments or {})}
+    try:
+        with torch.device("cpu"):  # some look at their weights
+            try:
+                built = timm.create_model(network, pretrained=pretrained, **{"img_size": example.shape[-1], **given})
+            except TypeError:  # a network of images of any size
+                built = timm.create_model(network, pretrained=pretrained, **given)
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"model.network={network} is not possible with model.arguments={dict(arguments or {})}: {one_line(error)}"
+        ) from error
+    prepare(built, adapt=adapt)
+    return cut(built, blocks if cuts is None else list(cuts), example, auxiliary, f"model.network={network}")
+
+
+def _timm() -> Any:
     try:
         import timm  # an extra
     except ImportError as error:
-        raise ValueError("model=timm needs timm: pip install 'fglight[timm]'") from error
-
-    with torch.device("cpu"):  # some look at their weights, and a cut looks at what is given
-        given = {"num_classes": num_classes, "in_chans": in_channels, **(arguments or {})}
-        try:
-            try:
-                built = timm.create_model(network, pretrained=pretrained, **{"img_size": image_size, **given})
-            except TypeError:  # a network of images of any size
-                built = timm.create_model(network, pretrained=pretrained, **given)
-        except (RuntimeError, TypeError, ValueError, OSError) as error:
-            raise ValueError(
-                f"model.network={network} is not possible with model.arguments={dict(arguments or {})}: "
-                f"{one_line(error)}"
-            ) from error
-        for module in built.modules():
-            if getattr(module, "inplace", False):
-                module.inplace = False
-
-        if adapt is not None:
-            adapt(built)
-
-        def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
-            return auxiliary(channels_of(output))
-
-        example = torch.zeros(2, in_channels, image_size, image_size)
-        try:
-            cut = split(built, blocks if cuts is None else list(cuts), example, auxiliary_of)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"data.image_size={image_size} is not possible with {network}: {one_line(error)}"
-            ) from error
-        for block in cut.blocks[:-1]:
-            reset_parameters(block.aux)
-    return cut.to(torch.get_default_device())
+        raise ConfigError("model=timm needs timm: pip install 'fglight[timm]'") from error
+    return timm

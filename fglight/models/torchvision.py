@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.ops import StochasticDepth
 
 from fglight.errors import one_line
-from fglight.models.auxiliaries import channels_of
-from fglight.models.blocks import BlockNetwork, split
+from fglight.models.blocks import BlockNetwork
 from fglight.models.chain import chain
-from fglight.models.initialization import reset_parameters
+from fglight.models.cutting import cut, prepare
 
 COLOURS = 3
 """Channels of the images that torchvision's networks take."""
@@ -31,8 +29,7 @@ class Colours(nn.Module):
 def cut_network(
     auxiliary: Callable[[int], nn.Module],
     num_classes: int,
-    in_channels: int,
-    image_size: int,
+    example: Tensor,
     network: str,
     cuts: Sequence[int | str] | None = None,
     weights: str | None = None,
@@ -47,8 +44,7 @@ def cut_network(
     Args:
         auxiliary: builds the auxiliary network of a block from the channels of its output.
         num_classes: number of classes.
-        in_channels: channels of the images; grey ones, 1, become three alike.
-        image_size: height and width of the images.
+        example: some images; grey ones become three colours alike.
         network: name of a classifier, as ``torchvision.models.list_models(torchvision.models)`` lists them.
         cuts: the layers with which blocks 1, 2, ... begin, by their places or names in ``chain(network)``; also by the
             name of what begins with them, such as a stage. None: four blocks of about as many layers.
@@ -60,41 +56,19 @@ def cut_network(
     Raises:
         ValueError: naming the setting that is not possible, what it must be and its value.
     """
-    if in_channels not in (1, COLOURS):
-        raise ValueError(f"data.in_channels must be 1 or 3 with model.network={network}, got {in_channels}")
+    if example.shape[1] not in (1, COLOURS):
+        raise ValueError(f"data.in_channels must be 1 or 3 with model.network={network}, got {example.shape[1]}")
     built = _built(network, num_classes, weights, dict(arguments or {}))
-    for module in built.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-        if not dropout and isinstance(module, nn.Dropout | StochasticDepth):
-            module.p = 0.0
-        elif not dropout and isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
+    prepare(built, dropout=dropout)
     try:
         layers = chain(built)
     except Exception as error:  # whatever its computation does
         raise ValueError(f"model.network must be a chain of layers, got {network} ({one_line(error)})") from error
     places = min(4, len(layers) - 1) if cuts is None else _places(cuts, list(layers))
-
-    def auxiliary_of(output: Tensor, classes: int) -> nn.Module:
-        if output.dim() == 4 and output.shape[2] != output.shape[3]:
-            raise ValueError(
-                "model.network must be of maps (batch, channels, height, width), or tokens (batch, tokens, channels), "
-                f"got {network}, with channels last"
-            )
-        return auxiliary(channels_of(output))
-
-    try:
-        cut = split(layers.values(), places, torch.zeros(2, COLOURS, image_size, image_size), auxiliary_of)
-    except (RuntimeError, AssertionError) as error:  # of its layers
-        raise ValueError(
-            f"data.image_size={image_size} is not possible with model.network={network}: {one_line(error)}"
-        ) from error
-    for block in cut.blocks[:-1]:
-        reset_parameters(block.aux)
-    if in_channels != COLOURS:
-        cut.blocks[0].body = nn.Sequential(Colours(), cut.blocks[0].body)
-    return cut
+    blocks = cut(layers.values(), places, Colours()(example), auxiliary, f"model.network={network}")
+    if example.shape[1] != COLOURS:
+        blocks.blocks[0].body = nn.Sequential(Colours(), blocks.blocks[0].body)
+    return blocks
 
 
 def _built(network: str, num_classes: int, weights: str | None, arguments: Mapping[str, Any]) -> nn.Module:
@@ -120,7 +94,7 @@ def _built(network: str, num_classes: int, weights: str | None, arguments: Mappi
     except (TypeError, ValueError, RuntimeError) as error:
         said = f"model.weights={weights} " if weights is not None else ""
         raise ValueError(f"{said}model.arguments={arguments} is not possible: {one_line(error)}") from error
-    return built.to(torch.get_default_device())
+    return built
 
 
 def _classify(network: nn.Module, num_classes: int) -> None:

@@ -194,7 +194,8 @@ def check_unchanged(settings: Mapping[str, Any], run_dir: Path) -> None:
         reason = one_line(error)
         raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
     now = flat(settings)
-    own = ["data.root"] if now["data._target_"] == "fglight.data.image_folder" else []  # which is the data set there
+    ours = ("fglight.data.image_folder", "fglight.data.TextDataModule")  # of which data.root is the data set
+    own = ["data.root"] if now["data._target_"] in ours else []
     differing = [
         f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
         for name in _changed(before, now)

@@ -11,8 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fglight.build import build_estimator, build_model
-from fglight.config import input_shape
+from fglight.build import build_estimator, build_model, examples
 from fglight.diagnostics.profile import FlopCounter
 from fglight.runs.settings import run_settings
 
@@ -70,12 +69,12 @@ class Kind:
         parts += ["perturb"] * guess["projects"]
         parts += ["aux"] * (target["uses_auxiliaries"] or guess["uses_auxiliaries"] or settings["probe"])
         estimator = {part: settings[part] for part in parts}
-        model = settings["model"]
-        network = narrow = _text([model, input_shape(cfg)])
+        model, shape = settings["model"], [settings["data"][name] for name in ("in_channels", "image_size")]
+        network = narrow = _text([model, *shape])
         width = NARROW
         if _has_width(cfg):  # backpropagation takes the same into however many blocks it is cut
             width = cfg.model.width
-            network = _text([min(width, WIDEST), model["stem"], input_shape(cfg)])
+            network = _text([min(width, WIDEST), model["stem"], *shape])
             narrow = _text([model["name"], _narrow(cfg)])
         return cls(cfg, network, narrow, _text(estimator), cfg.data.batch_size, width)
 
@@ -224,9 +223,8 @@ def device_of(cfg: DictConfig) -> torch.device:
 
 
 def _batch(cfg: DictConfig, size: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Random images, ``(size, channels, height, width)``, or vectors, and labels, ``(size,)``."""
-    images = torch.randn(size, *input_shape(cfg), device=device)
-    return images, torch.randint(cfg.data.num_classes, (size,), device=device)
+    """Random samples, ``(size, ...)``, and labels, ``(size,)``."""
+    return examples(cfg, size).to(device), torch.randint(cfg.data.num_classes, (size,), device=device)
 
 
 def _any_loss(output: Tensor, labels: Tensor) -> Tensor:

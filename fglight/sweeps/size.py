@@ -4,8 +4,7 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
-from fglight.build import build_model
-from fglight.config import input_shape
+from fglight.build import build_model, examples
 
 
 def parameter_count(cfg: DictConfig) -> int:
@@ -23,7 +22,7 @@ def flops(cfg: DictConfig) -> list[tuple[int, int]]:
     """Those of a batch's forward pass through each block and through its local loss, for all blocks but the last."""
     with torch.device("meta"):
         model = build_model(cfg)
-        hidden = torch.empty(cfg.data.batch_size, *input_shape(cfg))
+        hidden = examples(cfg, cfg.data.batch_size).to(torch.get_default_device())
         labels = torch.zeros(cfg.data.batch_size, dtype=torch.long)
     counted = []
     for block in model.blocks[:-1]:

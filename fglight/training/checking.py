@@ -5,23 +5,21 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from fglight.build import build_estimator, build_model
-from fglight.config import input_shape
+from fglight.build import build_estimator, build_model, examples
 from fglight.text import counted
 
 SAMPLES = 5
-"""Images of the example: few, and no other dimension of the networks that ship has as many."""
+"""Samples of the example: few, and no other dimension of the networks that ship has as many."""
 
 
 def show_check(cfg: DictConfig) -> bool:
-    """Print what a step does with each layer, on random images; nothing is trained.
+    """Print what a step does with each layer, on random samples; nothing is trained.
 
     Returns:
         Whether nothing is refused.
     """
     torch.manual_seed(cfg.seed)
-    images = torch.randn(SAMPLES, *input_shape(cfg))
-    found = build_estimator(cfg).check(build_model(cfg), images)
+    found = build_estimator(cfg).check(build_model(cfg), examples(cfg, SAMPLES))
     table = Table("block", "layer", "class", "path", "why, and at what cost")
     for layer in found:
         block = "" if layer.block is None else str(layer.block)

@@ -179,7 +179,9 @@ def test_a_number_of_blocks_is_cut_where_one_tensor_is_handed_on():
     torch.manual_seed(0)
     network, packed, _ = words()
     cut = split(network, 3, packed, inputs=unpacked)
-    assert [block.body.whole.starts for block in cut.blocks] == [["layers.0", "layers.2"]] * 3
+    assert [block.body.whole.starts for block in cut.blocks] == [
+        ["layers.1", "layers.2"]
+    ] * 3  # no layer is an embedding
     branched = split(Branches(), 2, torch.randn(6, 4))
     assert branched.blocks[1].body.whole.starts == ["third"]
     with pytest.raises(ValueError, match=r"^blocks must be at most 2, as one tensor can be handed on so often, got 3$"):
@@ -228,6 +230,25 @@ class Normed(nn.Module):
 
     def forward(self, x):
         return self.last(self.norm(self.first(x)) + self.shift)
+
+
+class Placed(nn.Module):
+    """Has a buffer of its own, as networks of language have their positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.register_buffer("places", torch.arange(4), persistent=False)
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.places)
+
+
+def test_buffers_of_what_is_around_move_with_them():
+    example = torch.randn(6, 4)
+    cut = split(Placed(), ["last"], example)
+    assert not {name for name in cut.state_dict() if "places" in name}
+    assert cut.to("meta")(example.to("meta")).is_meta
 
 
 @pytest.mark.parametrize("blocks", [2, ["norm"], ["last"]])
