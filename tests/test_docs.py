@@ -13,6 +13,8 @@ import pytest
 import torch
 from forked import PROCESSES, ROOT, ended, redirect
 from image_files import write_image_folder
+from text_files import rows, write_csv, write_network, write_texts
+from transformers import BertConfig, BertForSequenceClassification
 
 from fglight import build_model, load_config, train
 from fglight.autodiff.layers.kinds import KINDS
@@ -84,6 +86,10 @@ def test_the_commands_of_a_page_are_accepted(page, texts, tmp_path):
     folder.mkdir()
     write_files(page, folder)
     write_image_folder(folder / "pets")
+    write_texts(folder / "reviews")
+    write_csv(folder / "reviews.csv", rows(40), ("review", "stars"))
+    bert = BertConfig.from_pretrained(write_network(folder / "bert"))
+    BertForSequenceClassification(bert).save_pretrained(folder / "bert")
     (folder / "examples").symlink_to(ROOT / "examples")
     process = PROCESSES.Process(target=try_commands, args=(texts, folder))
     process.start()

@@ -13,7 +13,7 @@ from fglight.hub import quiet
 WORDS = {"bad": ("awful", "poor", "sad"), "good": ("fine", "great", "nice")}
 OTHERS = ("a", "film", "it", "plot", "the", "was")
 VOCABULARY = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS["bad"], *WORDS["good"], *OTHERS])}
-POSITIONS = 24
+POSITIONS = 128
 
 
 def write_network(folder: Path, kind: str = "bert") -> Path:
