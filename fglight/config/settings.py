@@ -154,9 +154,10 @@ def _read(group: str, settings: Mapping[str, Any]) -> frozenset[str] | None:
         from fglight.config.rules import Trainer
 
         return frozenset(Trainer.model_fields)
-    target = settings.get("_target_", "")
-    listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_", "") == target))
-    if listed and target is not None and (group not in ("loss", "optim", "scheduler") or settings.keys() <= listed):
+    target = settings.get("_target_")
+    own = "_target_" in settings and target is None  # the user's to say, as with model=any
+    listed = frozenset().union(*(choice for choice in choices(group).values() if choice.get("_target_") == target))
+    if listed and not own and (group not in ("loss", "optim", "scheduler") or settings.keys() <= listed):
         return listed  # to import a class takes seconds, and those of the package have no more than their files list
     taken = arguments(group, target)
     said = not_arguments(group) | set(DATA if group == "data" else ())

@@ -81,7 +81,8 @@ class InMemoryDataModule(DataModule):
 
     def batches(self, samples: Samples, kind: type[Batches] = Batches, **settings: Any) -> Batches:
         """Batches of some samples, of a kind and with settings of ``Batches``."""
-        return kind(*samples, batch_size=self.batch_size, **settings, **self.processes)
+        inputs, labels = samples
+        return kind(inputs, labels, batch_size=self.batch_size, **settings, **self.processes)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the samples, once, and put them on the trainer's device (the CPU without a trainer).
@@ -142,6 +143,6 @@ class ImageDataModule(InMemoryDataModule):
         """
         self.source.prepare(self.root, self.download)
 
-    def batches(self, samples: Samples, **settings: Any) -> Batches:
+    def batches(self, samples: Samples, kind: type[Batches] = Batches, **settings: Any) -> Batches:
         """See ``InMemoryDataModule``; normalised."""
-        return super().batches(samples, mean=self.mean, std=self.std, **settings)
+        return super().batches(samples, kind, mean=self.mean, std=self.std, **settings)

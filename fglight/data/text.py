@@ -108,6 +108,6 @@ class TextDataModule(InMemoryDataModule):
         settings |= {"augment": False, "mean": [0.0] * channels, "std": [1.0] * channels}
         super().__init__(source=source, facts=facts, **settings)
 
-    def batches(self, samples: Samples, **settings: Any) -> Batches:
+    def batches(self, samples: Samples, kind: type[Batches] = TextBatches, **settings: Any) -> Batches:
         """See ``InMemoryDataModule``."""
-        return super().batches(samples, **settings, kind=TextBatches)
+        return super().batches(samples, kind, **settings)

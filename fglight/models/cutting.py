@@ -32,7 +32,8 @@ def prepare(network: nn.Module, *, dropout: bool = True, adapt: Callable[[nn.Mod
         elif not dropout and isinstance(module, nn.MultiheadAttention | nn.RNNBase):
             module.dropout = 0.0
     if adapt is not None:
-        adapt(network)
+        with torch.device("cpu"):  # where the network is
+            adapt(network)
 
 
 def cut(

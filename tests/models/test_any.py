@@ -90,14 +90,19 @@ def test_a_function_that_takes_any_setting_gives_one():
     assert model(torch.randn(3, 1, 8, 8)).abs().max() <= 1
 
 
+def told_of_tokens(cfg):
+    OmegaConf.update(cfg, "data.tokens", True, force_add=True)
+    return cfg
+
+
 def test_texts_are_two_inputs():
     cfg = load_config(["model=any", "model._target_=mine.Words", "model.cuts=[middle]"])
-    OmegaConf.update(cfg.data, "tokens", True, force_add=True)
+    told_of_tokens(cfg)
     cfg.data.update(in_channels=2, image_size=5)
     batch = torch.stack([torch.randint(9, (3, 7)), torch.ones(3, 7, dtype=torch.long)], 1)
     assert build_model(cfg)(batch).shape == (3, 10)
     with pytest.raises(ConfigError, match=r"token ids are for model=transformers or model=any, got model=resnet18_8"):
-        build_model(OmegaConf.merge(load_config(), {"data": cfg.data}))
+        build_model(told_of_tokens(load_config()))
 
 
 @pytest.mark.parametrize(
