@@ -78,6 +78,7 @@ def cluster(monkeypatch):
 
     home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets have short names; other tests do not find this cluster
     monkeypatch.setenv("RAY_TMPDIR", home)
+    monkeypatch.setenv("PYTHONPATH", PATH)
     handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
