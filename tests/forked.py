@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +21,11 @@ def train_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return ended(start_train_py(folder, *arguments), folder)
 
 
-def start_train_py(folder: Path, *arguments: str, **environment: str) -> multiprocessing.Process:
-    """Start ``train.py`` with arguments, in a folder and with one thread."""
-    process = PROCESSES.Process(target=_train_py, args=(arguments, folder, environment))
+def start_train_py(
+    folder: Path, *arguments: str, prepare: Callable[[], object] = str, **environment: str
+) -> multiprocessing.Process:
+    """Start ``train.py`` with arguments, in a folder and with one thread; first the process calls ``prepare``."""
+    process = PROCESSES.Process(target=_train_py, args=(arguments, folder, prepare, environment))
     process.start()
     return process
 
@@ -41,8 +44,11 @@ def ended(process: multiprocessing.Process, folder: Path) -> subprocess.Complete
     return subprocess.CompletedProcess([], process.exitcode, *(path.read_text() for path in _outputs(folder)))
 
 
-def _train_py(arguments: tuple[str, ...], folder: Path, environment: dict[str, str]) -> None:
+def _train_py(
+    arguments: tuple[str, ...], folder: Path, prepare: Callable[[], object], environment: dict[str, str]
+) -> None:
     redirect(folder)
+    prepare()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment}
     sys.argv = [str(ROOT / "train.py"), *arguments]

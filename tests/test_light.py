@@ -78,7 +78,6 @@ def outputs(commands, folder):
         input=json.dumps(commands),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=50,
         check=True,
     )
     found = done.stdout.split("\f\n")[1:]

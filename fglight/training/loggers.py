@@ -75,7 +75,11 @@ def wandb_id(loggers: Iterable[Logger]) -> str | None:
 
 @contextmanager
 def finishing(cfg: DictConfig) -> Iterator[None]:
-    """Finish the run on Weights & Biases at the end, as failed where an error comes through."""
+    """Finish the run on Weights & Biases at the end, as failed where an error comes through, and wait for its file.
+
+    Weights & Biases' own process writes the end of that file after ``finish``, and may drop it where this process ends.
+    ``teardown`` waits, which else is called at exit alone: not in a process of ``multiprocessing``'s or a killed one.
+    """
     exit_code = 1
     try:
         yield
@@ -85,6 +89,7 @@ def finishing(cfg: DictConfig) -> Iterator[None]:
             import wandb
 
             wandb.finish(exit_code=exit_code)
+            wandb.teardown()
 
 
 def _new_wandb_id(run_dir: Path, *, alone: bool) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from forked import PROCESSES, ROOT, SMALL, ended, finish, results, start_train_py, written
+from holding import PATH, held
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
@@ -23,7 +24,7 @@ from fglight.config.settings import CONFIG_DIR
 pytest.importorskip("ray", reason="needs the sweep extra")
 pytestmark = pytest.mark.slow
 
-RUNS = ("-m", "table=4", "guess=exact", "blocks=8", "seeds=1", *SMALL, "model.width=0.125", "trainer.max_epochs=9")
+RUNS = ("-m", "table=4", "guess=exact", "blocks=8", "seeds=1", *SMALL, "trainer.max_epochs=4", *held(epoch=2))
 ON_RAY = ("hydra/launcher=ray", "hydra.launcher.ray.init.num_cpus=2")
 
 
@@ -33,24 +34,33 @@ def epochs(run: Path) -> list[set[int]]:
     return [{int(row["epoch"]) for row in log if row["epoch"]} for log in logs]
 
 
-def in_training(sweep: BaseProcess, folder: Path, aux: str) -> tuple[Path, int]:
-    """A run of a sweep that is in its second epoch or later, and the process that holds its lock."""
+def held_run(sweep: BaseProcess, folder: Path) -> tuple[Path, int]:
+    """A run of a sweep that waits after its second epoch, and the process that holds its lock.
+
+    Any of them: Ray starts jobs in an order of its own, and those that wait keep the cores.
+    """
     while sweep.is_alive():
-        run = next(folder.glob(f"multirun/cells/*-{aux}_*/seed0"), None)
-        if run is not None and any(max(log, default=0) for log in epochs(run)):
-            for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-                with suppress(OSError):  # another user's, or gone
-                    if descriptor.readlink() == run / ".lock":
-                        return run, int(descriptor.parts[2])
+        locks = {
+            run / ".lock": run
+            for run in folder.glob("multirun/cells/*/seed0")
+            if any(max(log, default=0) for log in epochs(run))
+        }
+        for descriptor in Path("/proc").glob("[0-9]*/fd/*") if locks else ():
+            with suppress(OSError):  # another user's, or gone
+                if run := locks.get(descriptor.readlink()):
+                    return run, int(descriptor.parts[2])
         time.sleep(0.1)
     raise AssertionError(written(folder))
 
 
 def test_a_run_whose_worker_died_is_lost_alone(tmp_path):
-    sweep = start_train_py(tmp_path, *RUNS, "aux=cnn,linear", *ON_RAY, "hydra.launcher.ray.remote.max_retries=0")
+    sweep = start_train_py(
+        tmp_path, *RUNS, "aux=cnn,linear", *ON_RAY, "hydra.launcher.ray.remote.max_retries=0", PYTHONPATH=PATH
+    )
     try:
-        run, process = in_training(sweep, tmp_path, "linear")
+        run, process = held_run(sweep, tmp_path)
         os.kill(process, signal.SIGKILL)
+        (tmp_path / "go").touch()
         lost = ended(sweep, tmp_path)
     finally:
         sweep.kill()
@@ -74,6 +84,7 @@ def cluster(monkeypatch):
 
     home = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets have short names; other tests do not find this cluster
     monkeypatch.setenv("RAY_TMPDIR", home)
+    monkeypatch.setenv("PYTHONPATH", PATH)
     handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
@@ -88,12 +99,13 @@ def cluster(monkeypatch):
 
 def test_a_node_that_dies_loses_no_run(tmp_path, cluster):
     address = f"hydra.launcher.ray.init.address={cluster.address}"
-    sweep = start_train_py(tmp_path, *RUNS, "aux=cnn,linear,mlp", "hydra/launcher=ray", address)
+    sweep = start_train_py(tmp_path, *RUNS, "aux=cnn,linear,mlp", "hydra/launcher=ray", address, PYTHONPATH=PATH)
     try:
-        run, process = in_training(sweep, tmp_path, "linear")
+        run, process = held_run(sweep, tmp_path)
         parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
         nodes = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
         cluster.remove_node(nodes[parent], allow_graceful=False)
+        (tmp_path / "go").touch()
         done = ended(sweep, tmp_path)
     finally:
         sweep.kill()

@@ -22,7 +22,7 @@ from fglight import load_config
 from fglight.errors import ConfigError
 from fglight.processes import Terminated, terminable
 from fglight.runs.folder import State, make_directory, state
-from fglight.training.loggers import build_loggers
+from fglight.training.loggers import build_loggers, finishing
 from fglight.training.module import ForwardGradientModule
 from fglight.training.run import train
 from hydra_plugins.fglight_directory import RunDirectory
@@ -119,17 +119,36 @@ def records(folder):
             whole = b""
 
 
+def tell_again():
+    """Let another SIGTERM come once the first has this process finish its run on Weights & Biases."""
+    finish = wandb.finish
+
+    def told_again(**arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish(**arguments)
+
+    wandb.finish = told_again
+
+
+def test_a_run_s_file_on_weights_and_biases_is_whole_while_the_process_goes_on(tmp_path):
+    cfg = load_config(SMALL)
+    with finishing(cfg):
+        build_loggers(cfg, tmp_path)
+    assert wandb.env.SERVICE not in os.environ  # the process that writes the file has ended
+    assert [record.exit.exit_code for record in records(tmp_path) if record.HasField("exit")] == [0]
+
+
 @pytest.mark.parametrize("kind", ["run", "sweep", "paper"])
 def test_sigterm_ends_a_run_with_its_checkpoint_and_status_143(kind, tmp_path):
     arguments = {"run": [], "sweep": ["-m", "seed=0,1"], "paper": ["-m", "table=3", "seeds=1", "data=digits"]}[kind]
-    process = start_train_py(tmp_path, *arguments, *SMALL, "trainer.max_epochs=1000", WANDB_RUN_ID="given")
+    settings = (*arguments, *SMALL, "trainer.max_epochs=1000")
+    process = start_train_py(tmp_path, *settings, prepare=tell_again, WANDB_RUN_ID="given")
     try:
         # until an epoch is done
         while not (list(tmp_path.rglob("last.ckpt")) and any(path.stat().st_size for path in tmp_path.rglob("*.csv"))):
             assert process.is_alive(), written(tmp_path)
             time.sleep(0.05)
-        for _ in range(2):  # as timeout does
-            os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGTERM)
         done = ended(process, tmp_path)
     finally:
         process.kill()

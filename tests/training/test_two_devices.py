@@ -11,21 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 from forked import ROOT
+from holding import PATH, held
 
 from fglight.runs.folder import read_result
 
 
 @contextmanager
-def started(folder, epochs="trainer.max_epochs=8"):
-    """``train.py`` on two processes, which end with the block; its output goes to ``folder / "log"``."""
-    settings = ["model.width=0.03125", epochs, "logger.mode=disabled", f"hydra.run.dir={folder / 'run'}"]
+def started(folder, epochs=4):
+    """``train.py`` on two processes, which end with the block and wait after an epoch for a file ``go``.
+
+    Its output goes to ``folder / "log"``.
+    """
+    settings = [
+        "model.width=0.03125",
+        f"trainer.max_epochs={epochs}",
+        *held(epoch=1),
+        "logger.mode=disabled",
+        f"hydra.run.dir={folder / 'run'}",
+    ]
     devices = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
     choices = ["guess=gaussian", "perturb=activity"]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *choices, *settings, *devices],
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -38,7 +48,12 @@ def started(folder, epochs="trainer.max_epochs=8"):
         process.wait()
 
 
+def go_on(folder):
+    (folder / "go").touch()
+
+
 def run_to_the_end(folder):
+    go_on(folder)
     with started(folder) as process:
         assert process.wait() == 0, (folder / "log").read_text()
 
@@ -81,13 +96,14 @@ def whole_run(tmp_path_factory):
 def test_a_run_on_two_devices_ends_with_a_result(whole_run):
     result = read_result(whole_run)
     assert 0 < result["test_accuracy"] < 1
-    assert result["epoch"] == 7
+    assert result["epoch"] == 3
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_sigterm_ends_both_processes(tmp_path):
-    with started(tmp_path, "trainer.max_epochs=1000") as process:
+    go_on(tmp_path)
+    with started(tmp_path, epochs=1000) as process:
         other = child_of(process)
         wait_for_an_epoch(process, tmp_path)
         os.killpg(process.pid, signal.SIGTERM)  # the second one waits for the first one to end it
@@ -107,6 +123,7 @@ def test_a_process_that_dies_stops_the_other_and_the_run_goes_on_later(victim, t
         other = child_of(process)
         wait_for_an_epoch(process, tmp_path)
         os.kill(process.pid if victim == "first" else other, signal.SIGKILL)
+        go_on(tmp_path)
         assert process.wait() != 0
         wait_for_the_end(other)
     assert read_result(tmp_path / "run") is None
