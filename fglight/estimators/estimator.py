@@ -1,7 +1,7 @@
 """The gradient estimator: a target, a guess, a perturbation, and the engine that computes with them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_unchanged, first_undifferentiable
 from fglight.autodiff.layers.calls import record_calls, uncached, version_of
 from fglight.autodiff.local_loss import Auxiliaries
-from fglight.autodiff.parameters import hooked, without_hooks
+from fglight.autodiff.parameters import are_tied, hooked, of_first, without_hooks
 from fglight.autodiff.passes import NetworkPass
 from fglight.errors import BlockError
 from fglight.estimators import check as checks
@@ -187,7 +187,7 @@ class GradientEstimator:
                 raise
             raise BlockError(f"{self.engine.name} cannot differentiate {culprit}: {self.engine.remedy}") from error
         check_unchanged(0, images, version)
-        for parameter, gradient in gradients.items():
+        for parameter, gradient in of_first(_parameters(blocks), gradients).items():
             _give(parameter, gradient)
         return step
 
@@ -351,6 +351,7 @@ class GradientEstimator:
         found: dict[int, list[Tensor]] = defaultdict(list)
         # Where blocks have run for the last time, an optimizer may take a gradient as it comes, and let go of it.
         at_once = space.carries and not (self.engine.has_targets or self.compiled or guess.keeps)
+        at_once = at_once and not are_tied(_parameters(network.blocks))
         for parts, products, squares in self.engine.products(network, guess, space, cosine=cosine):
             if products and not space.by_sample:
                 products = network.batch.sum(products)
@@ -388,6 +389,10 @@ def _give(parameter: nn.Parameter, gradient: Tensor) -> None:
     parameter.grad = gradient
     for hook in (parameter._post_accumulate_grad_hooks or {}).values():
         hook(parameter)
+
+
+def _parameters(blocks: Sequence[Block]) -> Iterator[nn.Parameter]:
+    return (parameter for block in blocks for parameter in block.parameters())
 
 
 def _blocks(model: nn.Module | Sequence[Block]) -> Sequence[Block]:

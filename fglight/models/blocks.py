@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fglight.autodiff.parameters import Memory, memory
 from fglight.errors import BlockError, LabelError
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.losses import CrossEntropyLoss, Loss
@@ -143,6 +144,10 @@ class Block(nn.Module):
 class BlockNetwork(nn.Module):
     """A sequence of blocks; the last one's ``aux`` is the classifier head, or gives other outputs.
 
+    A parameter of layers in several blocks, as of a language model's tied embeddings, becomes one of its own for each,
+    at the same memory. Each block has an estimate of it, and ``GradientEstimator.estimate`` leaves their sum in the
+    first.
+
     Args:
         blocks: the blocks, from the images to the outputs.
         loss: of those blocks that have none of their own, see ``Block``; None: cross-entropy.
@@ -151,6 +156,8 @@ class BlockNetwork(nn.Module):
     def __init__(self, blocks: Iterable[Block], loss: Loss | None = None) -> None:
         super().__init__()
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
+        _untie(self.blocks)
+        self._tied = _tied(self)
         if loss is not None:
             self.use_loss(loss)
 
@@ -160,12 +167,57 @@ class BlockNetwork(nn.Module):
             if block.criterion is None:
                 block.use_loss(loss)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is tied as this is."""
+        super().__setstate__(state)
+        self._tie()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BlockNetwork":
+        super()._apply(fn, recurse)
+        self._tie()
+        return self
+
+    def _tie(self) -> None:
+        for (first, name), (other, its_name) in self._tied:
+            getattr(other, its_name).data = getattr(first, name).data
+
     def forward(self, images: Tensor) -> Tensor:
         """Outputs of the head, for a classifier logits ``(batch, classes)``; auxiliary networks take no part."""
         hidden = images
         for block in self.blocks:
             hidden = block.body(hidden)
         return self.blocks[-1].aux(hidden)
+
+
+Place = tuple[nn.Module, str]
+"""A module, and the name of a parameter in it."""
+
+
+def _untie(blocks: Iterable[nn.Module]) -> None:
+    """Give each block a parameter of its own for one that a block before has, at the same memory."""
+    parameters, modules = set[nn.Parameter](), set[nn.Module]()
+    for block in blocks:
+        own = dict[nn.Parameter, nn.Parameter]()
+        for module in (module for module in block.modules() if module not in modules):
+            for name, parameter in module._parameters.items():
+                if parameter is not None and parameter in parameters:
+                    new = nn.Parameter(parameter.data, parameter.requires_grad)
+                    module._parameters[name] = own.setdefault(parameter, new)
+        parameters.update(block.parameters())
+        modules.update(block.modules())
+
+
+def _tied(network: nn.Module) -> list[tuple[Place, Place]]:
+    """The places of a parameter and of another at the same memory, for all such."""
+    firsts: dict[Memory, Place] = {}
+    pairs = list[tuple[Place, Place]]()
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not nn.parameter.is_lazy(parameter):
+                first = firsts.setdefault(memory(parameter), (module, name))
+                if first[0]._parameters[first[1]] is not parameter:
+                    pairs.append((first, (module, name)))
+    return pairs
 
 
 def split(
@@ -193,7 +245,7 @@ def split(
             instance.
         auxiliary: makes the auxiliary network of a block j < J-1 from an example of its output h_j, ``(batch, ...)``,
             and the number of classes or other outputs.
-        loss: of outputs and labels, see ``BlockNetwork``.
+        loss: of outputs and labels, see ``BlockNetwork``; outputs ``(batch, tokens, outputs)`` need one.
         inputs: makes the module's keyword arguments of what block 0 takes, as of token indices and masks that are
             stacked; None: it is the only argument.
 
@@ -202,7 +254,8 @@ def split(
 
     Raises:
         ValueError: for cuts that leave a block empty or that more than one tensor crosses, outputs that are not
-            ``(batch, outputs)``, a layer that changes a block's input in place, or parameters that two blocks share.
+            ``(batch, outputs)`` or ``(batch, tokens, outputs)``, a layer that changes a block's input in place, or one
+            that two blocks share.
     """
     named = not isinstance(blocks, int) and any(isinstance(block, str) for block in blocks)
     if isinstance(layers, nn.Module) and (named or inputs is not None or not isinstance(layers, Iterable)):
@@ -247,10 +300,13 @@ def _blocks(
             if outputs[-2]._version != version:
                 raise ValueError(f"block {index} changes its input in place: cut elsewhere, or copy it")
         logits = copies[-1](outputs[-1])
-    if logits.dim() != 2 or len(logits) != len(example):
-        raise ValueError(f"the last layer is no head: it gives {tuple(logits.shape)}, and not (batch, outputs)")
-    auxiliaries = [auxiliary(output, logits.shape[1]).to(output) for output in outputs[1:-1]]
+    if logits.dim() not in (2, 3) or len(logits) != len(example):
+        raise ValueError(
+            f"the last layer is no head: it gives {tuple(logits.shape)}, and not (batch, outputs) or (batch, tokens, "
+            "outputs)"
+        )
+    auxiliaries = [auxiliary(output, logits.shape[-1]).to(output) for output in outputs[1:-1]]
     network = BlockNetwork((Block(body, aux) for body, aux in zip(bodies, [*auxiliaries, head])), loss)
     if sum(len(list(block.parameters())) for block in network.blocks) > len(list(network.parameters())):
-        raise ValueError("two blocks share parameters: cut so that all uses of a layer are in one block")
+        raise ValueError("two blocks share a layer: cut so that all uses of a layer are in one block")
     return network

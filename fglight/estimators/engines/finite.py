@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from fglight.autodiff.inspection import Inspection, gradients_are_derivatives
 from fglight.autodiff.jvp import Again, check_swapped
-from fglight.autodiff.parameters import replaced
+from fglight.autodiff.parameters import are_tied, replaced
 from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.autodiff.rng import Redrawn, generators_kept
+from fglight.errors import BlockError
 from fglight.estimators.engines.base import Products
 from fglight.estimators.engines.directional import DirectionalEngine, DirectionalStep, Move
 from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
+from fglight.models.blocks import Block
 
 Moves = Callable[[int], Move | None]
 """The directions that blocks move along, by their indices; None for those that do not."""
@@ -68,6 +70,14 @@ class FiniteDifferences(DirectionalEngine):
             raise ValueError(
                 f"engine.redraw=true is not possible with {type(guess).__name__}, whose directions depend on the "
                 "network: use false"
+            )
+
+    def check_network(self, blocks: Sequence[Block], images: Tensor, guess: Guess, space: Perturbation) -> None:
+        """See ``Engine``; what is moved where it lies, no other block may use."""
+        super().check_network(blocks, images, guess, space)
+        if self.redraw and are_tied(parameter for block in blocks for parameter in block.parameters()):
+            raise BlockError(
+                "engine.redraw=true must have parameters that one block uses, and some are tied to another's: use false"
             )
 
     def check_compiled(self, guess: Guess, space: Perturbation) -> None:
