@@ -41,10 +41,20 @@ class Costs:
     memory: float = 0
 
 
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, *others: Any, out_val: Sequence[Tensor | None]
+) -> float:
+    """Each gradient takes what the convolution does; torch's own formula takes all channels of groups for connected."""
+    transposed = others[4]
+    points = len(x) * (x if transposed else gradient).shape[2:].numel()
+    return 2 * points * weight.numel() * sum(one is not None for one in out_val[:2])
+
+
 @cache
 def _formula(func: Any) -> tuple[Callable[..., float] | None, bool]:
     """What tells the cost of an operation, if anything does; and whether it is made of others."""
-    formula = flop_registry.get(func._overloadpacket)
+    packet = func._overloadpacket
+    formula = _convolution_backward if packet is torch.ops.aten.convolution_backward else flop_registry.get(packet)
     return formula, formula is None and func._can_decompose()
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fglight.diagnostics.counting import count_derivatives
-from fglight.diagnostics.profile import costs, forward_flops, step_costs
+from fglight.diagnostics.profile import FlopCounter, costs, forward_flops, step_costs
 from fglight.estimators import (
     ExactGuess,
     ForwardMode,
@@ -76,3 +76,17 @@ def test_steps_that_take_turns_cost_their_mean_wherever_training_stands(network)
         name: value for name, value in network.state_dict().items() if "running" not in name and "num" not in name
     }
     torch.testing.assert_close(trained, {name: before[name] for name in trained}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_convolution_of_groups_takes_backwards_what_it_takes_forwards_for_each_gradient(kind, groups):
+    layer, images = kind(8, 8, 3, stride=2, groups=groups), torch.randn(2, 8, 9, 9, requires_grad=True)
+    with FlopCounter() as forwards:
+        output = layer(images)
+    assert forwards.total > 0
+    with FlopCounter() as both:
+        output.sum().backward()
+    with FlopCounter() as of_weights:
+        layer(images.detach()).sum().backward()
+    assert both.total == of_weights.total == 2 * forwards.total
