@@ -94,7 +94,7 @@ class Job:
             "aux": cell.aux,
             "model": MODELS[cell.blocks],
             "data": cell.data,
-            "model.width": repr(cell.width),
+            "model.width": "" if "model" in dict(self.settings) else repr(cell.width),
             "scheduler.step_size": "" if self.lr_step is None else str(self.lr_step),
             "logger.group": self.group,
         }
