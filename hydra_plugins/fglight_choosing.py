@@ -25,7 +25,7 @@ class Choosing(Callback):
         from fglight.config.values import check
         from fglight.errors import ConfigError, FglightError
         from fglight.sweeps.composing import Composer, checked
-        from fglight.sweeps.request import refuse_check
+        from fglight.sweeps.request import refuse_looks
 
         sweeper = config.hydra.runtime.choices["hydra/sweeper"]
         if sweeper in ("basic", "paper"):  # which do all runs that they are asked for
@@ -35,7 +35,7 @@ class Choosing(Callback):
         loader = GlobalHydra.instance().config_loader()
         composer = Composer(lambda overrides: loader.load_sweep_config(config, overrides))
         try:
-            refuse_check(overrides)
+            refuse_looks(overrides)
             if sweeper == "optuna":
                 _complete(config.hydra.sweeper, config.seed)
                 check("hydra.sweeper", Optuna, dict(config.hydra.sweeper))

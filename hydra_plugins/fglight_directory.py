@@ -14,14 +14,16 @@ class RunDirectory(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Put a directory that can be written to in ``hydra.run.dir``; end in one line where there can be none."""
         from fglight.config import check_config
+        from fglight.config.settings import LOOKS
         from fglight.errors import ConfigError
         from fglight.processes import is_first
         from fglight.runs.folder import make_directory
 
         try:
             check_config(config)
-            if config.check:
-                sys.exit(_check(config))
+            looked = [_look(config, setting) for setting in LOOKS if config[setting]]
+            if looked:
+                sys.exit(next((status for status in looked if status), 0))
             folder = Path(config.hydra.run.dir)
             timed = _is_timed(config.hydra.run)
             # The first process of torchrun's or SLURM's makes one, under a name of its time; the others use none.
@@ -31,15 +33,15 @@ class RunDirectory(Callback):
             sys.exit(str(error))  # Hydra turns any other exception of a callback into a warning
 
 
-def _check(config: DictConfig) -> int | str:
-    """Show what becomes of each layer; returns the exit status, or what is wrong."""
+def _look(config: DictConfig, setting: str) -> int | str:
+    """Show what one of ``LOOKS`` tells of a run; returns the exit status, or what is wrong."""
     from fglight.errors import one_line
-    from fglight.training.checking import show_check  # loads torch
+    from fglight.training.checking import show_check, show_verification  # loads torch
 
     try:
-        return 0 if show_check(config) else 1
+        return 0 if {"check": show_check, "verify": show_verification}[setting](config) else 1
     except Exception as error:  # whatever a network of one's own may raise
-        return f"check=true: {one_line(error)}"
+        return f"{setting}=true: {one_line(error)}"
 
 
 def make_sweep_directory(config: DictConfig) -> None:

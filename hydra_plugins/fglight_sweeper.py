@@ -70,7 +70,7 @@ class PaperSweeper(BasicSweeper):
         from fglight.studies import add_studies
         from fglight.sweeps.composing import checked
         from fglight.sweeps.failed import Noting, folders_of, options_of
-        from fglight.sweeps.request import asks, parse, refuse_check
+        from fglight.sweeps.request import asks, parse, refuse_looks
         from fglight.sweeps.runner import Sweep
         from fglight.sweeps.studies import run_study
         from fglight.text import counted
@@ -78,7 +78,7 @@ class PaperSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         try:
             overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-            refuse_check(overrides)
+            refuse_looks(overrides)
             for folder in folders_of(self.config):
                 add_studies(folder)
             request = parse(overrides)

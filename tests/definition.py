@@ -1,8 +1,7 @@
 """The estimators written out: loops over samples, units and tensors in plain autograd, to be read beside the paper.
 
-Everything here is slow, and nothing is taken from ``fglight.estimators``. Block j maps x_j to h_j = f_j(x_j, θ_j); L_j
-is its local loss, the loss of its auxiliary network; L = L_{J-1} is the network's. Gradients are those of means over
-the batch, so that the factors 1/n of Eqs. 2 to 5 are within the targets t and the directions g.
+Everything here is slow, and nothing of ``fglight.estimators`` is in it but autograd on a whole network. Gradients are
+those of means over the batch, so that the factors 1/n of Eqs. 2 to 5 are within the targets t and the directions g.
 
 In each space, targets and directions have one shape, ``(samples, *shape)``: of activities, a sample's row is its own
 and ``shape`` that of h_j; of weights, a parameter's gradient is the one sample there is; of every sample's weights,
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fglight.estimators.definition import WholeNetwork
 from fglight.models import Block
 
 EPS = 1e-16
@@ -98,28 +98,12 @@ def units(granularity: str, blocks: Sequence[Sequence[Tensor]]) -> list[list[tup
     return tensors
 
 
-class Definition:
-    """Targets, guesses and estimates of blocks, from one joint graph.
-
-    Attributes:
-        outputs: h_j of every block.
-        losses: L_j of every block; the last one is L.
-        parameters: the trained parameters θ_j of every block.
-    """
+class Definition(WholeNetwork):
+    """Targets, guesses and estimates of blocks, from one joint graph."""
 
     def __init__(self, blocks, images: Tensor, labels: Tensor, *, copied: bool = True) -> None:
         blocks = list(getattr(blocks, "blocks", blocks))
-        self.blocks = deepcopy(blocks) if copied else blocks  # a copied parameter has no hooks
-        self.labels = labels
-        self.outputs, self.losses = [], []
-        hidden = images
-        for block in self.blocks:
-            hidden = block.body(hidden)
-            if not hidden.requires_grad:  # nothing below is trained
-                hidden = hidden.detach().requires_grad_()
-            self.outputs.append(hidden)
-            self.losses.append(block.loss(hidden, labels)[0])
-        self.parameters = [[p for p in block.body.parameters() if p.requires_grad] for block in self.blocks]
+        super().__init__(deepcopy(blocks) if copied else blocks, images, labels)  # a copied parameter has no hooks
 
     # Sec. 3.2: targets
 
@@ -129,26 +113,9 @@ class Definition:
         named = {"global": last, "local": j, "intermediate": j + 1}
         return self.losses[named[target] if isinstance(target, str) else target.loss_block(j, last)]
 
-    def activity(self, target, j: int) -> Tensor:
-        """The gradient of a loss with respect to h_j."""
-        return _gradients(self.loss(target, j), [self.outputs[j]])[0]
-
     def weight(self, target, j: int) -> list[Tensor]:
         """Eq. 2: its gradient with respect to every parameter of block j."""
         return self.vjp(j, self.activity(target, j))
-
-    def vjp(self, j: int, cotangent: Tensor | None = None) -> list[Tensor]:
-        """A cotangent of h_j pulled back to the parameters of block j, if it has any."""
-        return _gradients(self.outputs[j], self.parameters[j], cotangent)
-
-    def rows(self, j: int, cotangent: Tensor) -> list[Tensor]:
-        """What each sample's cotangent alone gives, for every parameter; where nothing couples the samples."""
-        by_sample = []
-        for i in range(len(cotangent)):
-            alone = torch.zeros_like(cotangent)
-            alone[i] = cotangent[i]
-            by_sample.append(self.vjp(j, alone))
-        return [torch.stack(rows) for rows in zip(*by_sample)]
 
     # Sec. 3.1: guesses in the space of h_j
 
@@ -159,7 +126,7 @@ class Definition:
     def by_auxiliary(self, j: int) -> list[Tensor]:
         """The gradient of each of several auxiliary networks' loss."""
         block, h = self.blocks[j], self.outputs[j]
-        return [_gradients(Block(block.body, aux).loss(h, self.labels)[0], [h])[0] for aux in block.aux]
+        return [self.gradients(Block(block.body, aux).loss(h, self.labels)[0], [h])[0] for aux in block.aux]
 
     def error(self) -> Tensor:
         """The gradient of the network's cross-entropy with respect to its logits, ``(batch, classes)``."""
@@ -180,7 +147,7 @@ class Definition:
 
     def next_block(self, j: int, noise: Tensor) -> list[Tensor]:
         """A random cotangent of h_{j+1}, pulled back through block j+1."""
-        return _gradients(self.outputs[j + 1], [self.outputs[j]], noise)
+        return self.gradients(self.outputs[j + 1], [self.outputs[j]], noise)
 
     def mixing(self, j: int, noise: Tensor) -> list[Tensor]:
         """A random mixture of the batch's activities, where a sample's own are not zero."""
@@ -240,7 +207,7 @@ class Definition:
                 found[j][i][part] = rest[:, :size].view_as(here)
                 rest = rest[:, size:]
         if perturb.startswith("activity"):
-            return [self.vjp(j, *found[j]) for j in js]  # Eq. 5
+            return [self.vjp(j, found[j][0]) if found[j] else [] for j in js]  # Eq. 5
         return [[tensor.sum(0) for tensor in tensors] for tensors in found]  # Eq. 4, for the batch or every sample
 
     def cosines(self, target="global", perturb: str = "weight") -> Tensor:
@@ -265,12 +232,3 @@ class Definition:
     def _drawn(perturb: str, like: Tensor, draw: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """Directions of a tensor, ``(k, samples, *shape)``; of a batch's weights they are drawn without samples."""
         return torch.stack([g.view_as(like) for g in draw(like[0] if perturb == "weight" else like)])
-
-
-def _gradients(outputs: Tensor, inputs: Sequence[Tensor], cotangent: Tensor | None = None) -> list[Tensor]:
-    if not inputs or not outputs.requires_grad:
-        return [torch.zeros_like(x) for x in inputs]
-    found = torch.autograd.grad(
-        outputs, inputs, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return [gradient.detach() for gradient in found]

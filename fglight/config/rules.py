@@ -50,6 +50,7 @@ class Root(Settings):
     measure: bool
     compile: bool | Literal["cudagraphs"]
     check: bool
+    verify: bool
     channels_last: bool
     clip_norm: Positive | None
 

@@ -35,7 +35,10 @@ GROUPS = tuple(
 SWEEP_SETTINGS = ("table", "figure", "study", "search", "controls", "seeds", "blocks", "plan")
 """Settings that say which runs a sweep has; no run has them."""
 
-NO_RUN_HAS = (*SWEEP_SETTINGS, "check")
+LOOKS = ("check", "verify")
+"""Settings that have a run looked at, and not trained."""
+
+NO_RUN_HAS = (*SWEEP_SETTINGS, *LOOKS)
 """Settings of the command line: they ask for something else than a run."""
 
 NOT_ARGUMENTS = ("name", "trained", "interval", "metrics", "block_lr", "decay_vectors", "warmup")

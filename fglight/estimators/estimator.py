@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.result import Step
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.targets import Target
+from fglight.estimators.verify import Verification, verify
 from fglight.memory_format import as_memory_format, with_strides_of
 from fglight.models.blocks import Block, trainable
 from fglight.models.sizes import check_positive_ints
@@ -212,6 +214,36 @@ class GradientEstimator:
                 return checks.check_layers(blocks, images, *parts, auxiliaries=self.evaluates_auxiliaries)
         except BlockError as error:
             return [checks.LayerCheck(None, "", type(model).__name__, "refused", str(error))]
+
+    def verify(self, model: nn.Module | Sequence[Block], images: Tensor, labels: Tensor) -> Verification:
+        """Hold the estimate of this network and batch against the definition in plain autograd, engine by engine.
+
+        All of it is computed in float64, on copies of the network (in the mode it is in, without parameters' hooks) and
+        of the estimator's parts, as in a first step, of the whole batch (``micro_batches=1``): nothing moves. A few
+        samples are enough, and quicker: single samples' coefficients take a backward pass for each.
+
+        Args:
+            model: as for ``estimate``.
+            images: as there.
+            labels: as there.
+
+        Returns:
+            For each engine, by how much each estimate differs, or why there is none; ``print`` shows it.
+
+        Raises:
+            BlockError: there is no definition to hold it against: ``perturb=weight_per_sample`` where samples are
+                coupled, as by batch norm in training, or auxiliary networks with dropout.
+        """
+
+        def estimate(engine: Engine, guess: Guess, space: Perturbation, *batch: Any) -> None:
+            other = copy(self)
+            other.__dict__.pop("_compute", None)  # what was compiled
+            other.engine, other.guess, other.perturbation, other.micro_batches = engine, guess, space, 1
+            other.estimate(*batch)
+
+        blocks, parts = _blocks(model), (self.target, self.guess, self._perturbation, self.engine)
+        auxiliaries = Auxiliaries(self.evaluates_auxiliaries, self.needs_auxiliaries, self.trains_auxiliaries)
+        return verify(blocks, images, labels, *parts, auxiliaries, estimate)
 
     def _check_parts(self) -> None:
         """Refuse parts that do not go together; each may be replaced between two steps.

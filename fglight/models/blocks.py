@@ -136,7 +136,7 @@ class Block(nn.Module):
             name = getattr(criterion, "__name__", type(criterion).__name__)
             raise LabelError(
                 f"the loss must have a gradient here, and {name} has none: use engine=finite with exact_blocks=0, "
-                "target=global, a guess that is drawn and measure=false"
+                "target=global, a guess that is drawn, measure=false and verify=false"
             )
         return loss, logits
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hydra.core.override_parser.types import Override
 
-from fglight.config.settings import SWEEP_SETTINGS
+from fglight.config.settings import LOOKS, SWEEP_SETTINGS
 from fglight.errors import ConfigError
 from fglight.paper import TABLES
 from fglight.paper.figures import FIGURES
@@ -109,14 +109,15 @@ def parse(overrides: Iterable[Override]) -> Request | None:
     return request
 
 
-def refuse_check(overrides: Iterable[Override]) -> None:
-    """Refuse to look at the layers of several runs, which would rather train.
+def refuse_looks(overrides: Sequence[Override]) -> None:
+    """Refuse to look at several runs, which would rather train.
 
     Raises:
-        ConfigError: ``check=true`` is given.
+        ConfigError: ``check=true`` or ``verify=true`` is given.
     """
-    if asks(overrides, "check"):
-        raise ConfigError("check=true looks at the layers of a single run: leave out -m")
+    for setting in LOOKS:
+        if asks(overrides, setting):
+            raise ConfigError(f"{setting}=true looks at a single run: leave out -m")
 
 
 def asks(overrides: Iterable[Override], setting: str) -> bool:

@@ -1,10 +1,8 @@
 """One run: from a configuration to a trained network and a run directory."""
 
-import logging
 import math
 import os
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from fglight.training.failing import FirstFailure
 from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
+from fglight.training.quiet import quieten
 from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
 
@@ -91,7 +90,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
 
 def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing: FirstFailure) -> dict[str, Any]:
-    _quieten()
+    quieten()
     cfg = facts.cfg
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
@@ -253,14 +252,3 @@ def _device_name(device: torch.device) -> str:
         if device.type == "cuda"
         else f"{device.type}, {torch.get_num_threads()} threads"
     )
-
-
-def _quieten() -> None:
-    """Silence what Lightning says in every run and nobody can act on here."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated.*")  # torch's own, in forward mode
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*The number of training batches .* is smaller than the logging interval.*")
