@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -74,6 +75,7 @@ class Whole:
         called: for each segment the outermost submodules that it calls, by their names.
         skipped: those of them that later segments skip.
         fill: what stands in skipped submodules' outputs.
+        fills: what else stands in those of some, by their names.
 
     Raises:
         ValueError: a name is none of a submodule that is called once, in this order.
@@ -87,6 +89,7 @@ class Whole:
         self.taken: Tensor | None = None  # by segment 0, in this pass
         self.notes: dict[str, Any] = {}  # what submodules gave in this pass, in shapes
         self.fill = 0.0
+        self.fills: dict[str, float] = {}
         self.calls = self._calls(example)
         self.called = self._shared_out(self.calls)
         self.skipped = self.called
@@ -134,19 +137,22 @@ class Whole:
         return self.module(taken) if self.inputs is None else self.module(**self.inputs(taken))
 
     def _skip(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Something like what the submodule gave in this pass."""
-        rows, size = _ROWS.get(), 0 if self.taken is None else len(self.taken)
+        """Something like what the submodule gave in this pass, with what it handed on as it was."""
+        rows, size, name = _ROWS.get(), 0 if self.taken is None else len(self.taken), self.names[module]
+        fill, taken = self.fills.get(name, self.fill), pytree.tree_leaves((args, kwargs))
 
         def filled(shape: _Shape) -> Tensor:
             samples = [size] if rows is None else [len(rows)]
-            return shape.filled(self.fill, samples if shape.shape[:1] == (size,) else shape.shape[:1])
+            return shape.filled(fill, samples if shape.shape[:1] == (size,) else shape.shape[:1])
 
-        return pytree.tree_map_only(_Shape, filled, self.notes[self.names[module]])
+        found = pytree.tree_map_only(_Shape, filled, self.notes[name])
+        return pytree.tree_map_only(_HandedOn, lambda leaf: taken[leaf.place], found)
 
     def _note(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         given = module(*args, **kwargs)
         if _ROWS.get() is None:
-            self.notes[self.names[module]] = pytree.tree_map_only(Tensor, _Shape, given)
+            taken = pytree.tree_leaves((args, kwargs))
+            self.notes[self.names[module]] = pytree.tree_map_only(Tensor, partial(_noted, taken), given)
         return given
 
     def _begin(self, x: Tensor, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -284,17 +290,27 @@ def segments(module: nn.Module, starts: Sequence[str], example: Tensor, inputs: 
     Raises:
         ValueError: naming what cannot be cut, or what crosses a cut besides the one tensor.
     """
+    parts, possible = _cut(module, starts, example, inputs)
+    if not possible:
+        crossing = _some(_crossing(parts, example)) or "its own code"
+        raise ValueError(
+            f"one tensor must cross the cuts at {_some(starts)}, and what {crossing} gives does, too: cut where it is "
+            "no longer used"
+        )
+    return [Segment(parts[0].whole, index, own) for index, own in enumerate(_parameters_above(parts, example))]
+
+
+def _cut(
+    module: nn.Module, starts: Sequence[str], example: Tensor, inputs: Inputs | None
+) -> tuple[list[Segment], bool]:
+    """Segments, and whether they are the module."""
     whole = Whole(module, starts, example, inputs)
     parts = [Segment(whole, index, {}) for index in range(len(starts) + 1)]
-    if not _are_the_module(parts, example):
-        # What holds no parameters may make constants of the inputs, such as the angles of rotary positions.
-        whole.skipped = [whole.holding(names) for names in whole.called]
-        if not _are_the_module(parts, example):
-            raise ValueError(
-                f"one tensor must cross the cuts at {_some(whole.starts)}, and more do: cut where nothing else of what "
-                "came before is used"
-            )
-    return [Segment(whole, index, own) for index, own in enumerate(_parameters_above(parts, example))]
+    if _are_the_module(parts, example):
+        return parts, True
+    # What holds no parameters may make constants of the inputs, such as the angles of rotary positions.
+    whole.skipped = [whole.holding(names) for names in whole.called]
+    return parts, _are_the_module(parts, example)
 
 
 def _parameters_above(parts: Sequence[Segment], example: Tensor) -> list[dict[str, nn.Parameter]]:
@@ -330,6 +346,20 @@ def _are_the_module(parts: Sequence[Segment], example: Tensor) -> bool:
             if not torch.allclose(x, expected, rtol=1e-3, atol=1e-5):
                 return False
     return True
+
+
+def _crossing(parts: Sequence[Segment], example: Tensor) -> list[str]:
+    """The submodules of which more than the tensor that is handed on is used behind the next cut."""
+    copies = deepcopy(nn.ModuleList(parts)).eval()
+    whole, runs = cast(Segment, copies[0]).whole, []
+    names = [name for segment in whole.skipped for name in segment]
+    with torch.no_grad():
+        for fills in ({}, *({name: torch.nan} for name in names)):
+            whole.fills, x = fills, example
+            for part in copies:
+                x = part(x)
+            runs.append(x)
+    return [name for name, run in zip(names, runs[1:]) if not torch.allclose(runs[0], run)]
 
 
 def even_cuts(module: nn.Module, blocks: int, example: Tensor, inputs: Inputs | None = None) -> list[str]:
@@ -375,10 +405,9 @@ def even_cuts(module: nn.Module, blocks: int, example: Tensor, inputs: Inputs | 
 
 def _can_begin(module: nn.Module, name: str, example: Tensor, inputs: Inputs | None) -> bool:
     try:
-        segments(module, [name], example, inputs)
+        return _cut(module, [name], example, inputs)[1]
     except ValueError:
         return False
-    return True
 
 
 @contextmanager
@@ -404,6 +433,22 @@ class _Shape:
         """A tensor like it, of other samples."""
         own = value if self.dtype.is_floating_point else 0
         return torch.full((*samples, *self.shape[1:]), own, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class _HandedOn:
+    """Stands for a tensor that a submodule gives as it has taken it.
+
+    Attributes:
+        place: its place in what the submodule takes.
+    """
+
+    place: int
+
+
+def _noted(taken: Sequence[Any], given: Tensor) -> "_Shape | _HandedOn":
+    place = next((place for place, leaf in enumerate(taken) if leaf is given), None)
+    return _Shape(given) if place is None else _HandedOn(place)
 
 
 def _stop(module: nn.Module, args: Any, kwargs: Any) -> Any:

@@ -165,6 +165,36 @@ def test_their_layers_are_seen_by_sample_as_those_of_any_block(guess):
     assert {layer.path for layer in estimator.check(blocks, batch) if layer.kind == "Linear"} == {"fast"}
 
 
+class Masked(nn.Module):
+    """Takes a pair and gives one, of which the second is as it was."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.mix = nn.Linear(4, outputs)
+
+    def forward(self, pair):
+        hidden, mask = pair
+        return torch.tanh(self.mix(hidden)) * mask, mask
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x[:, :4], x[:, 4:]
+
+
+@pytest.mark.parametrize("perturbation", [WeightPerturbation, WeightPerSamplePerturbation])
+def test_a_chain_of_layers_with_two_inputs(perturbation):
+    """What they hand on as it is need not cross a cut."""
+    torch.manual_seed(0)
+    network = nn.Sequential(Halves(), Masked(4), Masked(4), Masked(CLASSES)).double()
+    x, labels = torch.cat([torch.randn(6, 4), torch.rand(6, 1)], 1).double(), torch.randint(CLASSES, (6,))
+    expected = torch.autograd.grad(F.cross_entropy(network(x)[0], labels), [*network.parameters()])
+    blocks = split(network, ["2", "3"], x)
+    assert torch.equal(blocks(x), network(x)[0])
+    GradientEstimator(GlobalTarget(), ExactGuess(), perturbation()).estimate(blocks, x, labels)
+    torch.testing.assert_close([p.grad for p in network.parameters()], [*expected])
+
+
 def test_modes_are_those_of_what_is_around_them():
     network, packed, _ = words()
     cut = split(network, ["layers.1"], packed, inputs=unpacked)
@@ -191,7 +221,11 @@ def test_a_number_of_blocks_is_cut_where_one_tensor_is_handed_on():
 @pytest.mark.parametrize(
     ("module", "names", "said"),
     [
-        (Branches, ["second"], r"one tensor must cross the cuts at second, and more do: cut where nothing else of"),
+        (
+            Branches,
+            ["second"],
+            r"one tensor must cross the cuts at second, and what first gives does, too: cut",
+        ),
         (
             Branches,
             ["fourth"],
