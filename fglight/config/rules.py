@@ -52,6 +52,7 @@ class Root(Settings):
     check: bool
     channels_last: bool
     clip_norm: Positive | None
+    ckpt_path: str | None
 
 
 class Component(Settings):

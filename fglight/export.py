@@ -1,0 +1,74 @@
+"""Write a run's network as plain torch has it: ``fglight export outputs/A resnet.pt``."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from fglight.errors import ConfigError, FglightError, one_line
+
+FILES = (".pt", ".pth", ".safetensors")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the state of the module that a run's network was cut from; returns the exit status."""
+    parser = ArgumentParser(
+        "fglight export",
+        description="Write the trained weights of a run's network under the names of the module that it was cut from.",
+        epilog="A network of model=timm or torchvision is cut from such a module, or one that fglight.models.split made.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run's folder, with checkpoints/last.ckpt")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help=f"a file ({', '.join(FILES)}), or a folder for module.save_pretrained"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(export(options.folder, options.out))
+    except FglightError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def export(folder: Path, out: Path) -> str:
+    """Write a run's network at its last checkpoint.
+
+    Args:
+        folder: the run's directory.
+        out: a file of ``FILES``, for the module's state; or a folder, for what its ``save_pretrained`` writes.
+
+    Returns:
+        What was written, in a line.
+
+    Raises:
+        ConfigError: it is no run, its network is that of no module, or ``out`` cannot be written.
+    """
+    import torch  # takes seconds
+
+    from fglight.training.weights import TrainedRun
+
+    run = TrainedRun.read(folder)
+    module = run.network().module
+    name = run.cfg.model.name
+    if module is None:
+        raise ConfigError(
+            f"{folder} must be a run of a network that a module was cut into, got model={name}: ckpt_path takes it"
+        )
+    if out.suffix not in FILES and not hasattr(module, "save_pretrained"):
+        raise ConfigError(f"OUT must end in {', '.join(FILES)} for a {type(module).__name__}, got {out}")
+    try:
+        if out.suffix == ".safetensors":
+            from safetensors.torch import save_model
+
+            save_model(module, str(out))
+        elif out.suffix in FILES:
+            torch.save(module.state_dict(), out)
+        else:
+            cast(Any, module).save_pretrained(out)
+    except ImportError as error:
+        raise ConfigError(f"{out.suffix} needs safetensors: pip install safetensors") from error
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{out} cannot be written ({one_line(error)})") from error
+    so_far = "" if run.finished else f", unfinished, of {run.cfg.trainer.max_epochs}"
+    return f"{out}: {type(module).__name__} of {folder} at epoch {run.epochs}{so_far}"
