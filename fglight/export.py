@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(
         "fglight export",
         description="Write the trained weights of a run's network under the names of the module that it was cut from.",
-        epilog="A network of model=timm or torchvision is cut from such a module, or one that fglight.models.split made.",
+        epilog="Networks of model=timm and torchvision are cut from a module, and those of fglight.models.split.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run's folder, with checkpoints/last.ckpt")
     parser.add_argument(
@@ -46,15 +46,13 @@ def export(folder: Path, out: Path) -> str:
     """
     import torch  # takes seconds
 
-    from fglight.training.weights import TrainedRun
+    from fglight.training.weights import TrainedRun, merge_adapters
 
     run = TrainedRun.read(folder)
-    module = run.network().module
-    name = run.cfg.model.name
-    if module is None:
-        raise ConfigError(
-            f"{folder} must be a run of a network that a module was cut into, got model={name}: ckpt_path takes it"
-        )
+    network, name = run.network(), run.cfg.model.name
+    if network.module is None:
+        raise ConfigError(f"{folder} must be a run of a network that was cut from a module, got model={name}")
+    module = merge_adapters(network)
     if out.suffix not in FILES and not hasattr(module, "save_pretrained"):
         raise ConfigError(f"OUT must end in {', '.join(FILES)} for a {type(module).__name__}, got {out}")
     try:

@@ -32,14 +32,14 @@ from fglight.runs.record import build_result, judged_on, summary
 from fglight.runs.settings import RunFacts, check_unchanged, in_short
 from fglight.text import counted
 from fglight.training.build import build_callbacks, build_metrics, build_optimizer, build_scheduler
-from fglight.training.checkpoint import LastCheckpoint, read_checkpoint
+from fglight.training.checkpoint import LastCheckpoint
 from fglight.training.failing import FirstFailure
 from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
 from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
-from fglight.training.weights import load_weights
+from fglight.training.weights import begin_with
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -204,9 +204,9 @@ def _train(
 
 
 def _begin_with(cfg: DictConfig, model: BlockNetwork) -> list[str]:
-    """Give a network the weights that ``ckpt_path`` names; see ``load_weights``."""
+    """Give a network the weights that ``ckpt_path`` names; see ``begin_with``."""
     try:
-        return load_weights(model, read_checkpoint(Path(cfg.ckpt_path).expanduser()), anew=cfg.data.num_classes)
+        return begin_with(model, Path(cfg.ckpt_path).expanduser(), cfg.data.num_classes)
     except ConfigError as error:
         raise ConfigError(f"ckpt_path={cfg.ckpt_path} is not possible: {error}") from error
 

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from fglight.build import build_model
 from fglight.errors import ConfigError
@@ -15,68 +16,15 @@ from fglight.models import BlockNetwork
 from fglight.runs.folder import CHECKPOINT, CONFIG, read_config, read_result
 from fglight.training.checkpoint import read_checkpoint
 
-_GUESSES_OWN = re.compile(r"blocks\.\d+\.[^.]+")
-"""Names of what a guess keeps in the blocks, which is no part of the network."""
-
-
-def load_weights(network: BlockNetwork, checkpoint: Mapping[str, Any], *, anew: int | None = None) -> list[str]:
-    """Give a network the weights of a checkpoint.
-
-    Args:
-        network: the network; it is changed only if all fits.
-        checkpoint: as ``read_checkpoint`` gives it.
-        anew: None, or how many classes the network has, where what depends on more than the network may stay as it is:
-            the classifier's tensors where the checkpoint's are of another number of classes, and the auxiliary
-            networks of those blocks where the checkpoint has others.
-
-    Returns:
-        The names of tensors, and of auxiliary networks, that stay as they are.
-
-    Raises:
-        ConfigError: naming the first tensor that does not fit, and both shapes.
-    """
-    there = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-    there = {name: v for name, v in there.items() if name.startswith("blocks.") and not _GUESSES_OWN.fullmatch(name)}
-    here = {name: value for name, value in network.state_dict().items() if not _GUESSES_OWN.fullmatch(name)}
-    kept = []
-    if anew is not None:
-        for j in range(len(network.blocks) - 1):
-            part = f"blocks.{j}.aux"
-            ours, theirs = (
-                {name: state.pop(name) for name in [*state] if name.startswith(f"{part}.")} for state in (here, there)
-            )
-            if _misfit(ours, theirs):
-                kept.append(part)
-            else:
-                here, there = here | ours, there | theirs
-        for name in [*here]:
-            ours, theirs = here[name].shape, there.get(name, here[name]).shape
-            if ours != theirs and ours[:1] == (anew,) and ours[1:] == theirs[1:]:
-                kept.append(name)
-                del here[name], there[name]
-    if misfit := _misfit(here, there):
-        raise ConfigError(misfit)
-    network.load_state_dict(there, strict=False)
-    return kept
-
-
-def _misfit(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
-    """The first tensor that only one of two states has, or that has another shape; empty where there is none."""
-    for name in [*here, *there]:
-        shapes = [str(tuple(state[name].shape)) if name in state else "missing" for state in (here, there)]
-        if shapes[0] != shapes[1]:
-            return f"{name} is {shapes[0]} in the network, and {shapes[1]} in the checkpoint"
-    return ""
-
 
 @dataclass(frozen=True)
 class TrainedRun:
     """A run's directory, as what it has trained so far.
 
     Attributes:
-        path: of the directory.
+        path: of the directory, or of a checkpoint in it.
         cfg: its configuration.
-        checkpoint: its last one.
+        checkpoint: that one, or its last.
     """
 
     path: Path
@@ -85,14 +33,15 @@ class TrainedRun:
 
     @classmethod
     def read(cls, path: Path) -> "TrainedRun":
-        """Read a directory.
+        """Read a directory, or a checkpoint in one.
 
         Raises:
             ConfigError: it is none of a run, or has no checkpoint.
         """
-        if not (path / CONFIG).is_file():
+        folder = path if path.is_dir() else path.parent.parent
+        if not (folder / CONFIG).is_file():
             raise ConfigError(f"{path} must be the folder of a run, with {CONFIG} and {CHECKPOINT}")
-        return cls(path, read_config(path), read_checkpoint(path))
+        return cls(path, read_config(folder), read_checkpoint(path))
 
     def network(self) -> BlockNetwork:
         """The network with the checkpoint's weights, and of their dtype.
@@ -100,13 +49,16 @@ class TrainedRun:
         Raises:
             ConfigError: they are those of another network.
         """
-        network = build_model(self.cfg)
-        dtypes = (value.dtype for value in self.checkpoint["state_dict"].values() if value.is_floating_point())
-        network.to(next(dtypes))
-        try:
-            load_weights(network, self.checkpoint)
-        except ConfigError as error:
-            raise ConfigError(f"{self.path / CHECKPOINT} does not fit {CONFIG} there: {error}") from error
+        cfg = self.cfg.copy()
+        if cfg.model.get("pretrained") is True:  # nothing need be downloaded to be replaced
+            cfg.model.pretrained = False
+        network = build_model(cfg)
+        state = {name.removeprefix("model."): value for name, value in self.checkpoint["state_dict"].items()}
+        there = {name: value for name, value in state.items() if re.match(r"blocks\.\d+\..*\.", name)}  # not a guess's
+        network.to(next(value.dtype for value in there.values() if value.is_floating_point()))
+        if misfit := _misfit(network.state_dict(), there):
+            raise ConfigError(f"the checkpoint of {self.path} does not fit {CONFIG} there: {misfit}")
+        network.load_state_dict(there)
         return network
 
     @property
@@ -119,3 +71,80 @@ class TrainedRun:
         """Whether the checkpoint is of the end of training."""
         result = read_result(self.path)
         return result is not None and result["steps"] == self.checkpoint["global_step"]
+
+
+def begin_with(network: BlockNetwork, path: Path, classes: int) -> list[str]:
+    """Give a network the weights of a run's, which may be cut into other blocks where a module was cut.
+
+    The classifier's tensors stay as they are where those there are of another number of classes, and the auxiliary
+    networks of blocks that are others there, or have others.
+
+    Args:
+        network: the network; it is changed only if all fits.
+        path: the run's directory, or a checkpoint in it.
+        classes: how many the network has.
+
+    Returns:
+        The names of tensors, and of auxiliary networks, that stay as they are.
+
+    Raises:
+        ConfigError: there is no such run; or naming the first tensor that does not fit, and both shapes.
+    """
+    trained = TrainedRun.read(path).network()
+    pairs, kept = list[tuple[Tensor, Tensor]](), list[str]()
+    for j, block in enumerate(network.blocks[:-1]):
+        here = block.state_dict()
+        there = trained.blocks[j].state_dict() if j < len(trained.blocks) - 1 else {}
+        if _misfit(here, {**here, **there}) or _misfit(there, {**there, **here}):
+            kept.append(f"blocks.{j}.aux")
+        else:
+            pairs += [(here[name], there[name]) for name in here if name.startswith("aux.")]
+    merge_adapters(trained)
+    here, there = _without_auxiliaries(network), _without_auxiliaries(trained)
+    for name in [*here]:
+        shape, other = here[name].shape, there.get(name, here[name]).shape
+        if shape != other and shape[:1] == (classes,) and shape[1:] == other[1:]:
+            kept.append(name)
+            del here[name], there[name]
+    if misfit := _misfit(here, there):
+        raise ConfigError(misfit)
+    with torch.no_grad():
+        for ours, theirs in [*pairs, *((here[name], there[name]) for name in here)]:
+            ours.copy_(theirs)
+    return kept
+
+
+def merge_adapters(network: BlockNetwork) -> nn.Module:
+    """Put what ``trained=lora`` has added to the weights into them, and have the plain layers again.
+
+    Returns:
+        The module that was cut into the blocks, or else the network.
+    """
+    module = network.module or network
+    for name, layer in [*module.named_modules()]:
+        if hasattr(layer, "get_base_layer"):
+            adapter = cast(Any, layer)
+            adapter.merge()
+            module.set_submodule(name, adapter.get_base_layer())
+    return module
+
+
+def _without_auxiliaries(network: BlockNetwork) -> dict[str, Tensor]:
+    """The tensors of the network itself, under the names of its module, without adapters."""
+    state = (network.module or network).state_dict()
+    last = f"blocks.{len(network.blocks) - 1}.aux."
+    return {
+        name.replace(".base_layer.", "."): value
+        for name, value in state.items()
+        if ".lora_" not in name
+        and (network.module is not None or name.split(".")[2:3] == ["body"] or name.startswith(last))
+    }
+
+
+def _misfit(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
+    """The first tensor that only one of two states has, or that has another shape; empty where there is none."""
+    for name in [*here, *there]:
+        shapes = [str(tuple(state[name].shape)) if name in state else "missing" for state in (here, there)]
+        if shapes[0] != shapes[1]:
+            return f"{name} is {shapes[0]} in the network, and {shapes[1]} in the checkpoint"
+    return ""
