@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(
         "fglight export",
         description="Write the trained weights of a run's network under the names of the module that it was cut from.",
-        epilog="Networks of model=timm and torchvision are cut from a module, and those of fglight.models.split.",
+        epilog="Networks of model=timm, transformers, torchvision and any are cut from a module.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run's folder, with checkpoints/last.ckpt")
     parser.add_argument(
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(export(options.folder, options.out))
     except FglightError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {options.folder}: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -51,7 +51,7 @@ def export(folder: Path, out: Path) -> str:
     run = TrainedRun.read(folder)
     network, name = run.network(), run.cfg.model.name
     if network.module is None:
-        raise ConfigError(f"{folder} must be a run of a network that was cut from a module, got model={name}")
+        raise ConfigError(f"its network must be cut from a module, as that of model=timm is, got model={name}")
     module = merge_adapters(network)
     if out.suffix not in FILES and not hasattr(module, "save_pretrained"):
         raise ConfigError(f"OUT must end in {', '.join(FILES)} for a {type(module).__name__}, got {out}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -22,12 +23,12 @@ class TrainedRun:
     """A run's directory, as what it has trained so far.
 
     Attributes:
-        path: of the directory, or of a checkpoint in it.
+        folder: the directory.
         cfg: its configuration.
-        checkpoint: that one, or its last.
+        checkpoint: its last one, or another that was asked for.
     """
 
-    path: Path
+    folder: Path
     cfg: DictConfig
     checkpoint: Mapping[str, Any]
 
@@ -38,26 +39,27 @@ class TrainedRun:
         Raises:
             ConfigError: it is none of a run, or has no checkpoint.
         """
-        folder = path if path.is_dir() else path.parent.parent
+        folder = path.parent.parent if path.is_file() else path
         if not (folder / CONFIG).is_file():
-            raise ConfigError(f"{path} must be the folder of a run, with {CONFIG} and {CHECKPOINT}")
-        return cls(path, read_config(folder), read_checkpoint(path))
+            raise ConfigError(f"it must be the folder of a run, with {CONFIG} and {CHECKPOINT}")
+        return cls(folder, read_config(folder), read_checkpoint(path))
 
     def network(self) -> BlockNetwork:
-        """The network with the checkpoint's weights, and of their dtype.
+        """The network with the checkpoint's weights, and of their dtype; no generator moves.
 
         Raises:
             ConfigError: they are those of another network.
         """
         cfg = self.cfg.copy()
-        if cfg.model.get("pretrained") is True:  # nothing need be downloaded to be replaced
-            cfg.model.pretrained = False
-        network = build_model(cfg)
+        if cfg.model._target_.startswith("fglight.") and "pretrained" in cfg.model:
+            cfg.model.pretrained = False  # for nothing need be downloaded to be replaced
+        with isolate_rng():
+            network = build_model(cfg)
         state = {name.removeprefix("model."): value for name, value in self.checkpoint["state_dict"].items()}
         there = {name: value for name, value in state.items() if re.match(r"blocks\.\d+\..*\.", name)}  # not a guess's
         network.to(next(value.dtype for value in there.values() if value.is_floating_point()))
         if misfit := _misfit(network.state_dict(), there):
-            raise ConfigError(f"the checkpoint of {self.path} does not fit {CONFIG} there: {misfit}")
+            raise ConfigError(f"the checkpoint does not fit {CONFIG}: {misfit}")
         network.load_state_dict(there)
         return network
 
@@ -69,7 +71,7 @@ class TrainedRun:
     @property
     def finished(self) -> bool:
         """Whether the checkpoint is of the end of training."""
-        result = read_result(self.path)
+        result = read_result(self.folder)
         return result is not None and result["steps"] == self.checkpoint["global_step"]
 
 
@@ -91,15 +93,15 @@ def begin_with(network: BlockNetwork, path: Path, classes: int) -> list[str]:
         ConfigError: there is no such run; or naming the first tensor that does not fit, and both shapes.
     """
     trained = TrainedRun.read(path).network()
+    merge_adapters(trained)
     pairs, kept = list[tuple[Tensor, Tensor]](), list[str]()
     for j, block in enumerate(network.blocks[:-1]):
-        here = block.state_dict()
-        there = trained.blocks[j].state_dict() if j < len(trained.blocks) - 1 else {}
-        if _misfit(here, {**here, **there}) or _misfit(there, {**there, **here}):
+        here = _state(block)
+        there = _state(trained.blocks[j]) if j < len(trained.blocks) - 1 else {}
+        if _misfit(here, there):
             kept.append(f"blocks.{j}.aux")
         else:
             pairs += [(here[name], there[name]) for name in here if name.startswith("aux.")]
-    merge_adapters(trained)
     here, there = _without_auxiliaries(network), _without_auxiliaries(trained)
     for name in [*here]:
         shape, other = here[name].shape, there.get(name, here[name]).shape
@@ -108,8 +110,9 @@ def begin_with(network: BlockNetwork, path: Path, classes: int) -> list[str]:
             del here[name], there[name]
     if misfit := _misfit(here, there):
         raise ConfigError(misfit)
+    pairs += [(here[name], there[name]) for name in here]
     with torch.no_grad():
-        for ours, theirs in [*pairs, *((here[name], there[name]) for name in here)]:
+        for ours, theirs in pairs:
             ours.copy_(theirs)
     return kept
 
@@ -130,15 +133,18 @@ def merge_adapters(network: BlockNetwork) -> nn.Module:
 
 
 def _without_auxiliaries(network: BlockNetwork) -> dict[str, Tensor]:
-    """The tensors of the network itself, under the names of its module, without adapters."""
-    state = (network.module or network).state_dict()
+    """The tensors of the network itself, under the names of its module."""
+    if network.module is not None:
+        return _state(network.module)
     last = f"blocks.{len(network.blocks) - 1}.aux."
-    return {
-        name.replace(".base_layer.", "."): value
-        for name, value in state.items()
-        if ".lora_" not in name
-        and (network.module is not None or name.split(".")[2:3] == ["body"] or name.startswith(last))
-    }
+    state = _state(network)
+    return {name: state[name] for name in state if name.split(".")[2:3] == ["body"] or name.startswith(last)}
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module, without adapters."""
+    state = module.state_dict().items()
+    return {name.replace(".base_layer.", "."): value for name, value in state if ".lora_" not in name}
 
 
 def _misfit(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
