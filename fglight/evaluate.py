@@ -36,18 +36,7 @@ CHANGEABLE = (
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate runs and print a table; returns the exit status, 1 where a run could not be evaluated."""
-    parser = ArgumentParser(
-        "fglight eval",
-        description="Evaluate the networks of runs on their test sets, or on other data; nothing is written.",
-        epilog=f"Settings that can be changed: {', '.join(CHANGEABLE)}. All others are as the run was trained.",
-    )
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="FOLDER|SETTING=VALUE",
-        help="folders of runs, with checkpoints/last.ckpt, and settings, as in data.batch_size=64",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser = _parser()
     options = parser.parse_intermixed_args(arguments)
     folders = [text for text in options.words if "=" not in text or Path(text).is_dir()]
     overrides = [text for text in options.words if text not in folders]
@@ -73,6 +62,22 @@ def main(arguments: Sequence[str]) -> int:
     elif found:
         Console().print(_table(found))
     return failed
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "fglight eval",
+        description="Evaluate the networks of runs on their test sets, or on other data; nothing is written.",
+        epilog=f"Settings that can be changed: {', '.join(CHANGEABLE)}. All others are as the run was trained.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="FOLDER|SETTING=VALUE",
+        help="folders of runs, with checkpoints/last.ckpt, and settings, as in data.batch_size=64",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    return parser
 
 
 def _failed(error: str) -> int:

@@ -13,6 +13,16 @@ FILES = (".pt", ".pth", ".safetensors")
 
 def main(arguments: Sequence[str]) -> int:
     """Write the state of the module that a run's network was cut from; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(export(options.folder, options.out))
+    except FglightError as error:
+        print(f"error: {options.folder}: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         "fglight export",
         description="Write the trained weights of a run's network under the names of the module that it was cut from.",
@@ -22,13 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help=f"a file ({', '.join(FILES)}), or a folder for module.save_pretrained"
     )
-    options = parser.parse_args(arguments)
-    try:
-        print(export(options.folder, options.out))
-    except FglightError as error:
-        print(f"error: {options.folder}: {one_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
 
 
 def export(folder: Path, out: Path) -> str:
@@ -63,10 +67,11 @@ def export(folder: Path, out: Path) -> str:
         elif out.suffix in FILES:
             torch.save(module.state_dict(), out)
         else:
+            out.mkdir(parents=True, exist_ok=True)  # transformers would take a file for success
             cast(Any, module).save_pretrained(out)
     except ImportError as error:
         raise ConfigError(f"{out.suffix} needs safetensors: pip install safetensors") from error
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # each library has its own
         raise ConfigError(f"{out} cannot be written ({one_line(error)})") from error
-    so_far = "" if run.finished else f", unfinished, of {run.cfg.trainer.max_epochs}"
+    so_far = "" if run.finished else f" of {run.cfg.trainer.max_epochs}, unfinished"
     return f"{out}: {type(module).__name__} of {folder} at epoch {run.epochs}{so_far}"
