@@ -33,6 +33,8 @@ CHANGEABLE = (
 )
 """Settings, and groups of them, that do not change what was trained."""
 
+_FOUND_OUT = ("name", "num_classes", "in_channels")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate runs and print a table; returns the exit status, 1 where a run could not be evaluated."""
@@ -105,6 +107,8 @@ def _check(overrides: Sequence[str]) -> None:
 def changed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """A run's configuration with overrides; a choice of data comes first, as with Hydra.
 
+    What a data set of files says of itself is found out anew where ``data.root`` is another.
+
     Raises:
         ConfigError: there is no such choice, or a value is not possible.
     """
@@ -118,6 +122,11 @@ def changed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 raise ConfigError(f"{name} must be {' or '.join(there)}, got {value}")
             value = there[str(value)]
         OmegaConf.update(cfg, name, value, merge=False, force_add=True)
+        if name == "data.root":
+            own = next((choice for choice in choices("data").values() if choice["_target_"] == cfg.data._target_), {})
+            for fact in _FOUND_OUT:
+                if "${" in str(own.get(fact)):
+                    cfg.data[fact] = own[fact]
     check_config(cfg)
     return cfg
 

@@ -119,6 +119,17 @@ def test_settings_choose_what_it_is_evaluated_on(run, told, tmp_path):
     assert mine["data"] == "mine"
 
 
+def test_another_folder_is_another_data_set(told, tmp_path):
+    for name, classes in (("one", "abc"), ("other", "abc"), ("fewer", "ab")):
+        write_image_folder(tmp_path / name, (1, 8, 8), classes=classes)
+    images = ("data=image_folder", "data.batch_size=6")
+    train(load_config([*QUICK, *images, f"data.root={tmp_path / 'one'}"]), tmp_path / "run")
+    (evaluation,) = json.loads(told(tmp_path / "run", f"data.root={tmp_path / 'other'}", "--json")[1])
+    assert evaluation["data"] == "other"
+    _, _, err = told(tmp_path / "run", f"data.root={tmp_path / 'fewer'}")
+    assert err.endswith("data.num_classes must be 3, as the network was trained on one, got 2 of fewer\n")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
