@@ -16,7 +16,7 @@ from image_files import write_image_folder
 from text_files import rows, write_csv, write_network, write_texts
 from transformers import BertConfig, BertForSequenceClassification
 
-from fglight import build_model, load_config, train
+from fglight import build_model, evaluate, export, load_config, train
 from fglight.autodiff.layers.kinds import KINDS
 from fglight.build import build_estimator
 from fglight.config import check_config
@@ -134,6 +134,11 @@ def try_command(words: list[str]) -> None:
                 assert train.main(arguments) == 0
         case ["fglight", "report", *arguments]:
             report._parser().parse_args(arguments)
+        case ["fglight", "eval", *arguments]:
+            evaluate._parser().parse_intermixed_args(arguments)
+            evaluate._check([text for text in arguments if "=" in text])
+        case ["fglight", "export", *arguments]:
+            export._parser().parse_args(arguments)
         case ["fglight", "workspace", *arguments]:
             from fglight.report import workspace  # takes seconds
 

@@ -36,6 +36,9 @@ COMMAND = {
     "train --nonsense": "fglight train: error: unrecognized arguments: --nonsense",
     "train guess=nonsense": "Could not find 'guess/nonsense'",
     "demo --help": "usage: fglight demo",
+    "eval --help": "usage: fglight eval",
+    "eval outputs/A optim.lr=1": "it changes what was trained",
+    "export --help": "usage: fglight export",
     "report --help": "usage: fglight report",
     "workspace --help": "usage: fglight workspace",
 }

@@ -18,7 +18,7 @@ FLOORS = (
     ("runs", "studies"),
     ("build",),
     ("training", "sweeps", "report"),
-    ("train", "demo"),
+    ("train", "evaluate", "export", "demo"),
     ("__main__",),
 )
 """The packages and modules of ``fglight``, from the ground up; those of one floor do not know each other."""

@@ -53,6 +53,7 @@ class Root(Settings):
     verify: bool
     channels_last: bool
     clip_norm: Positive | None
+    ckpt_path: str | None
 
 
 class Component(Settings):

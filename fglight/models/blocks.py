@@ -158,8 +158,14 @@ class BlockNetwork(nn.Module):
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
         _untie(self.blocks)
         self._tied = _tied(self)
+        self.held: tuple[nn.Module, ...] = ()  # no submodule, for the blocks have its parameters
         if loss is not None:
             self.use_loss(loss)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that was cut into the blocks, with the same parameters; None where they are of no single one."""
+        return self.held[0] if self.held else None
 
     def use_loss(self, loss: Loss) -> None:
         """Give a loss to the blocks that have none."""
@@ -261,14 +267,21 @@ def split(
     if isinstance(layers, nn.Module) and (named or inputs is not None or not isinstance(layers, Iterable)):
         bodies: Sequence[nn.Module] = _segments(layers, blocks, example, inputs)
         head: nn.Module = nn.Identity()
-        return _blocks(bodies, head, example, auxiliary, loss)
-    *layers, head = cast(Iterable[nn.Module], layers)
+    else:
+        bodies, head = _chained([*cast(Iterable[nn.Module], layers)], blocks)
+    network = _blocks(bodies, head, example, auxiliary, loss)
+    network.held = (layers,) if isinstance(layers, nn.Module) else ()
+    return network
+
+
+def _chained(layers: Sequence[nn.Module], blocks: int | Sequence[Any]) -> tuple[list[nn.Sequential], nn.Module]:
+    """The bodies of a chain of layers, and its head."""
+    *layers, head = layers
     starts = [j * len(layers) // blocks for j in range(blocks)] if isinstance(blocks, int) else [0, *blocks]
     ends = [*starts[1:], len(layers)]
     if not starts or any(start >= end for start, end in zip(starts, ends)):
         raise ValueError(f"blocks={blocks} of {len(layers)} layers and a head: every block needs at least one layer")
-    bodies = [nn.Sequential(*layers[start:end]) for start, end in zip(starts, ends)]
-    return _blocks(bodies, head, example, auxiliary, loss)
+    return [nn.Sequential(*layers[start:end]) for start, end in zip(starts, ends)], head
 
 
 def _segments(

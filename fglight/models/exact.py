@@ -22,13 +22,16 @@ def exact_blocks(network: BlockNetwork, count: int) -> BlockNetwork:
     blocks: Sequence[Block] = list(network.blocks)
     if not 0 <= count <= len(blocks):
         raise ValueError(f"exact_blocks must be from 0 to the network's {len(blocks)} blocks, got {count}")
+    if count == 1:
+        return network
     *rest, last = blocks
     if count == 0:
         if hasattr(last.aux, "loss"):
             raise ValueError(f"exact_blocks must be 1 or more with a head that has a loss of its own, got {count}")
         whole = Block(nn.Sequential(last.body, last.aux), nn.Identity(), last.criterion)
-        return BlockNetwork([*rest, whole, Block(nn.Identity(), nn.Identity(), last.criterion)])
-    if count == 1:
-        return network
-    joined = nn.Sequential(*(block.body for block in blocks[-count:]))
-    return BlockNetwork([*blocks[:-count], Block(joined, last.aux, last.criterion)])
+        others = BlockNetwork([*rest, whole, Block(nn.Identity(), nn.Identity(), last.criterion)])
+    else:
+        joined = nn.Sequential(*(block.body for block in blocks[-count:]))
+        others = BlockNetwork([*blocks[:-count], Block(joined, last.aux, last.criterion)])
+    others.held = network.held
+    return others

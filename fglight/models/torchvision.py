@@ -68,6 +68,7 @@ def cut_network(
     blocks = cut(layers.values(), places, Colours()(example), auxiliary, f"model.network={network}")
     if example.shape[1] != COLOURS:
         blocks.blocks[0].body = nn.Sequential(Colours(), blocks.blocks[0].body)
+    blocks.held = (built,)
     return blocks
 
 

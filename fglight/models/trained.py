@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from torch import nn
 
@@ -94,4 +95,6 @@ def _inject(network: nn.Module, names: set[str], rank: int, alpha: int) -> None:
         raise ValueError("trained=lora needs peft: pip install 'fglight[transformers]'") from error
 
     chosen = "|".join(re.escape(name) for name in sorted(names))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen), network)
+    with catch_warnings():
+        filterwarnings("ignore", "fan_in_fan_out is set to False")  # it finds transformers' Conv1D out by itself
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen), network)

@@ -10,10 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import Timeout
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from fglight.errors import ConfigError, NonFiniteLossError, RunBusyError
+from fglight.errors import ConfigError, NonFiniteLossError, RunBusyError, one_line
 from fglight.locks import locked
 
 CONFIG, RESULT, FAILURE, METRICS = "config.yaml", "result.json", "failure.json", "metrics"
@@ -131,6 +132,22 @@ def modified(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def read_config(run_dir: Path) -> DictConfig:
+    """A run's settings, ``config.yaml``.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = run_dir / CONFIG
+    try:
+        settings = OmegaConf.load(path)
+        if not isinstance(settings, DictConfig):
+            raise ValueError("no settings are in it")
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{os.path.relpath(path)} cannot be read ({one_line(error)})") from error
+    return settings
 
 
 def write_config(settings: Mapping[str, Any], run_dir: Path) -> None:

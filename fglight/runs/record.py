@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,14 @@ def judged_on(holdout: float | None) -> str:
 
 
 def build_result(
-    facts: RunFacts, *, epochs_done: int, steps: int, metrics: dict[str, float], seconds: float, device: str
+    facts: RunFacts,
+    *,
+    epochs_done: int,
+    steps: int,
+    metrics: dict[str, float],
+    seconds: float,
+    device: str,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``result.json`` holds of a finished run.
 
@@ -52,6 +60,7 @@ def build_result(
         metrics: the last epoch's, by the names they are logged under.
         seconds: wall-clock time of training and testing.
         device: what it ran on, in words.
+        before: the result of the run when it had fewer epochs to train, where it went on from there.
     """
     cfg = facts.cfg
     names = metric_names(cfg)
@@ -62,6 +71,7 @@ def build_result(
         "probe": cfg.aux.name if cfg.probe else "",
         "epoch": epochs_done - 1,
         "steps": steps,
+        **({} if before is None else {"extended_from": [*before.get("extended_from", []), before["recipe"]["epochs"]]}),
         "metric": names[0],
         "classes": cfg.data.num_classes,
         **{f"{split}_{name}": metrics[of_split(split, name)] for split in ("test", "train") for name in names},
@@ -92,6 +102,8 @@ def summary(result: dict[str, Any], run_dir: Path) -> Table:
     table.add_row("learning rate", ", ".join([*schedule, counted(recipe["epochs"], "epoch")]))
     planned = "" if "trainer.max_forwards" in result["differences"] else f" of {recipe['epochs']}"
     table.add_row("trained", f"{counted(result['steps'], 'step')}, to epoch {result['epoch'] + 1}{planned}")
+    if extended := result.get("extended_from"):
+        table.add_row("extended from", " and ".join(counted(epochs, "epoch") for epochs in extended))
     for setting, value in in_short(result["differences"]).items():
         table.add_row(setting, str(value))
     table.add_row("run directory", os.path.relpath(run_dir))

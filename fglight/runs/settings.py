@@ -1,21 +1,21 @@
 """A run's settings: which of them can change its result, and which depart from how the paper trained its cell."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from fglight.cell import FACTS, Cell, says
 from fglight.config.fixed import FIXED
 from fglight.config.settings import NO_RUN_HAS, choices
-from fglight.errors import ConfigError, one_line
+from fglight.errors import ConfigError
 from fglight.paper.protocol import protocol
 from fglight.paper.recipes import nearest
-from fglight.runs.folder import CONFIG
+from fglight.runs.folder import CONFIG, read_config
 
 WITHOUT_EFFECT = (
     "logger",
@@ -175,36 +175,38 @@ def settings_of(cell: Cell) -> dict[str, Any]:
     return protocol(paper) | {group: choices(group)[getattr(cell, group)] for group in own}
 
 
-def check_unchanged(settings: Mapping[str, Any], run_dir: Path) -> None:
+def check_unchanged(settings: Mapping[str, Any], run_dir: Path, *, may_be_longer: bool = False) -> None:
     """Refuse to go on in a directory that was started with settings that lead to another result.
 
     Args:
         settings: what the run is to be done with, as ``run_settings`` gives them.
         run_dir: the directory; one without ``config.yaml`` is fine.
+        may_be_longer: whether a larger ``trainer.max_epochs`` is no other setting: with all else the same, the schedule
+            of the learning rate included, the first epochs are those that were trained.
 
     Raises:
         ConfigError: naming the settings that differ, or that ``config.yaml`` cannot be read.
     """
-    path = run_dir / CONFIG
-    if not path.exists():
+    if not (run_dir / CONFIG).exists():
         return
     try:
-        before = flat(OmegaConf.to_container(OmegaConf.load(path)))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        reason = one_line(error)
-        raise ConfigError(f"{os.path.relpath(path)} cannot be read ({reason}): move its folder away") from error
+        before = flat(OmegaConf.to_container(read_config(run_dir)))
+    except ConfigError as error:
+        raise ConfigError(f"{error}: move its folder away") from error
     now = flat(settings)
     ours = ("fglight.data.image_folder", "fglight.data.TextDataModule")  # of which data.root is the data set
     own = ["data.root"] if now["data._target_"] in ours else []
-    differing = [
-        f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now"
-        for name in _changed(before, now)
-        if has_effect(name) or name in own
-    ]
+    differing = [name for name in _changed(before, now) if has_effect(name) or name in own]
+    epochs = "trainer.max_epochs"
+    longer = may_be_longer and epochs in differing and now[epochs] > before.get(epochs, math.inf)
+    if longer and now.get("trainer.max_forwards") is None:  # which the schedule's epochs share among them
+        differing.remove(epochs)
     if differing:
+        told = (f"{name}={before.get(name, '(none)')} there, {now.get(name, '(none)')} now" for name in differing)
+        other = ", or start a new run from its weights by ckpt_path" if longer else ""
         raise ConfigError(
-            f"{os.path.relpath(run_dir)} holds a run with other settings ({'; '.join(differing)}): "
-            "restore these settings, or move the folder away"
+            f"{os.path.relpath(run_dir)} holds a run with other settings ({'; '.join(told)}): "
+            f"restore these settings, or move the folder away{other}"
         )
 
 

@@ -1,7 +1,6 @@
 """The checkpoint that an interrupted run goes on from."""
 
 import os
-import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,32 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 
-from fglight.errors import one_line
+from fglight.errors import ConfigError, one_line
+from fglight.runs.folder import CHECKPOINT
 
 _KEPT = ("metrics", "seconds", "wandb_id", "stopped")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a run's checkpoint holds.
+
+    Args:
+        path: the file, or the directory of the run.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    file = path / CHECKPOINT if path.is_dir() else path
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        if not {"state_dict", "global_step", "callbacks"} <= content.keys():
+            raise ValueError("it has no state of training")
+    except Exception as error:  # a damaged file can raise nearly anything
+        if isinstance(error, FileNotFoundError):
+            raise ConfigError(f"there is no checkpoint {os.path.relpath(file)}") from None
+        reason = one_line(error)[:100]
+        raise ConfigError(f"{os.path.relpath(file)} is damaged, or no checkpoint of a run ({reason})") from error
+    return content
 
 
 class LastCheckpoint(Checkpoint):
@@ -50,20 +72,14 @@ class LastCheckpoint(Checkpoint):
         if not self.path.exists():
             return None
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            steps = content["global_step"]
-            self.wandb_id = content["callbacks"][self.state_key]["wandb_id"]
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            content = read_checkpoint(self.path)
+        except ConfigError as error:
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            reason = one_line(error)[:100]
-            Console(stderr=True).print(
-                f"{os.path.relpath(self.path)} is damaged ({reason}): moved to {aside.name}, starting over",
-                soft_wrap=True,
-                markup=False,
-            )
+            Console(stderr=True).print(f"{error}: moved to {aside.name}, starting over", soft_wrap=True, markup=False)
             return None
-        return self.path if steps else None
+        self.wandb_id = content["callbacks"][self.state_key]["wandb_id"]
+        return self.path if content["global_step"] else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the part before the interruption."""

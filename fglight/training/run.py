@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fglight.errors import ConfigError, ProcessError, one_line
 from fglight.estimators import GradientEstimator
 from fglight.models import BlockNetwork
 from fglight.processes import Terminated, terminable
-from fglight.runs.folder import CHECKPOINT, CONFIG, FAILURE, RESULT, claim, read_result, write_config, write_json
+from fglight.runs.folder import CHECKPOINT, FAILURE, RESULT, claim, read_result, write_config, write_json
 from fglight.runs.record import build_result, judged_on, summary
 from fglight.runs.settings import RunFacts, check_unchanged, in_short
 from fglight.text import counted
@@ -37,6 +38,7 @@ from fglight.training.progress import ProgressBar
 from fglight.training.quiet import quieten
 from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
+from fglight.training.weights import begin_with
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -44,7 +46,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     The directory gets ``config.yaml`` (resolved), ``metrics/``, ``checkpoints/last.ckpt`` and, at the end,
     ``result.json``. A run that was interrupted goes on from its checkpoint and ends as it would have without the
-    interruption; one that is finished is not done again.
+    interruption; one that is finished is not done again. A larger ``trainer.max_epochs`` than before trains it on, and
+    ``result.json`` stays as it was until then.
 
     Args:
         cfg: a configuration as ``load_config`` composes it.
@@ -65,19 +68,18 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     facts = RunFacts.of(cfg)
     failing = FirstFailure(run_dir, facts.named)
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # the first of several processes keeps the directory
-        return _train(facts, estimator, run_dir, failing)
+        return _train(facts, estimator, run_dir, failing, None)
     run_dir.mkdir(parents=True, exist_ok=True)
     with claim(run_dir):
-        check_unchanged(facts.settings, run_dir)
-        result = read_result(run_dir)
-        if result is not None:
-            Console().print(summary(result, run_dir))
-            return result
-        if not (run_dir / CONFIG).exists():
-            write_config(facts.settings, run_dir)
+        check_unchanged(facts.settings, run_dir, may_be_longer=True)
+        before = read_result(run_dir)
+        if before is not None and before["recipe"]["epochs"] >= cfg.trainer.max_epochs:
+            Console().print(summary(before, run_dir))
+            return before
+        write_config(facts.settings, run_dir)
         try:
             with terminable(lambda: _last_checkpoint(run_dir)), finishing(cfg):
-                result = _train(facts, estimator, run_dir, failing)
+                result = _train(facts, estimator, run_dir, failing, before)
         except ProcessError:
             raise
         except Exception as error:
@@ -89,7 +91,13 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing: FirstFailure) -> dict[str, Any]:
+def _train(
+    facts: RunFacts,
+    estimator: GradientEstimator,
+    run_dir: Path,
+    failing: FirstFailure,
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     quieten()
     cfg = facts.cfg
     L.seed_everything(cfg.seed, verbose=False)
@@ -101,6 +109,11 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
     checkpoint = LastCheckpoint(run_dir / CHECKPOINT)
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    console = Console(quiet=not first)
+    if cfg.ckpt_path is not None and resumed is None:
+        kept = _begin_with(cfg, model)
+        if kept:
+            console.print(f"Not from {cfg.ckpt_path}, but new: {', '.join(kept)}", soft_wrap=True, markup=False)
     options = _trainer_options(cfg)
     max_steps, schedule = options.pop("max_steps"), None
     if max_forwards := options.pop("max_forwards"):
@@ -131,7 +144,7 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
             reload_dataloaders_every_n_epochs=1,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:  # such as no such device, or not so many
-        raise _refusal(cfg, error) from error
+        raise refusal(cfg, error) from error
     if cfg.trainer.sync_batchnorm and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
         raise ConfigError("trainer.sync_batchnorm must be false on CPUs")
     if trainer.world_size > 1 and not isinstance(data, DataModule):
@@ -141,7 +154,7 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
         )
     other = (f"{name}={value}" for name, value in in_short(facts.differences).items() if name != "trainer.max_epochs")
     length = [counted(trainer.max_epochs, "epoch"), *other]
-    Console(quiet=not first).print(
+    console.print(
         f"[bold]{facts.cell}[/bold] seed {cfg.seed}: {', '.join(length)}, into {os.path.relpath(run_dir)}"
         f"{', going on from its last checkpoint' if resumed else ''}"
         f"{', compiling a step on the way, which may take minutes' if cfg.compile is True else ''}",
@@ -167,7 +180,7 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     except MisconfigurationException as error:  # such as a fraction of the batches that is less than one
-        raise _refusal(cfg, error) from error
+        raise refusal(cfg, error) from error
     except Exception as error:
         if "Early stopping conditioned on metric" in str(error):
             raise ConfigError(f"callbacks cannot be used: {one_line(error)}") from error
@@ -185,7 +198,16 @@ def _train(facts: RunFacts, estimator: GradientEstimator, run_dir: Path, failing
         metrics=checkpoint.metrics,
         seconds=checkpoint.seconds,
         device=_device_name(trainer.strategy.root_device),
+        before=before if resumed else None,
     )
+
+
+def _begin_with(cfg: DictConfig, model: BlockNetwork) -> list[str]:
+    """Give a network the weights that ``ckpt_path`` names; see ``begin_with``."""
+    try:
+        return begin_with(model, Path(cfg.ckpt_path).expanduser(), cfg.data.num_classes)
+    except ConfigError as error:
+        raise ConfigError(f"ckpt_path={cfg.ckpt_path} is not possible: {error}") from error
 
 
 def _trainer_options(cfg: DictConfig) -> dict[str, Any]:
@@ -219,7 +241,7 @@ def _within(
     return steps, math.ceil(steps / len(loader))
 
 
-def _refusal(cfg: DictConfig, error: Exception) -> ConfigError:
+def refusal(cfg: DictConfig, error: Exception) -> ConfigError:
     """What Lightning refuses, in a line that names the option."""
     named = [name for name in cfg.trainer if name in LIGHTNING and name in str(error)] or ["accelerator", "devices"]
     chosen = " ".join(f"trainer.{name}={cfg.trainer[name]}" for name in named)

@@ -235,6 +235,22 @@ def test_a_run_goes_on_with_the_settings_that_it_began_with_and_no_others(tmp_pa
             check_unchanged(run_settings(config(override)), tmp_path)
 
 
+def test_a_run_may_become_longer_unless_its_length_is_what_its_schedule_is_made_for(tmp_path):
+    write_config(run_settings(config()), tmp_path)
+    longer = run_settings(config("trainer.max_epochs=101"))
+    check_unchanged(longer, tmp_path, may_be_longer=True)
+    for settings in ({}, {"may_be_longer": False}):
+        with pytest.raises(ConfigError, match=r"trainer\.max_epochs=100 there, 101 now"):
+            check_unchanged(longer, tmp_path, **settings)
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs=100 there, 99 now"):
+        check_unchanged(run_settings(config("trainer.max_epochs=99")), tmp_path, may_be_longer=True)
+    write_config(run_settings(config("trainer.max_forwards=1000")), tmp_path)
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs=100 there, 101 now"):
+        check_unchanged(
+            run_settings(config("trainer.max_forwards=1000", "trainer.max_epochs=101")), tmp_path, may_be_longer=True
+        )
+
+
 @pytest.mark.parametrize(("source", "refused"), [("image_folder", True), ("ImageDataModule", False)])
 def test_another_folder_of_images_is_another_data_set(source, refused, tmp_path):
     cfg = config()

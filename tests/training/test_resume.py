@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -299,6 +300,48 @@ def test_a_finished_run_is_not_done_again(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(run, "_train", lambda *_: pytest.fail("trained again"))
     assert train(config("logger.project=another", "trainer.enable_progress_bar=true"), whole)["epoch"] == 2
     assert (whole / "result.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kind", [kind for kind in QUICK if kind != "stale"])
+def test_a_finished_run_that_is_trained_on_ends_like_a_whole_one(kind, tmp_path):
+    overrides = [*KINDS[kind], "trainer.max_epochs=2"]
+    train(config(*overrides), tmp_path / "whole")
+    folder = tmp_path / "longer"
+    train(config(*overrides, "trainer.max_epochs=1"), folder)
+    killed(overrides, folder, "step", 2)
+    assert json.loads((folder / "result.json").read_text())["steps"] == STEPS  # as it was until then
+    result = train(config(*overrides), folder)
+    assert result["extended_from"] == [1]
+    (folder / "result.json").write_text(json.dumps({k: v for k, v in result.items() if k != "extended_from"}))
+    assert_same(folder, tmp_path / "whole")
+
+
+def test_a_run_that_began_with_another_s_weights_goes_on_without_it(tmp_path, whole, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(whole, other)
+    overrides = ["guess=gaussian", f"ckpt_path={other}", "trainer.max_epochs=2"]
+    train(config(*overrides), tmp_path / "whole")
+    folder = tmp_path / "longer"
+    train(config(*overrides, "trainer.max_epochs=1"), folder)
+    shutil.rmtree(other)
+    assert train(config(*overrides), folder)["extended_from"] == [1]
+    assert "extended from" in capsys.readouterr().out
+    assert metrics(folder) == metrics(tmp_path / "whole")
+    assert all(
+        torch.equal(value, weights(tmp_path / "whole")[name])
+        for name, value in weights(folder).items()
+        if name != "schedule"
+    )
+
+
+def test_fewer_epochs_or_another_schedule_are_other_settings(tmp_path):
+    train(config("scheduler=cosine", "trainer.max_epochs=2"), tmp_path)
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs=2 there, 1 now.*: restore .* away$"):
+        train(config("scheduler=cosine", "scheduler.T_max=2", "trainer.max_epochs=1"), tmp_path)
+    with pytest.raises(ConfigError, match=r"\(scheduler\.T_max=2 there, 3 now\): .* by ckpt_path$"):
+        train(config("scheduler=cosine", "trainer.max_epochs=3"), tmp_path)
+    with pytest.raises(ConfigError, match=r"optim\.lr=0\.05 there, 0\.1 now"):
+        train(config("scheduler=cosine", "scheduler.T_max=2", "trainer.max_epochs=3", "optim.lr=0.1"), tmp_path)
 
 
 def test_other_settings_are_refused_and_nothing_is_touched(whole):
