@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fglight.config import check_config
-from fglight.config.settings import GROUPS, check_overrides, choices
+from fglight.config.settings import GROUPS, LOOKS, check_overrides, choices
 from fglight.errors import ConfigError, FglightError, one_line
 from fglight.runs.settings import within
 from fglight.text import measured
@@ -112,7 +112,7 @@ def changed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: there is no such choice, or a value is not possible.
     """
-    cfg = OmegaConf.merge({"check": False}, cfg)
+    cfg = OmegaConf.merge(dict.fromkeys(LOOKS, False), cfg)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in sorted(parsed, key=lambda override: override.key_or_group not in GROUPS):
         name, value = override.key_or_group, override.value()
