@@ -5,18 +5,21 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra import version
+from hydra._internal import utils
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from fglight.config import devices
 from fglight.config.settings import CONFIG_DIR, check_overrides
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
     version.setbase("1.3")
     ConfigSource._list_add_result = _list_visible  # type: ignore[method-assign, assignment]  # in help and in guess=glob(*)
+    utils.run_and_report = _told  # type: ignore[assignment]
     parser = get_args_parser()
     parser.prog = "fglight train"
     options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side
@@ -65,12 +69,44 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run_hydra(args=options, args_parser=parser, task_function=job, config_path=first, config_name="config")
     except ValueError as error:  # of options that do not go together: what a job raises, Hydra shows by itself
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if _full():
             raise
         parser.error(str(error))
     except KeyboardInterrupt:  # of a sweep
         return 128 + signal.SIGINT
     return 0
+
+
+def _full() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+_report = utils.run_and_report
+
+
+def _told(do: Callable[[], Any]) -> Any:
+    """Do something as Hydra does, and say no more of an error that explains itself."""
+
+    def alone() -> Any:
+        try:
+            return do()
+        except CompactHydraException as error:
+            if _full():
+                raise
+            print(_in_words(error), file=sys.stderr)
+            sys.exit(1)
+
+    return _report(alone)
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says; of a choice that there is not, the nearest there are."""
+    if not isinstance(error, MissingConfigException) or not error.options:
+        return f"{error}\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else str(error)
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    near = get_close_matches(choice, error.options, n=2)
+    instead = f": did you mean {' or '.join(near)}?" if near else ""
+    return f"{group} must be one of {', '.join(error.options)}, got {choice}{instead}"
 
 
 _list_any = ConfigSource._list_add_result
@@ -117,5 +153,7 @@ def job(cfg: DictConfig) -> float | None:
         if sweep and isinstance(error, RunBusyError):
             print(error)
             return None
-        # Hydra prints an exception of this class as one line, without a traceback.
-        raise CompactHydraException(str(error)) from None
+        if not sweep and not _full():  # Hydra would say before it which overrides there are
+            print(error, file=sys.stderr)
+            sys.exit(1)
+        raise CompactHydraException(str(error)) from None  # which is told without a traceback

@@ -118,7 +118,7 @@ def test_runs_on_small_files_of_imagenet32_and_on_fashion_mnist(tmp_path):
 
 # What is wrong, and all that the message has to name.
 WRONG = {
-    "choice": (["guess=locl"], ["locl", "exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher"]),
+    "choice": (["guess=locl"], ["guess must be one of", "exact", "gaussian", "got locl: did you mean local?"]),
     "no choice": (["data=null"], ["data=null", "digits", "cifar10"]),
     "value": (["model.width=0.001"], ["model.width must be", "1/64", "got 0.001"]),
     "type": (["model.width=wide"], ["model.width must be", "1/64", "got wide"]),
@@ -135,9 +135,9 @@ def test_what_is_wrong_is_said_without_a_traceback(name, tmp_path):
     assert refused.returncode != 0
     assert "Traceback" not in message
     assert all(word in message for word in words), message
-    assert sum(said in message for said in ("Error executing job", "Could not find", "must be")) == 1
+    assert not any(said in message for said in ("Error executing job", "HYDRA_FULL_ERROR"))
     lines = [line for line in message.splitlines() if all(word in line for word in words)]
-    assert len(lines) == (name != "choice")  # one line says it all; choices are listed one a line
+    assert len(lines) == 1  # says it all
     assert not list(tmp_path.rglob("result.json"))
 
 

@@ -11,7 +11,7 @@ from written_runs import LOCAL, curves, result, write_metrics, write_run
 
 TRAIN = {
     "--help": "Choose one of each group",
-    "guess=nonsense": "Could not find 'guess/nonsense'",
+    "guess=nonsense": "low_rank, mixing, momentum, next_block, ntk, rademacher, got nonsense",
     "nonsense=1": "nothing reads it",
     "guess=gaussian guess.direction=2": "did you mean guess.directions?",
     "trainer.max_epoch=2": "did you mean trainer.max_epochs?",
@@ -34,7 +34,7 @@ COMMAND = {
     "nonsense": "invalid choice: 'nonsense'",
     "train --help": "fglight train guess=gaussian",
     "train --nonsense": "fglight train: error: unrecognized arguments: --nonsense",
-    "train guess=nonsense": "Could not find 'guess/nonsense'",
+    "train guess=nonsense": "low_rank, mixing, momentum, next_block, ntk, rademacher, got nonsense",
     "demo --help": "usage: fglight demo",
     "eval --help": "usage: fglight eval",
     "eval outputs/A optim.lr=1": "it changes what was trained",
