@@ -53,7 +53,7 @@ class Root(Settings):
     verify: bool
     channels_last: bool
     clip_norm: Positive | None
-    ckpt_path: str | None
+    ckpt_path: Annotated[str, Field(description="the folder of a run, or a checkpoint in one")] | None
 
 
 class Component(Settings):

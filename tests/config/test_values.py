@@ -42,6 +42,7 @@ OUT_OF_RANGE = {
     "optim.fused": (1, "yes"),
     "compile": ("max", 1),
     "channels_last": (1,),
+    "ckpt_path": (1, True),
     "checkpointing": (1,),
     "logger.mode": ("sometimes", None),
 }
