@@ -147,7 +147,14 @@ def job(cfg: DictConfig) -> float | None:
             os.environ.pop("WANDB_RUN_ID", None)  # one id cannot be that of all runs
         from fglight.training.run import train  # loads torch, which help and errors do without
 
-        result = train(cfg, Path(HydraConfig.get().runtime.output_dir))
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
+        result = train(cfg, run_dir)
+        if not sweep and not os.environ.get("LOCAL_RANK", "0").strip("0"):  # of several processes the first
+            print(
+                "next:",
+                *(f"fglight {command} {os.path.relpath(run_dir)}" for command in ("report", "eval")),
+                sep="\n  ",
+            )
         return result[f"test_{result['metric']}"]
     except FglightError as error:
         if sweep and isinstance(error, RunBusyError):

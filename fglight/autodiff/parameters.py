@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,38 +63,3 @@ def without_row(tensors: Tensor, dimensions: int, row: int) -> Tensor:
     """Tensors of so many dimensions each, ``(..., *shape)``, which now have zeros in one row of each."""
     tensors.select(tensors.dim() - dimensions, row).zero_()
     return tensors
-
-
-Memory = tuple[int, Any, torch.Size]
-"""The storage of a parameter, its place there, and its shape."""
-
-
-def memory(parameter: nn.Parameter) -> Memory:
-    """Where a parameter lies: tied ones, which are one in all but name, lie at the same place."""
-    plain = type(parameter) is nn.Parameter  # others may have no memory of their own
-    return parameter.untyped_storage()._cdata if plain else id(parameter), parameter.storage_offset(), parameter.shape
-
-
-def are_tied(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether some lie at one memory."""
-    places = [memory(parameter) for parameter in parameters]
-    return len(set(places)) < len(places)
-
-
-def of_first(
-    parameters: Iterable[nn.Parameter], gradients: Mapping[nn.Parameter, Tensor]
-) -> dict[nn.Parameter, Tensor]:
-    """Gradients of parameters, with those of tied ones summed as that of the first of them.
-
-    Args:
-        parameters: all there are, in an order that stays.
-        gradients: by parameters.
-    """
-    firsts: dict[Memory, nn.Parameter] = {}
-    summed: dict[nn.Parameter, Tensor] = {}
-    for parameter in parameters:
-        first = firsts.setdefault(memory(parameter), parameter)
-        if parameter in gradients:
-            gradient = gradients[parameter]
-            summed[first] = summed[first] + gradient if first in summed else gradient
-    return summed

@@ -14,7 +14,7 @@ from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_unchanged, first_undifferentiable
 from fglight.autodiff.layers.calls import record_calls, uncached, version_of
 from fglight.autodiff.local_loss import Auxiliaries
-from fglight.autodiff.parameters import are_tied, hooked, of_first, without_hooks
+from fglight.autodiff.parameters import hooked, without_hooks
 from fglight.autodiff.passes import NetworkPass
 from fglight.errors import BlockError
 from fglight.estimators import check as checks
@@ -31,6 +31,7 @@ from fglight.estimators.verify import Verification, verify
 from fglight.memory_format import as_memory_format, with_strides_of
 from fglight.models.blocks import Block, trainable
 from fglight.models.sizes import check_positive_ints
+from fglight.models.tied import are_tied, of_first
 
 
 class GradientEstimator:

@@ -7,12 +7,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fglight.autodiff.parameters import Memory, memory
 from fglight.errors import BlockError, LabelError
 from fglight.models.auxiliaries import PooledAuxiliary
 from fglight.models.losses import CrossEntropyLoss, Loss
 from fglight.models.segments import Inputs, Segment, even_cuts, segments
 from fglight.models.several import SeveralAuxiliaries
+from fglight.models.tied import tied_places, untie
 
 _CROSS_ENTROPY = CrossEntropyLoss()
 
@@ -156,8 +156,8 @@ class BlockNetwork(nn.Module):
     def __init__(self, blocks: Iterable[Block], loss: Loss | None = None) -> None:
         super().__init__()
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
-        _untie(self.blocks)
-        self._tied = _tied(self)
+        untie(self.blocks)
+        self._tied = tied_places(self)
         self.held: tuple[nn.Module, ...] = ()  # no submodule, for the blocks have its parameters
         if loss is not None:
             self.use_loss(loss)
@@ -193,37 +193,6 @@ class BlockNetwork(nn.Module):
         for block in self.blocks:
             hidden = block.body(hidden)
         return self.blocks[-1].aux(hidden)
-
-
-Place = tuple[nn.Module, str]
-"""A module, and the name of a parameter in it."""
-
-
-def _untie(blocks: Iterable[nn.Module]) -> None:
-    """Give each block a parameter of its own for one that a block before has, at the same memory."""
-    parameters, modules = set[nn.Parameter](), set[nn.Module]()
-    for block in blocks:
-        own = dict[nn.Parameter, nn.Parameter]()
-        for module in (module for module in block.modules() if module not in modules):
-            for name, parameter in module._parameters.items():
-                if parameter is not None and parameter in parameters:
-                    new = nn.Parameter(parameter.data, parameter.requires_grad)
-                    module._parameters[name] = own.setdefault(parameter, new)
-        parameters.update(block.parameters())
-        modules.update(block.modules())
-
-
-def _tied(network: nn.Module) -> list[tuple[Place, Place]]:
-    """The places of a parameter and of another at the same memory, for all such."""
-    firsts: dict[Memory, Place] = {}
-    pairs = list[tuple[Place, Place]]()
-    for module in network.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and not nn.parameter.is_lazy(parameter):
-                first = firsts.setdefault(memory(parameter), (module, name))
-                if first[0]._parameters[first[1]] is not parameter:
-                    pairs.append((first, (module, name)))
-    return pairs
 
 
 def split(

@@ -123,11 +123,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say what an interruption leaves."""
-        if isinstance(exception, KeyboardInterrupt) and self.path.exists():
-            Console(stderr=True).print(
-                f"Interrupted in epoch {trainer.current_epoch}; last checkpoint: {os.path.relpath(self.path)}",
-                soft_wrap=True,
-            )
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            done, folder = trainer.current_epoch, os.path.relpath(self.path.parents[1])
+            kept = f"hydra.run.dir={folder} goes on behind epoch {done}" if done else "nothing was kept"
+            Console(stderr=True).print(f"Interrupted in epoch {done + 1}: {kept}", soft_wrap=True, highlight=False)
 
     def _commit(self, trainer: L.Trainer) -> None:
         if not trainer.is_global_zero or not self._next.exists():

@@ -27,6 +27,10 @@ class ProgressBar(RichProgressBar):
             column for column in super().configure_columns(trainer) if not isinstance(column, ProcessingSpeedColumn)
         ]
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """The epoch, counted from 1."""
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """The figures one watches, in few characters."""
         metrics = trainer.progress_bar_metrics

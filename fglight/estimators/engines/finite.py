@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fglight.autodiff.inspection import Inspection, gradients_are_derivatives
 from fglight.autodiff.jvp import Again, check_swapped
-from fglight.autodiff.parameters import are_tied, replaced
+from fglight.autodiff.parameters import replaced
 from fglight.autodiff.passes import BlockPass, NetworkPass
 from fglight.autodiff.rng import Redrawn, generators_kept
 from fglight.errors import BlockError
@@ -20,6 +20,7 @@ from fglight.estimators.guesses.base import Guess
 from fglight.estimators.spaces.base import Perturbation
 from fglight.estimators.spaces.parts import Part
 from fglight.models.blocks import Block
+from fglight.models.tied import are_tied
 
 Moves = Callable[[int], Move | None]
 """The directions that blocks move along, by their indices; None for those that do not."""
