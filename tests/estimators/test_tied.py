@@ -17,6 +17,7 @@ from fglight.estimators import (
     GlobalTarget,
     GradientEstimator,
     ReverseMode,
+    WeightPerSamplePerturbation,
     WeightPerturbation,
 )
 from fglight.models import exact_blocks, split
@@ -92,3 +93,14 @@ def test_weights_that_move_where_they_lie_have_one_use():
     _, blocks, ids = language_model()
     with pytest.raises(BlockError, match=r"engine\.redraw=true must have parameters that one block uses"):
         estimate(exact_blocks(blocks, 0), ids, GaussianGuess(), FiniteDifferences(redraw=True), "network")
+
+
+@pytest.mark.parametrize("space", [WeightPerturbation, WeightPerSamplePerturbation])
+def test_each_use_is_verified(space):
+    _, blocks, ids = language_model()
+    found = GradientEstimator(GlobalTarget(), GaussianGuess(), space()).verify(blocks, ids, ids)
+    reverse, forward, _ = found.engines
+    assert found.agrees
+    assert not forward.refused
+    assert {one.block for one in reverse.compared if one.parameter == "weight"} == {0, 1, 2}
+    assert all(parameter.grad is None for parameter in blocks.parameters())
