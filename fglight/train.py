@@ -149,7 +149,7 @@ def job(cfg: DictConfig) -> float | None:
 
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         result = train(cfg, run_dir)
-        if not sweep and not os.environ.get("LOCAL_RANK", "0").strip("0"):  # of several processes the first
+        if not sweep and os.environ.get("LOCAL_RANK", "0") == "0":
             print(
                 "next:",
                 *(f"fglight {command} {os.path.relpath(run_dir)}" for command in ("report", "eval")),
