@@ -17,7 +17,7 @@ from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_unchanged, checked_graph
 from fglight.autodiff.graph import Graph
 from fglight.autodiff.jvp import jvp_by_sample, jvp_from_layer, jvps
-from fglight.autodiff.layers.calls import Calls, LayerCall, SamplesFirst, samples_first, shape_of, version_of
+from fglight.autodiff.layers.calls import LayerCall, SamplesFirst, samples_first, shape_of, version_of
 from fglight.autodiff.local_loss import Auxiliaries, LocalLoss
 from fglight.autodiff.parameters import dense, without_row
 from fglight.models.blocks import Block, trainable
@@ -49,7 +49,7 @@ class NetworkPass:
     batch: Batch
     buffers: Buffers
     auxiliaries: Auxiliaries
-    recording: Callable[[nn.Module], AbstractContextManager[Calls]]
+    recording: Callable[[nn.Module], AbstractContextManager[list[LayerCall]]]
     losses: Sequence[int] = ()
     adds_local: bool = False
     trains_blocks: bool = True
@@ -152,7 +152,7 @@ class BlockPass:
     parameters: list[nn.Parameter]
     auxiliaries: Auxiliaries
     graph: Graph = None  # type: ignore[assignment]
-    calls: Calls = field(default_factory=Calls)
+    calls: list[LayerCall] = field(default_factory=list)
     input_gradient: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fglight.autodiff.batch import Batch
 from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_unchanged, first_undifferentiable
-from fglight.autodiff.layers.calls import Calls, record_calls, uncached, version_of
+from fglight.autodiff.layers.calls import record_calls, uncached, version_of
 from fglight.autodiff.local_loss import Auxiliaries
 from fglight.autodiff.parameters import are_tied, hooked, of_first, without_hooks
 from fglight.autodiff.passes import NetworkPass
@@ -338,7 +338,7 @@ class GradientEstimator:
             batch,
             Buffers(blocks, draws=self.checkpointing or not self.engine.has_targets),
             auxiliaries,
-            record_calls if recorded else lambda body: nullcontext(Calls()),
+            record_calls if recorded else lambda body: nullcontext([]),
             self.target.loss_blocks(len(blocks) - 1),
             adds_local=self.target.adds_local,
             trains_blocks=space.trains,
