@@ -25,6 +25,7 @@ import flops  # noqa: E402
 import gpu  # noqa: E402
 import layers  # noqa: E402
 import memory  # noqa: E402
+import networks  # noqa: E402
 import step_time  # noqa: E402
 import table1  # noqa: E402
 import timing  # noqa: E402
@@ -132,6 +133,22 @@ def test_tables_have_a_row_for_every_case(monkeypatch):
     rows = step_time.measure(8, **SMALL)
     assert [row[0] for row in rows] == ["backpropagation", *(case.name for case in cases.CASES[-3:])]
     assert {len(row) for row in rows} == {len(step_time.HEADER)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_networks_of_other_packages_have_a_row_for_every_case(name):
+    rows = networks.measure(networks.NETWORKS[name](2), repeats=1)
+    assert sorted(row[0] for row in rows) == sorted(["backpropagation", *networks.GOALS])
+    assert f"## {name}\n" in networks.RESULTS.read_text()
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_no_layer_of_theirs_takes_a_backward_pass_through_the_block_for_each_sample(name):
+    network, batch, _ = networks.NETWORKS[name](3)
+    slow = {check.why for check in layers.COLUMNS["`weight_per_sample`"].check(network, batch) if check.path != "fast"}
+    tables = {"no formula for the operations that take it: a backward pass through these alone for each sample"}
+    assert slow == (set() if name == "EfficientNet-Lite0" else tables)
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ class Buffers:
         self.found = {
             (module, name): (buffer, buffer._version, copy) for (module, name, buffer), copy in zip(found, copies)
         }
+        self.places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}  # of a module that has run again
         self.drawn: dict[nn.Module, Generators] = {}
 
     @contextmanager
@@ -70,12 +71,10 @@ class Buffers:
         Returns:
             A context; its value is whether nothing moves but the statistics of normalisation layers.
         """
-        held = [
-            (module, name, current)
-            for module in network.modules()
-            for name, current in module._buffers.items()
-            if (module, name) in self.found
-        ]
+        if network not in self.places:
+            within = set(network.modules())
+            self.places[network] = [place for place in self.found if place[0] in within]
+        held = [(module, name, module._buffers[name]) for module, name in self.places[network]]
         # Kernels move statistics without a new version of the tensor.
         only_statistics = all(
             type(module) in STATISTICS or (current is buffer and buffer._version == version)

@@ -20,11 +20,13 @@ class Graph:
         nodes: the operations; a parameter stands in the graph as what accumulates its gradient, and is none of them.
         entries: into how many operations each of these, or what accumulates a gradient, goes.
         uses: into how many operations each parameter goes.
+        into: the last of the operations that each of these, or a parameter, goes into.
     """
 
     nodes: set[Node] = field(default_factory=set)
     entries: Counter[Node] = field(default_factory=Counter)
     uses: Counter[Tensor] = field(default_factory=Counter)
+    into: dict[Node | Tensor, Node] = field(default_factory=dict)
 
     @classmethod
     def of(cls, output: Tensor) -> "Graph":
@@ -39,12 +41,15 @@ class Graph:
             return cls(uses=Counter([leaf]))
         found.nodes.add(end)
         while waiting:
-            for node, _ in waiting.pop().next_functions:
+            operation = waiting.pop()
+            for node, _ in operation.next_functions:
                 if node is None or node is start:
                     continue
                 found.entries[node] += 1
+                found.into[node] = operation
                 if isinstance(leaf := getattr(node, "variable", None), Tensor):
                     found.uses[leaf] += 1
+                    found.into[leaf] = operation
                 elif node not in found.nodes:
                     found.nodes.add(node)
                     waiting.append(node)
@@ -63,6 +68,13 @@ class Graph:
         if any(self.entries[node] > part.entries[node] for node in part.nodes if node is not end):
             return set()  # a gradient taken inside of a block has the layer's weight in it once more
         return {parameter for parameter, count in part.uses.items() if count == self.uses[parameter] == 1}
+
+    def way(self, parameter: Tensor) -> Iterator[Node]:
+        """The operations through which a parameter goes one by one, as long as there is a single way on."""
+        node = self.into.get(parameter) if self.uses[parameter] == 1 else None
+        while node is not None:
+            yield node
+            node = self.into.get(node) if self.entries[node] == 1 else None
 
     def padding(self) -> Iterator[tuple[Tensor, int]]:
         """Embeddings with a row that no gradient reaches: the parameter, and the row's number."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import checkpoint
 
 from fglight.autodiff.batch import Batch
@@ -16,7 +17,7 @@ from fglight.autodiff.buffers import Buffers
 from fglight.autodiff.diagnosis import check_unchanged, checked_graph
 from fglight.autodiff.graph import Graph
 from fglight.autodiff.jvp import jvp_by_sample, jvp_from_layer, jvps
-from fglight.autodiff.layers.calls import LayerCall, samples_first, version_of
+from fglight.autodiff.layers.calls import LayerCall, SamplesFirst, samples_first, shape_of, version_of
 from fglight.autodiff.local_loss import Auxiliaries, LocalLoss
 from fglight.autodiff.parameters import dense, without_row
 from fglight.models.blocks import Block, trainable
@@ -216,9 +217,33 @@ class BlockPass:
         return without_row(directions if fresh else directions.clone(), parameter.dim(), row)
 
     @cached_property
+    def samples_first(self) -> SamplesFirst:
+        """Where samples stand in front."""
+        return samples_first(self.block.body, self.input, self.calls, self.graph, self.again)
+
+    @cached_property
     def calls_by_sample(self) -> set[LayerCall]:
         """The uses of layers that have samples in front, in what they take in and give out."""
-        return set(compress(self.calls, samples_first(self.block.body, self.input, self.calls, self.again)))
+        return set(compress(self.calls, self.samples_first.calls))
+
+    @cached_property
+    def by_sample(self) -> dict[nn.Parameter, tuple[LayerCall, str]]:
+        """The parameters for which a use of a layer stands, or an operation as if it were one, sample by sample.
+
+        A use with closed forms goes first. Next is the first operation that gives out samples, where a parameter goes
+        from one operation into the next up to there: the sum with a table of positions, say. Then any other use.
+        """
+        found = {}
+        for name, parameter in zip(self.names, self.parameters):
+            call, own_name = self.owners.get(parameter, (None, ""))
+            if call in self.calls_by_sample and call.kind(own_name, parameter) is not None:
+                found[parameter] = call, own_name
+            elif node := self.samples_first.operation(self.graph, parameter):
+                edge, shape = GradientEdge(node, 0), shape_of(node)
+                found[parameter] = LayerCall(self.block.body, self.input, edge, shape, again=self.again), name
+            elif call in self.calls_by_sample:
+                found[parameter] = call, own_name
+        return found
 
     @cached_property
     def owners(self) -> dict[nn.Parameter, tuple[LayerCall, str]]:
@@ -230,7 +255,7 @@ class BlockPass:
         found = {}
         for call in self.calls:
             owned = self.graph.owned(call.output.node, call.source) if version_of(call.input) == call.version else ()
-            for name, parameter in call.layer.named_parameters(recurse=False):
+            for name, parameter in call.layer._parameters.items():
                 if parameter in owned:
                     found[parameter] = call, name
         return found
@@ -308,5 +333,5 @@ class BlockPass:
             self.local.gradients = None
         self.__dict__.update(input=None, output=None, graph=None)
         self.calls.clear()
-        for known in ("padding", "calls_by_sample", "owners"):
+        for known in ("padding", "samples_first", "calls_by_sample", "by_sample", "owners"):
             self.__dict__.pop(known, None)

@@ -254,13 +254,13 @@ class Definition(WholeNetwork):
     def rows(self, j: int, cotangent: Tensor) -> list[Tensor]:
         """As ever; where samples are coupled, what each sample's cotangent of a layer's output alone gives.
 
-        That is for layers that are a parameter's only use, with samples in front; see ``WeightPerSamplePerturbation``.
+        That is for layers, or operations, that a parameter goes through alone; see ``WeightPerSamplePerturbation``.
         """
         found = super().rows(j, cotangent)
         block_pass = self.network.passes[j]
         for i, p in enumerate(self.parameters[j] if j in self.coupled else []):
-            call, _ = block_pass.owners.get(p, (None, ""))
-            if call in block_pass.calls_by_sample:
+            call, _ = block_pass.by_sample.get(p, (None, ""))
+            if call is not None:
                 (there,) = block_pass.vjp(cotangent, [call])
                 found[i] = torch.stack([call.vjp(p, alone) for alone in each_alone(there)])
         return found

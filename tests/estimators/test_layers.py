@@ -6,6 +6,7 @@ from definition import Definition, project
 from helpers import assert_all_close, assert_close, body_gradients, build, estimator_of, every_pair
 from torch import nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from fglight.autodiff.layers.unfolded import Unfolded
 from fglight.estimators.spaces import per_sample
@@ -34,6 +35,58 @@ class Odd(nn.Linear):
         return super().forward(x) ** 2
 
 
+class PaddedItself(nn.Conv2d):
+    """A convolution that pads as TensorFlow does."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 1, 1, 0)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class WithActivation(nn.BatchNorm2d):
+    """A batch norm with an activation at its end."""
+
+    def forward(self, x):
+        moving = (self.running_mean, self.running_var)
+        return torch.sin(F.batch_norm(x, *moving, self.weight, self.bias, self.training, self.momentum, self.eps))
+
+
+class OwnLayerNorm(nn.LayerNorm):
+    def forward(self, x):
+        return F.layer_norm(x, self.normalized_shape, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+class OwnGroupNorm(nn.GroupNorm):
+    def forward(self, x):
+        return torch.sin(F.group_norm(x, self.num_groups, self.weight, self.bias))
+
+
+class OwnRMSNorm(nn.RMSNorm):
+    def forward(self, x):
+        return torch.sin(F.rms_norm(x, self.normalized_shape, self.weight))
+
+
+class Table(nn.Module):
+    """A vector for each place, and one token more."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.place = nn.Parameter(torch.empty(1, 1, 8)), nn.Parameter(torch.empty(7, 8))
+
+    def forward(self, x):
+        return torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
+
+
+class Looked(nn.Module):
+    """Tokens that are looked up by what is taken in."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.table = nn.Embedding(5, 8, **options)
+
+    def forward(self, x):
+        return x + torch.tanh(self.table((4 * x[..., 0]).long() % 5))
+
+
 def frozen_statistics(layer):
     layer.running_mean.normal_()
     layer.running_var.uniform_(0.5, 2)
@@ -51,6 +104,13 @@ LAYERS = {
     "conv groups": (IMAGE, lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1)),
     "conv groups, few positions": (SMALL, lambda: nn.Conv2d(8, 16, 3, groups=2)),
     "conv depthwise": (IMAGE, lambda: nn.Conv2d(4, 8, 3, groups=4)),
+    "conv depthwise, stride": (IMAGE, lambda: nn.Conv2d(4, 4, 3, (2, 1), padding=1, groups=4, bias=False)),
+    "conv depthwise, dilation": (IMAGE, lambda: nn.Conv2d(4, 4, (3, 2), dilation=2, padding=2, groups=4)),
+    "conv depthwise, circular": (IMAGE, lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular", groups=4)),
+    "conv depthwise, reflect": (IMAGE, lambda: nn.Conv2d(4, 4, 5, 2, padding=2, padding_mode="reflect", groups=4)),
+    "conv depthwise, same": (IMAGE, lambda: nn.Conv2d(4, 4, (2, 3), padding="same", groups=4)),
+    "conv depthwise, few positions": (SMALL, lambda: nn.Conv2d(8, 8, 3, groups=8)),
+    "conv1d depthwise": ((4, 9), lambda: nn.Conv1d(4, 4, 3, groups=4)),
     "conv same": (IMAGE, lambda: nn.Conv2d(4, 6, (2, 3), padding="same")),
     "conv same, dilation": (SMALL, lambda: nn.Conv2d(8, 10, (3, 2), padding="same", dilation=2)),
     "conv valid": (IMAGE, lambda: nn.Conv2d(4, 6, 3, padding="valid")),
@@ -65,6 +125,10 @@ LAYERS = {
     "linear on tokens": (TOKENS, lambda: nn.Linear(8, 7)),
     "linear on a grid of tokens": ((3, 6, 8), lambda: nn.Linear(8, 7)),
     "linear on few tokens": ((2, 20), lambda: nn.Linear(20, 30)),
+    "linear, transposed": (TOKENS, lambda: Conv1D(7, 8)),
+    "linear, transposed, on few tokens": ((2, 20), lambda: Conv1D(30, 20)),
+    "embedding": (TOKENS, Looked),
+    "embedding, padding": (TOKENS, lambda: Looked(padding_idx=1)),
     "odd linear": (FLAT, lambda: Odd(8, 7)),
     "batch norm": (IMAGE, lambda: nn.BatchNorm2d(4)),
     "batch norm, flat": (FLAT, lambda: nn.BatchNorm1d(8)),
@@ -79,6 +143,15 @@ LAYERS = {
     "layer norm, rows": (IMAGE, lambda: nn.LayerNorm(IMAGE[1:])),
     "group norm": (IMAGE, lambda: nn.GroupNorm(2, 4)),
     "group norm, flat": (FLAT, lambda: nn.GroupNorm(2, 8)),
+    "own conv": (IMAGE, lambda: PaddedItself(4, 6, 3, 2)),
+    "own conv, depthwise": (IMAGE, lambda: PaddedItself(4, 4, 3, dilation=(1, 2), groups=4)),
+    "own batch norm": (IMAGE, lambda: WithActivation(4)),
+    "own batch norm, evaluating": (IMAGE, lambda: frozen_statistics(WithActivation(4))),
+    "own layer norm": (TOKENS, lambda: OwnLayerNorm(8)),
+    "own group norm": (IMAGE, lambda: OwnGroupNorm(2, 4)),
+    "own rms norm": (TOKENS, lambda: OwnRMSNorm(8)),
+    "table": (TOKENS, Table),
+    "embedding, scaled": (TOKENS, lambda: Looked(scale_grad_by_freq=True)),
     "prelu": (IMAGE, lambda: nn.PReLU(4)),
     "own parameter": (IMAGE, Scale),
 }
@@ -171,6 +244,40 @@ def test_estimates_are_those_of_a_loop_over_samples(name):
     step = by_sample().estimate(blocks, *batch, cosine=True)
     assert_all_close(body_gradients(blocks), loop.estimates())
     assert_close(step.cosine, loop.cosines())
+
+
+SLOW = ("transposed conv", "table", "embedding, scaled", "prelu", "own parameter")
+"""For these there is no formula, of all or some parameters."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_which_are_fast(name):
+    blocks, (images, _) = network(*LAYERS[name])
+    paths = {check.path for check in by_sample().check(blocks, images)}
+    assert paths == ({"fast", "slow"} if name in SLOW else {"fast"})
+
+
+@pytest.mark.parametrize("name", ["table", "prelu", "transposed conv"])
+def test_without_a_formula_one_operation_is_differentiated_for_each_sample(name, monkeypatch):
+    """And neither the layer nor the block."""
+    blocks, batch = network(*LAYERS[name])
+    layer = blocks[1].body[1]
+    names = []
+    original = SamplePart._by_loop
+
+    def noted(part, cotangent):
+        names.append(part.call.output.node.name())
+        return original(part, cotangent)
+
+    monkeypatch.setattr(SamplePart, "_by_loop", noted)
+    by_sample().estimate(blocks, *batch)
+    expected = {
+        "table": {"ExpandBackward0", "AddBackward0"},
+        "prelu": {"PreluKernelBackward0"},
+        "transposed conv": {"ConvolutionBackward0"},
+    }
+    assert set(names) == expected[name]
+    assert len(names) == 2 * len([*layer.parameters()])  # of target and guess
 
 
 @pytest.fixture

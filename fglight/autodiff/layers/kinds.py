@@ -28,6 +28,10 @@ class LayerKind(ABC):
         self.forwards: dict[type[nn.Module], Callable] = {kind: kind.forward for kind in classes}
         KINDS.update(dict.fromkeys(classes, self))
 
+    def holds(self, layer: Any) -> bool:
+        """Whether a layer has no option with which its gradient is another one."""
+        return True
+
     @abstractmethod
     def gradients(self, call: Any, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """Every sample's gradient of one parameter, for each of several cotangents.

@@ -102,8 +102,8 @@ class SamplePart(WeightPart):
 
     def tangents(self) -> Iterator[Tensor]:
         """See ``WeightPart``: each sample moves along its own directions, all at once."""
-        if self.kind is None:
-            ((_, _, directions),) = self._pieces(None)
+        if self.kind is None or self.call.of_function:
+            directions = torch.cat([g for _, _, g in self._pieces(None)], dim=1)
             yield torch.stack([self.block_pass.jvp_each(self.name, g) for g in directions])
             return
         outputs = [

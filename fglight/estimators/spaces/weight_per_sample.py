@@ -23,9 +23,10 @@ class WeightPerSamplePerturbation(Perturbation):
     """As ``WeightPerturbation``, but target t_i, guess g_i and coefficient c_i per sample, summed (Eq. 4 per sample).
 
     t_i is sample i's share of the batch gradient: what a layer's input and the cotangent of its output contribute at
-    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. For a parameter
-    that no single use of a layer stands for (attention's projections, a layer used twice), it is what the cotangent of
-    the block's output contributes at sample i, at the cost of a backward pass through the block for each sample.
+    sample i. Their sum over the batch is the batch gradient, also where batch norm couples the samples. An operation
+    may take a layer's place (a sum with a table of positions). For a parameter that neither stands for (attention's
+    projections in one matrix, a layer used twice), t_i is what the cotangent of the block's output contributes at
+    sample i, at the cost of a backward pass through the block for each sample.
     """
 
     granularities: ClassVar = {"tensor": Granularity()}
@@ -44,13 +45,12 @@ class WeightPerSamplePerturbation(Perturbation):
         whole = self._whole_block(block_pass)
         cotangents = {}
         if pulled is not None:
-            rows = [[*block_pass.vjp(direction, block_pass.calls), direction] for direction in pulled]
-            cotangents = dict(zip([*block_pass.calls, whole], zip(*rows)))
+            calls = list(dict.fromkeys(call for call, _ in block_pass.by_sample.values()))
+            rows = [[*block_pass.vjp(direction, calls), direction] for direction in pulled]
+            cotangents = dict(zip([*calls, whole], zip(*rows)))
         parts: list[SamplePart] = []
         for parameter in block_pass.parameters:
-            call, name = block_pass.owners.get(parameter, (whole, ""))
-            if call not in block_pass.calls_by_sample:
-                call, name = whole, ""
+            call, name = block_pass.by_sample.get(parameter, (whole, ""))
             parts.append(SamplePart(block_pass, parameter, call, name, guess, cotangents.get(call)))
         if pulled is not None:
             parts.sort(key=lambda part: part.unfolds is not None)
@@ -60,15 +60,16 @@ class WeightPerSamplePerturbation(Perturbation):
         """See ``Perturbation``."""
         if self._is_linear(guess):
             return ""
-        call, name = block_pass.owners.get(parameter, (None, ""))
-        cost = "a backward pass through the block for each sample"
+        call, name = block_pass.by_sample.get(parameter, (None, ""))
         if call is None:
-            return f"{NO_SINGLE_USE}: {cost}"
-        if call not in block_pass.calls_by_sample:
-            return f"dimension 0 of what its layer takes in or gives out is not the sample: {cost}"
-        if call.kind(name, parameter) is None:
-            return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
-        return ""
+            known = parameter in block_pass.owners
+            why = "dimension 0 of what its layer takes in or gives out is not the sample" if known else NO_SINGLE_USE
+            return f"{why}: a backward pass through the block for each sample"
+        if call.kind(name, parameter) is not None:
+            return ""
+        if call.layer is block_pass.block.body:
+            return "no formula for the operations that take it: a backward pass through these alone for each sample"
+        return f"no formula for a {type(call.layer).__name__}: a backward pass through the layer for each sample"
 
     def _is_linear(self, guess: Guess) -> bool:
         """Whether the factor of all samples' guesses is one and the same, and these are gradients."""
