@@ -13,6 +13,7 @@ COMMANDS = {
     "eval": ("fglight.evaluate", "evaluate the networks of runs on test sets"),
     "export": ("fglight.export", "write a run's network as a file that plain torch loads"),
     "report": ("fglight.report.command", "put the results of runs beside the paper's"),
+    "show": ("fglight.report.show", "print runs as one sorted table, with intervals"),
     "demo": ("fglight.demo", "train six cells on digits and show them side by side"),
     "workspace": ("fglight.report.workspace", "save the paper's tables and figures as views on Weights & Biases"),
 }

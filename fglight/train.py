@@ -152,7 +152,7 @@ def job(cfg: DictConfig) -> float | None:
         if not sweep and os.environ.get("LOCAL_RANK", "0") == "0":
             print(
                 "next:",
-                *(f"fglight {command} {os.path.relpath(run_dir)}" for command in ("report", "eval")),
+                *(f"fglight {command} {os.path.relpath(run_dir)}" for command in ("show", "report", "eval")),
                 sep="\n  ",
             )
         return result[f"test_{result['metric']}"]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ class PaperSweeper(BasicSweeper):
                 make_sweep_directory(self.config)
                 self.launcher = noting = Noting(self.launcher, options_of(self.config))
                 done = super().sweep(arguments)
+                with suppress(FglightError, ModuleNotFoundError):  # nothing is finished yet, or the extra is not there
+                    from fglight.report.show import show
+
+                    show([Path(self.config.hydra.sweep.dir)])
                 noting.check()
                 return done
             # One line a run is enough, and the sweep prints that.

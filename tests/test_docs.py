@@ -132,6 +132,8 @@ def try_command(words: list[str]) -> None:
                 if "-m" in arguments:  # a plan composes all runs, and starts none
                     arguments.insert(next(i for i, word in enumerate(arguments) if "=" in word), "plan=true")
                 assert train.main(arguments) == 0
+        case ["fglight", "show", *_]:
+            pass
         case ["fglight", "report", *arguments]:
             report._parser().parse_args(arguments)
         case ["fglight", "eval", *arguments]:

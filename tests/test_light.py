@@ -40,6 +40,8 @@ COMMAND = {
     "eval outputs/A optim.lr=1": "it changes what was trained",
     "export --help": "usage: fglight export",
     "report --help": "usage: fglight report",
+    "show --help": "usage: fglight show",
+    "show nowhere": "FOLDER must be a folder with runs, got nowhere",
     "workspace --help": "usage: fglight workspace",
 }
 """The same of ``fglight``."""
