@@ -63,7 +63,7 @@ def measure(blocks: Sequence[Block], images: Tensor, labels: Tensor, lr: float, 
         with torch.enable_grad():
             *outputs, loss = run(0, as_memory_format(images, channels_last), {})
             flat = [p for group in parameters for p in group]
-            exact = torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True)
+            exact = torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True) if flat else ()
         exact_of = dict(zip(flat, batch.sum(exact)))
         targets = [[exact_of[p] for p in group] for group in parameters]
         inputs = [as_memory_format(images, channels_last), *(output.detach() for output in outputs)]

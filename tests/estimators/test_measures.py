@@ -105,3 +105,11 @@ def test_blocks_without_parameters_and_parameters_without_use(batch):
     measured = measure(model.blocks, *batch, LR, channels_last=False)
     assert measured.target[0] == 0
     assert measured.alignment[1] == pytest.approx(1)
+
+
+def test_where_the_last_block_alone_is_trained(model, batch):
+    for block in model.blocks[:-1]:
+        block.body.requires_grad_(False)
+    GradientEstimator(GlobalTarget(), ExactGuess(), WeightPerturbation()).estimate(model, *batch)
+    measured = measure(model.blocks, *batch, LR, channels_last=False)
+    assert measured.target.tolist() == measured.estimate.tolist() == measured.decrease.tolist() == [0.0, 0.0]
