@@ -45,6 +45,7 @@ class Root(Settings):
     cosine: bool
     checkpointing: bool
     micro_batches: Whole
+    checkpoint: Literal["full", "seeds"]
     exact_blocks: Annotated[int, Field(ge=0)]
     trained: Literal["all", "head", "bias", "norm", "lora"]
     measure: bool

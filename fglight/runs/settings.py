@@ -50,6 +50,7 @@ OF_COST = ("checkpointing",)
 _NEUTRAL = {
     "callbacks": {},
     "micro_batches": 1,
+    "checkpoint": "full",
     "exact_blocks": 1,
     "trained": "all",
     "lora.rank": 8,

@@ -180,11 +180,11 @@ class ForwardGradientModule(L.LightningModule):
             self._count(images, labels)
         seed_step(self.seed, number, *own)
         optimizer: Any = self.optimizers()
-        with self._warmed_up(optimizer), self._taken_at_once(optimizer):
+        with self._warmed_up(optimizer), self.taken_at_once(optimizer):
             step = self.estimator.estimate(self.model, images, labels, cosine=self.cosine and report)
         if self.measure and report:
             measured = measure(
-                self.model.blocks, images, labels, self._rates[-1], channels_last=self.estimator.channels_last
+                self.model.blocks, images, labels, self.rates[-1], channels_last=self.estimator.channels_last
             )
             for name, values in vars(measured).items():
                 self.log_dict({of_block(name, j): value for j, value in enumerate(values)})
@@ -210,7 +210,7 @@ class ForwardGradientModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Stop on a bad loss, log the epoch's training metrics, and move on in the schedule."""
         self._stop_on_bad_loss()
-        self.log("lr", self._rates[0])
+        self.log("lr", self.rates[0])
         self.log_dict(self.counts)
         self._log_metrics("train", self.train_metrics)
         if self.scheduler is not None:
@@ -267,14 +267,14 @@ class ForwardGradientModule(L.LightningModule):
             yield
             return
         rates = [group["lr"] for group in optimizer.param_groups]
-        for group, rate in zip(optimizer.param_groups, self._rates):
+        for group, rate in zip(optimizer.param_groups, self.rates):
             group["lr"] = rate
         yield
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate
 
     @contextmanager
-    def _taken_at_once(self, optimizer: Any) -> Iterator[None]:
+    def taken_at_once(self, optimizer: Any) -> Iterator[None]:
         """Where memory is short, have the optimizer take each gradient as it comes, and let go of it."""
         engine = self.estimator.engine
         if not (isinstance(engine, FiniteDifferences) and engine.redraw) or self.measure or self.clip_norm is not None:
@@ -310,7 +310,7 @@ class ForwardGradientModule(L.LightningModule):
         if step >= 0:
             raise NonFiniteLossError(
                 f"the training loss is no longer finite since step {step} (epoch {self.current_epoch}): "
-                f"a smaller optim.lr than {self._rates[0]:g} may help"
+                f"a smaller optim.lr than {self.rates[0]:g} may help"
             )
 
     def _move_on(self, *, epoch_ends: bool) -> None:
@@ -325,7 +325,7 @@ class ForwardGradientModule(L.LightningModule):
             scheduler.step()
 
     @property
-    def _rates(self) -> list[float]:
+    def rates(self) -> list[float]:
         """The learning rates of the next step: of all parameters, or of blocks 0..J-2 behind that of the others."""
         optimizer: Any = self.optimizers()
         warm = min(1.0, (self.global_step + 1) / (self.warmup or 1))

@@ -36,6 +36,7 @@ from fglight.training.loggers import build_loggers, finishing, wandb_id
 from fglight.training.module import ForwardGradientModule
 from fglight.training.progress import ProgressBar
 from fglight.training.quiet import quieten
+from fglight.training.seeds import Seeds, check_seeds
 from fglight.training.setup import NeedTests, SetUp
 from fglight.training.stopping import KeepSigterm, StopAfter
 from fglight.training.weights import begin_with
@@ -110,7 +111,10 @@ def _train(
     resumed = checkpoint.usable()
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     console = Console(quiet=not first)
-    if cfg.ckpt_path is not None and resumed is None:
+    seeds = [Seeds()] if cfg.checkpoint == "seeds" else []
+    if seeds:
+        check_seeds(estimator, model, cfg)
+    if cfg.ckpt_path is not None and (resumed is None or seeds):
         kept = _begin_with(cfg, model)
         if kept:
             console.print(f"Not from {cfg.ckpt_path}, but new: {', '.join(kept)}", soft_wrap=True, markup=False)
@@ -136,6 +140,7 @@ def _train(
                 NeedTests(),
                 StopAfter(max_steps),
                 checkpoint,
+                *seeds,
                 KeepSigterm(),
                 *callbacks,
                 *([progress] if cfg.trainer.enable_progress_bar else []),

@@ -37,12 +37,15 @@ class TrainedRun:
         """Read a directory, or a checkpoint in one.
 
         Raises:
-            ConfigError: it is none of a run, or has no checkpoint.
+            ConfigError: it is none of a run, or has no checkpoint, or one without weights.
         """
         folder = path.parent.parent if path.is_file() else path
         if not (folder / CONFIG).is_file():
             raise ConfigError(f"it must be the folder of a run, with {CONFIG} and {CHECKPOINT}")
-        return cls(folder, read_config(folder), read_checkpoint(path))
+        cfg = read_config(folder)
+        if cfg.get("checkpoint") == "seeds":
+            raise ConfigError("its checkpoint must have weights, and checkpoint=seeds keeps none")
+        return cls(folder, cfg, read_checkpoint(path))
 
     def network(self) -> BlockNetwork:
         """The network with the checkpoint's weights, and of their dtype; no generator moves.

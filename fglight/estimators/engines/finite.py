@@ -49,6 +49,10 @@ class FiniteDifferences(DirectionalEngine):
         redraw: whether directions are drawn again from the state of the generator each time that they are needed, one
             tensor after the other, instead of being kept, and weights move where they lie (as in MeZO); for random
             guesses. Moving them back leaves rounding errors.
+
+    Attributes:
+        derivatives: what the last step found, by the first of the blocks that moved.
+        given: the same of a step that is taken again, which moves nothing to find out; None: it is found out.
     """
 
     name = "engine=finite"
@@ -57,6 +61,8 @@ class FiniteDifferences(DirectionalEngine):
     def __init__(self, step: float | None = None, redraw: bool = False) -> None:
         self.step = step
         self.redraw = redraw
+        self.derivatives: dict[int, Tensor] = {}
+        self.given: dict[int, Tensor] | None = None
 
     def check(self, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: coefficients stand for a tensor or more, and what is drawn again is random."""
@@ -95,9 +101,11 @@ class FiniteDifferences(DirectionalEngine):
     def products(self, network: NetworkPass, guess: Guess, space: Perturbation, *, cosine: bool) -> Iterator[Products]:
         """See ``Engine``."""
         network.padding = self.inspection.padding
-        return _FiniteStep(
-            network, guess, space, step=self.step, redraw=self.redraw, inspection=self.inspection
-        ).differences()
+        step = _FiniteStep(
+            network, guess, space, step=self.step, redraw=self.redraw, inspection=self.inspection, known=self.given
+        )
+        yield from step.differences()
+        self.derivatives = step.sums
 
     @staticmethod
     def compare(body: nn.Module, x: Tensor, output: Tensor, parameters: list[nn.Parameter], again: Again) -> str:
@@ -115,12 +123,19 @@ class _FiniteStep(DirectionalStep):
         step: relative to the weights; None: from the precision.
         redraw: whether directions are drawn again.
         inspection: tells whether blocks draw random numbers, so that all must have run before any is moved.
+        known: ``sums``, where they are known.
     """
 
     step: float | None = None
     redraw: bool = False
     inspection: Inspection = field(default_factory=Inspection)
+    known: dict[int, Tensor] | None = None
     extents: list[Tensor] = field(default_factory=list)
+
+    @property
+    def aims(self) -> bool:
+        """Whether derivatives are taken at all."""
+        return self.known is None and super().aims
 
     def differences(self) -> Iterator[Products]:
         """Run all blocks once as they are, and for each coefficient twice from the first block that moves."""
@@ -137,6 +152,8 @@ class _FiniteStep(DirectionalStep):
             for block_pass in self.walk():
                 self._run_block(block_pass)
             self._move_jointly(self.network.passes[:-1])
+        if self.known is not None:
+            self.sums = self.known
         yield from self.products()
 
     def _run_block(self, block_pass: BlockPass) -> None:
