@@ -111,7 +111,9 @@ def _batch_norm(
 ) -> Given:
     kind = [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][input.dim() - 2]
     layer = _layer((weight, bias), kind, input.shape[1], eps, affine=False, track_running_stats=False)
-    layer.running_mean, layer.running_var, layer.training = running_mean, running_var, training
+    layer.training = training
+    if not training:  # else it takes the batch's own statistics, and these are not to move again
+        layer.running_mean, layer.running_var = running_mean, running_var
     return input, layer
 
 

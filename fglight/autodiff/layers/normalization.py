@@ -1,6 +1,7 @@
 """Normalisation layers: a scale and a shift of what is normalised."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +42,8 @@ class Normalization(LayerKind):
     @staticmethod
     def _normalized(call: Any) -> Tensor:
         """The output before scale and shift."""
-        with call.again(), replaced(call.layer, {"weight": None, "bias": None}):
+        around = nullcontext() if call.of_function else call.again()  # what stands for a function moves no statistics
+        with around, replaced(call.layer, {"weight": None, "bias": None}):
             output: Tensor = call.layer.forward(call.input)
         return output
 
