@@ -13,12 +13,13 @@ from typing import Any
 
 from hydra import version
 from hydra._internal import utils
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fglight.config import devices
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     version.setbase("1.3")
     ConfigSource._list_add_result = _list_visible  # type: ignore[method-assign, assignment]  # in help and in guess=glob(*)
     utils.run_and_report = _told  # type: ignore[assignment]
+    Hydra.get_help = _help  # type: ignore[method-assign]
     parser = get_args_parser()
     parser.prog = "fglight train"
     options = parser.parse_intermixed_args(_with_kind(arguments))  # Hydra's own wants all overrides on one side
@@ -107,6 +109,21 @@ def _in_words(error: Exception) -> str:
     near = get_close_matches(choice, error.options, n=2)
     instead = f": did you mean {' or '.join(near)}?" if near else ""
     return f"{group} must be one of {', '.join(error.options)}, got {choice}{instead}"
+
+
+_plain_help = Hydra.get_help
+
+
+def _help(self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: Any, resolve: bool) -> str:
+    """Hydra's help, with the comments of the files of settings."""
+    text = _plain_help(self, help_cfg, cfg, args_parser, resolve)
+    if resolve:
+        return text
+    from fglight.config.help import commented
+
+    sources = (source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file")
+    chosen = HydraConfig.get().runtime.choices
+    return text.replace(OmegaConf.to_yaml(cfg), f"{commented(cfg, chosen, [*map(Path, sources)])}\n")
 
 
 _list_any = ConfigSource._list_add_result
