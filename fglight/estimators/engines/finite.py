@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,10 @@ class FiniteDifferences(DirectionalEngine):
         self.redraw = redraw
         self.derivatives: dict[int, Tensor] = {}
         self.given: dict[int, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies know no step."""
+        return {**super().__getstate__(), "derivatives": {}, "given": None}
 
     def check(self, guess: Guess, space: Perturbation) -> None:
         """See ``Engine``: coefficients stand for a tensor or more, and what is drawn again is random."""
