@@ -73,6 +73,8 @@ class LastCheckpoint(Checkpoint):
             return None
         try:
             content = read_checkpoint(self.path)
+            if self.state_key not in content["callbacks"]:
+                raise ConfigError(f"{os.path.relpath(self.path)} is no checkpoint of a run")
         except ConfigError as error:
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)

@@ -403,3 +403,12 @@ def test_the_configuration_on_disk_is_the_run_s_own(whole):
     assert stored == run_settings(config())
     assert not set(stored) & {*SWEEP_SETTINGS, "hydra"}
     assert OmegaConf.load(whole / "config.yaml").optim.lr == 0.05
+
+
+def test_a_checkpoint_of_others_is_moved_aside(tmp_path, capsys):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.parent.mkdir()
+    torch.save({"state_dict": {}, "global_step": 5, "callbacks": {}}, path)
+    assert LastCheckpoint(path).usable() is None
+    assert "no checkpoint of a run: moved to last.damaged" in capsys.readouterr().err
+    assert not path.exists()
