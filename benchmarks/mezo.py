@@ -7,17 +7,14 @@ python benchmarks/mezo.py
 """
 
 import argparse
-import gc
-from collections.abc import Callable
-from itertools import accumulate
 
 import timm
 import torch
+from memory import peak
 from tables import machine, show
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from fglight.diagnostics.profile import allocations
 from fglight.estimators import (
     ExactGuess,
     FiniteDifferences,
@@ -27,18 +24,18 @@ from fglight.estimators import (
     WeightPerturbation,
 )
 from fglight.models import BlockNetwork, exact_blocks, split
+from fglight.models.cutting import prepare
 
 HEADER = ("network", "weights", "largest tensor", "inference", "MeZO", "backpropagation", "MeZO/inference")
 MB = 1e6
 BLOCKS = 4
+CPU = torch.device("cpu")
 
 
 def images(batch: int) -> tuple[BlockNetwork, Tensor, Tensor]:
     """EfficientNet-Lite0 on images of 96x96, and a batch."""
     network = timm.create_model("efficientnet_lite0", num_classes=10)
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False
+    prepare(network)
     x = torch.randn(batch, 3, 96, 96)
     return split(network, BLOCKS, x), x, torch.randint(10, (batch,))
 
@@ -56,15 +53,6 @@ def texts(batch: int) -> tuple[BlockNetwork, Tensor, Tensor]:
     return split(network, BLOCKS, x, inputs=inputs), x, torch.randint(5, (batch,))
 
 
-def peak(run: Callable[[], object]) -> int:
-    """The bytes that a function holds at most, when it is called for the second time."""
-    run()
-    gc.collect()
-    with allocations() as sizes:
-        run()
-    return max(accumulate(sizes), default=0)
-
-
 def measure(network: BlockNetwork, x: Tensor, labels: Tensor) -> tuple[int, int, int]:
     """What inference, a step of MeZO and a step of backpropagation hold at most, beside the weights."""
     space, blocks = WeightPerturbation("network"), exact_blocks(network, 0)
@@ -80,11 +68,11 @@ def measure(network: BlockNetwork, x: Tensor, labels: Tensor) -> tuple[int, int,
         descent.step()
         blocks.zero_grad()
 
-    inference = peak(torch.no_grad()(lambda: blocks(x)))
-    backpropagation = peak(backpropagate)
+    inference = peak(torch.no_grad()(lambda: blocks(x)), blocks, CPU)
+    backpropagation = peak(backpropagate, blocks, CPU)
     for parameter in mezo.trained_parameters(blocks):
         parameter.register_post_accumulate_grad_hook(take)
-    return inference, peak(lambda: mezo.estimate(blocks, x, labels)), backpropagation
+    return inference, peak(lambda: mezo.estimate(blocks, x, labels), blocks, CPU), backpropagation
 
 
 def main() -> None:
@@ -100,7 +88,7 @@ def main() -> None:
             held = [weights + size for size in measure(network, x, labels)]
             sizes = [f"{size / MB:.1f} MB" for size in (weights, max(parameters), *held)]
             rows.append((f"{name}, batch {batch}", *sizes, f"{held[1] / held[0]:.2f}"))
-    show(machine(torch.device("cpu")), HEADER, rows)
+    show(machine(CPU), HEADER, rows)
 
 
 if __name__ == "__main__":

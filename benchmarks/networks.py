@@ -17,6 +17,7 @@ from tables import as_markdown, machine, ratio, show
 from torch import Tensor
 
 from fglight.models import BlockNetwork, split
+from fglight.models.cutting import prepare
 
 RESULTS = Path(__file__).parent / "NETWORKS.md"
 HEADER = ["step", "ms", "time ratio", "goal"]
@@ -35,9 +36,7 @@ def efficientnet(batch: int = BATCH) -> Problem:
     import timm
 
     network = timm.create_model("efficientnet_lite0", num_classes=CLASSES)
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False
+    prepare(network)
     return _problem(network, 3, torch.randn(batch, 3, 96, 96))
 
 

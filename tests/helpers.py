@@ -13,6 +13,18 @@ from fglight import build_estimator, build_model, load_config
 from fglight.models import Block, SeveralAuxiliaries
 from fglight.training.module import ForwardGradientModule
 
+QUICK = (
+    "aux=linear",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "trainer.limit_val_batches=1",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "logger.mode=disabled",
+    "cosine=false",
+)
+"""Settings of a run of two steps."""
+
 TARGETS = ("global", "local", "intermediate")
 GUESSES = ("exact", "local", "ntk", "fixed_ntk", "gaussian", "rademacher")
 PERTURBATIONS = ("activity", "weight", "weight_per_sample", "activity_span")

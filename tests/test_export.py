@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+from helpers import QUICK
 from safetensors.torch import load_file
 from text_files import VOCABULARY, write_network, write_texts
 from torch import nn
@@ -15,17 +16,6 @@ from fglight import load_config
 from fglight.export import main
 from fglight.training.run import train
 from fglight.training.weights import TrainedRun
-
-QUICK = (
-    "aux=linear",
-    "trainer.max_epochs=1",
-    "trainer.limit_train_batches=2",
-    "trainer.limit_val_batches=1",
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "logger.mode=disabled",
-    "cosine=false",
-)
 
 
 def trained(folder, *settings):

@@ -232,8 +232,8 @@ class GradientEstimator:
             For each engine, by how much each estimate differs, or why there is none; ``print`` shows it.
 
         Raises:
-            BlockError: there is no definition to hold it against: ``perturb=weight_per_sample`` where samples are
-                coupled, as by batch norm in training, or auxiliary networks with dropout.
+            BlockError: there is no definition to hold it against, for an auxiliary network that draws random numbers;
+                or there are several processes.
         """
 
         def estimate(engine: Engine, guess: Guess, space: Perturbation, *batch: Any) -> None:

@@ -5,7 +5,7 @@ positions and whatever else the code makes of the module's inputs are there in e
 and take tuples or other structures, of which one tensor is handed on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
@@ -74,8 +74,7 @@ class Whole:
         calls: the submodules that are called, as paths of those that are being called then, in the order of their ends.
         called: for each segment the outermost submodules that it calls, by their names.
         skipped: those of them that later segments skip.
-        fill: what stands in skipped submodules' outputs.
-        fills: what else stands in those of some, by their names.
+        fills: what stands in the outputs of skipped submodules, by their names; 0 where it is not said.
 
     Raises:
         ValueError: a name is none of a submodule that is called once, in this order.
@@ -88,8 +87,7 @@ class Whole:
         self.names = {submodule: name for name, submodule in module.named_modules()}
         self.taken: Tensor | None = None  # by segment 0, in this pass
         self.notes: dict[str, Any] = {}  # what submodules gave in this pass, in shapes
-        self.fill = 0.0
-        self.fills: dict[str, float] = {}
+        self.fills: Mapping[str, float] = {}
         self.calls = self._calls(example)
         self.called = self._shared_out(self.calls)
         self.skipped = self.called
@@ -139,7 +137,7 @@ class Whole:
     def _skip(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Something like what the submodule gave in this pass, with what it handed on as it was."""
         rows, size, name = _ROWS.get(), 0 if self.taken is None else len(self.taken), self.names[module]
-        fill, taken = self.fills.get(name, self.fill), pytree.tree_leaves((args, kwargs))
+        fill, taken = self.fills.get(name, 0.0), pytree.tree_leaves((args, kwargs))
 
         def filled(shape: _Shape) -> Tensor:
             samples = [size] if rows is None else [len(rows)]
@@ -335,31 +333,33 @@ def _parameters_above(parts: Sequence[Segment], example: Tensor) -> list[dict[st
 
 def _are_the_module(parts: Sequence[Segment], example: Tensor) -> bool:
     """Whether segments give what the module gives, whatever stands in the outputs of skipped submodules."""
-    copies = deepcopy(nn.ModuleList(parts)).eval()
-    whole = cast(Segment, copies[0]).whole
-    with torch.no_grad():
-        expected = _outputs(whole._call(example))
-        for fill in (0.0, torch.nan):
-            whole.fill, x = fill, example
-            for part in copies:
-                x = part(x)
-            if not torch.allclose(x, expected, rtol=1e-3, atol=1e-5):
-                return False
-    return True
+    runs = _runs(parts, example, [{}, dict.fromkeys(_skipped(parts), torch.nan)])
+    expected = next(runs)
+    return all(torch.allclose(x, expected, rtol=1e-3, atol=1e-5) for x in runs)
 
 
 def _crossing(parts: Sequence[Segment], example: Tensor) -> list[str]:
     """The submodules of which more than the tensor that is handed on is used behind the next cut."""
+    names = _skipped(parts)
+    _, usual, *runs = _runs(parts, example, [{}, *({name: torch.nan} for name in names)])
+    return [name for name, x in zip(names, runs) if not torch.allclose(usual, x)]
+
+
+def _skipped(parts: Sequence[Segment]) -> list[str]:
+    return [name for names in parts[0].whole.skipped for name in names]
+
+
+@torch.no_grad()
+def _runs(parts: Sequence[Segment], example: Tensor, fillings: Iterable[Mapping[str, float]]) -> Iterator[Tensor]:
+    """What the module gives, and then what segments give with other things in the outputs of skipped submodules."""
     copies = deepcopy(nn.ModuleList(parts)).eval()
-    whole, runs = cast(Segment, copies[0]).whole, []
-    names = [name for segment in whole.skipped for name in segment]
-    with torch.no_grad():
-        for fills in ({}, *({name: torch.nan} for name in names)):
-            whole.fills, x = fills, example
-            for part in copies:
-                x = part(x)
-            runs.append(x)
-    return [name for name, run in zip(names, runs[1:]) if not torch.allclose(runs[0], run)]
+    whole = cast(Segment, copies[0]).whole
+    yield _outputs(whole._call(example))
+    for fills in fillings:
+        whole.fills, x = fills, example
+        for part in copies:
+            x = part(x)
+        yield x
 
 
 def even_cuts(module: nn.Module, blocks: int, example: Tensor, inputs: Inputs | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import QUICK
 from image_files import write_image_folder
 
 from fglight import build_model, load_config
@@ -9,16 +10,6 @@ from fglight.errors import ConfigError
 from fglight.training.run import train
 from fglight.training.weights import TrainedRun, begin_with
 
-QUICK = (
-    "aux=linear",
-    "trainer.max_epochs=1",
-    "trainer.limit_train_batches=2",
-    "trainer.limit_val_batches=1",
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "logger.mode=disabled",
-    "cosine=false",
-)
 MLP = ("model=mlp", "model.hidden=[8,8,8]")
 TIMM = ("model=timm", "model.network=resnet10t")
 

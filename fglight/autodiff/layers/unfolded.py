@@ -108,15 +108,15 @@ class LinearKind(Unfolded):
 
     def columns(self, call: Any) -> Tensor:
         """See ``Unfolded``."""
-        return call.input.reshape(len(call.input), 1, -1, call.layer.in_features).transpose(2, 3)
+        return call.input.reshape(len(call.input), 1, -1, call.input.shape[-1]).transpose(2, 3)
 
     def rows(self, layer: Any, cotangent: Tensor) -> Tensor:
         """See ``Unfolded``."""
-        return cotangent.reshape(len(cotangent), 1, -1, layer.out_features).transpose(2, 3)
+        return cotangent.reshape(len(cotangent), 1, -1, cotangent.shape[-1]).transpose(2, 3)
 
     def sizes(self, call: Any) -> Sizes:
         """See ``Unfolded``."""
-        return Sizes(1, call.layer.out_features, call.layer.in_features, call.shape[1:-1].numel())
+        return Sizes(1, call.shape[-1], call.input.shape[-1], call.shape[1:-1].numel())
 
 
 class ConvolutionKind(Unfolded):
@@ -148,19 +148,7 @@ class ConvolutionKind(Unfolded):
 
 
 class TransposedLinearKind(LinearKind):
-    """Linear layers of ``nx`` inputs and ``nf`` outputs whose weight is ``(nx, nf)``, as GPT-2's."""
-
-    def columns(self, call: Any) -> Tensor:
-        """See ``Unfolded``."""
-        return call.input.reshape(len(call.input), 1, -1, call.layer.nx).transpose(2, 3)
-
-    def rows(self, layer: Any, cotangent: Tensor) -> Tensor:
-        """See ``Unfolded``."""
-        return cotangent.reshape(len(cotangent), 1, -1, layer.nf).transpose(2, 3)
-
-    def sizes(self, call: Any) -> Sizes:
-        """See ``Unfolded``."""
-        return Sizes(1, call.layer.nf, call.layer.nx, call.shape[1:-1].numel())
+    """Linear layers whose weight is ``(inputs, outputs)``, as GPT-2's."""
 
     def gradients(self, call: Any, name: str, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """See ``LayerKind``."""
@@ -170,7 +158,7 @@ class TransposedLinearKind(LinearKind):
         return [columns @ self.rows(call.layer, d)[:, 0].mT for d in cotangents]
 
 
-class EmbeddingKind(Unfolded):
+class EmbeddingKind(LinearKind):
     """Embeddings: linear layers that take in which of their inputs is one, at every position."""
 
     def holds(self, layer: Any) -> bool:
@@ -187,10 +175,6 @@ class EmbeddingKind(Unfolded):
         tokens = self._tokens(call)
         same = (tokens[:, :, None] == tokens[:, None]) & (tokens >= 0)[:, None]
         return same.to(call.layer.weight.dtype)[:, None]
-
-    def rows(self, layer: Any, cotangent: Tensor) -> Tensor:
-        """See ``Unfolded``."""
-        return cotangent.reshape(len(cotangent), 1, -1, layer.embedding_dim).transpose(2, 3)
 
     def sizes(self, call: Any) -> Sizes:
         """See ``Unfolded``."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from fglight.autodiff import linalg
 from fglight.autodiff.layers.calls import LayerCall
 from fglight.autodiff.layers.unfolded import Unfolded
-from fglight.autodiff.parameters import without_row
 from fglight.autodiff.passes import BlockPass
 from fglight.autodiff.rng import Generators, generators_at
 from fglight.estimators.guesses.base import Guess, stack
@@ -149,8 +148,8 @@ class SamplePart(WeightPart):
                 like = self.parameter.detach().expand(samples.stop - samples.start, *self.parameter.shape)
                 pulled = [stack(found)] if found else None
                 (g,) = self.guess.in_space(self.block_pass, pulled, [like], by_sample=True)
-                if drawn and self.parameter in self.block_pass.padding:
-                    g = without_row(g.clone(), self.parameter.dim(), self.block_pass.padding[self.parameter])
+                if drawn:
+                    g = self.block_pass.without_padding(self.parameter, g, fresh=False)
                 kept.append(g)
                 if len(chunks) > 1 and g[:, 0].numel() * len(self.call.input) > CHUNK:
                     kept.clear()
